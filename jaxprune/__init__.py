@@ -1,0 +1,37 @@
+"""What does pruning a policy do to its robustness, and what of that can be proved?
+
+    env    = jaxprune.make_env("hopper")
+    policy = jaxprune.load_policy("policy.npz")
+    masks  = jaxprune.prune(policy, method="magnitude", sparsity=0.5)
+    bounds = jaxprune.certify(policy, masks, eps=0.075)
+    table  = jaxprune.evaluate(env, policy, masks, attack="mad", eps=0.075, episodes=50)
+
+All of them take leading batch axes on policy and masks. Training is in `jaxprune.ppo`, devices and
+the compilation cache in `jaxprune.population`.
+"""
+
+from jaxprune.certify import Certificate, certify
+from jaxprune.envs import Environment, EnvSpec, make_env
+from jaxprune.evaluation import evaluate
+from jaxprune.families import InputError
+from jaxprune.policy_io import load_agents, load_policy, save_agents, save_policy
+from jaxprune.pruning import mask_policy, prune
+from jaxprune.types import Masks, Policy
+
+__all__ = [
+    "Certificate",
+    "EnvSpec",
+    "Environment",
+    "InputError",
+    "Masks",
+    "Policy",
+    "certify",
+    "evaluate",
+    "load_agents",
+    "load_policy",
+    "make_env",
+    "mask_policy",
+    "prune",
+    "save_agents",
+    "save_policy",
+]

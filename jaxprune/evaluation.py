@@ -1,0 +1,125 @@
+"""Returns of masked policies under attack: the cells of the experiment.
+
+A *cell* is one policy with one mask. Its episodes share the weights, so that a layer is one matrix
+product over the episodes; cells are the population axis.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.attacks import Attack, MADConfig, make_attack, one_of
+from jaxprune.envs import Environment
+from jaxprune.families import InputError
+from jaxprune.population import lane_width, over_population
+from jaxprune.pruning.cells import Cell, as_cells, masked_policy
+from jaxprune.rollout import Episode, episode
+from jaxprune.types import Array, Key, Masks, Policy
+
+
+def evaluate(
+    env: Environment,
+    policy: Policy,
+    masks: Masks | None = None,
+    attack: str = "none",
+    eps: float | None = None,
+    episodes: int = 50,
+    key: Key | None = None,
+    mad_config: MADConfig | None = None,
+) -> dict[str, np.ndarray]:
+    """Episodes of a masked policy under one attack, on all devices.
+
+    Args:
+        env: from `make_env`.
+        policy: leading axes `[...]` are agents.
+        masks: leading axes are those of the policy, then any number more; None for no pruning.
+        attack: a key of `ATTACKS`.
+        eps: radius of the l_inf ball in normalised observation units; None for the task's.
+        episodes: per cell. Episode i starts from the same state in every cell and attack.
+        key: default `jax.random.key(0)`; consumed.
+        mad_config: settings of the "mad" attack.
+
+    Returns:
+        `return` (undiscounted, the task's raw units), `length` (steps), `terminated` and
+        `distance` (the largest D reached, see `Distribution.distance`), each `[..., episodes]`
+        with the leading axes of the masks (of the policy without masks).
+
+    Raises:
+        InputError: unknown attack, eps < 0, no episode, or a policy that does not fit the task.
+    """
+    eps = env.spec.eps if eps is None else eps
+    check_evaluation(env, policy, eps, episodes)
+    settings = mad_config or MADConfig()
+    run = cell_program(env, (attack,), settings, lane_width(episodes))
+    keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
+    shape, policies, cells = as_cells(policy, masks)
+    result = run(Shared(policies, jnp.int32(0), jnp.float32(eps), keys), cells)
+    columns = {"return": result.return_, **result._asdict()}
+    del columns["return_"]
+    return {name: np.asarray(x).reshape(*shape, episodes) for name, x in columns.items()}
+
+
+def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
+    """Raises `InputError` unless the policy fits the task and eps and episodes make sense."""
+    spec = env.spec
+    kernels = [policy.params.actor[f"layer_{i}"]["kernel"] for i in range(len(policy.params.actor))]
+    has = (kernels[0].shape[-2], kernels[-1].shape[-1], policy.distribution)
+    wants = (spec.obs_size, spec.action_size, "categorical" if spec.discrete else "normal")
+    if has != wants:
+        raise InputError(
+            f"the policy maps {has[0]} observations to {has[1]} outputs ({has[2]}), but env "
+            f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
+            "policy was trained on"
+        )
+    if not eps >= 0:
+        raise InputError(f"eps {eps:g} is negative: give a radius >= 0 in normalised units")
+    if episodes < 1:
+        raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
+
+
+def episode_keys(key: Key, episodes: int) -> Array:
+    """One key per episode number, the same for every cell: comparisons are paired."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))
+
+
+class Shared(NamedTuple):
+    """What all cells of a call have in common."""
+
+    policies: Policy  # [agents]
+    attack: Array  # int [], which of the program's attacks
+    eps: Array  # []
+    keys: Array  # [episodes]
+
+
+@lru_cache(maxsize=16)
+def cell_program(
+    env: Environment, attacks: tuple[str, ...], mad_config: MADConfig, width: int
+) -> Callable[[Shared, Cell], Episode]:
+    """`(Shared, Cell [N]) -> Episode [N, E]` on all devices, `width` cells at a time on each.
+
+    All attacks are branches of one program; `Shared.attack` picks one at run time.
+    """
+    members = [make_attack(name, mad_config) for name in attacks]
+
+    def run(shared: Shared, cell: Cell) -> Episode:
+        attack, victim = one_of(members, shared.attack), masked_policy(shared.policies, cell)
+        return cell_episodes(env, attack, victim, shared.eps, shared.keys)
+
+    return over_population(run, width=width)
+
+
+def cell_episodes(
+    env: Environment, attack: Attack, victim: Policy, eps: Array, keys: Array
+) -> Episode:
+    """The episodes of one masked policy, one per key: `Episode [E]`."""
+    params = attack.prepare(jax.random.fold_in(keys[0], 1), victim, env)
+
+    def one(key: Key) -> Episode:
+        memory = attack.init(params, jax.random.fold_in(key, 1))
+        return episode(key, env, victim, partial(attack.perturb, params), memory, eps)
+
+    return jax.vmap(one)(keys)

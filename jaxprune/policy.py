@@ -1,0 +1,202 @@
+"""Actor-critic policies: networks, observation normaliser, action distributions.
+
+A policy acts on *normalised* observations, x = clip((obs - mean) / (std + offset), -c, c). That is
+where perturbations live too, so `normalise` and `action_distribution` are separate steps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxprune.families import lookup
+from jaxprune.types import Array, Key, ObsStats, Params, Policy
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class Affine(NamedTuple):
+    """One layer y = W x + b, in the orientation of the certificates' formulas."""
+
+    weight: Array  # [out, in]
+    bias: Array  # [out]
+
+
+class Gaussian(NamedTuple):
+    """A diagonal normal distribution, unsquashed, its deviation independent of the state."""
+
+    mean: Array  # [action_size]
+    log_std: Array  # [action_size]
+
+    def mode(self) -> Array:
+        """The mean, `[action_size]`."""
+        return self.mean
+
+    def sample(self, key: Key) -> Array:
+        """A draw, `[action_size]`; the key is consumed."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def log_prob(self, action: Array) -> Array:
+        """Log density of `action`, `[]`."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * jnp.log(2 * jnp.pi))
+
+    def entropy(self) -> Array:
+        """Differential entropy in nats, `[]`."""
+        return jnp.sum(self.log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
+
+    def kl(self, other: "Gaussian") -> Array:
+        """KL(self || other) in nats, `[]`."""
+        ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return 0.5 * jnp.sum(ratio + z**2 - 1) + jnp.sum(other.log_std - self.log_std)
+
+    def distance(self, other: "Gaussian") -> Array:
+        """D = ||Sigma^(-1/2) (mu - mu')||_2, the quantity that certificates bound, `[]`."""
+        return jnp.linalg.norm((self.mean - other.mean) * jnp.exp(-self.log_std))
+
+
+class Categorical(NamedTuple):
+    """A choice among `action_size` actions."""
+
+    logits: Array  # [action_size]
+
+    def mode(self) -> Array:
+        """The likeliest action, int `[]`."""
+        return jnp.argmax(self.logits)
+
+    def sample(self, key: Key) -> Array:
+        """A draw, int `[]`; the key is consumed."""
+        return jax.random.categorical(key, self.logits)
+
+    def log_prob(self, action: Array) -> Array:
+        """Log probability of `action`, `[]`."""
+        return jax.nn.log_softmax(self.logits)[action]
+
+    def entropy(self) -> Array:
+        """Entropy in nats, `[]`."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p)
+
+    def kl(self, other: "Categorical") -> Array:
+        """KL(self || other) in nats, `[]`."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+    def distance(self, other: "Categorical") -> Array:
+        """The largest logit change, the quantity that certificates bound, `[]`."""
+        return jnp.max(jnp.abs(self.logits - other.logits))
+
+
+class Distribution(Protocol):
+    """What both heads offer; `other` is a distribution of the same head."""
+
+    def mode(self) -> Array: ...  # noqa: D102
+    def sample(self, key: Key) -> Array: ...  # noqa: D102
+    def log_prob(self, action: Array) -> Array: ...  # noqa: D102
+    def entropy(self) -> Array: ...  # noqa: D102
+    def kl(self, other: Any) -> Array: ...  # noqa: D102
+    def distance(self, other: Any) -> Array: ...  # noqa: D102
+
+
+# How the last layer's output and log_std become a distribution.
+HEADS: dict[str, Callable[[Array, Array], Distribution]] = {
+    "normal": Gaussian,
+    "categorical": lambda output, log_std: Categorical(output),
+}
+
+
+class MLP(nn.Module):
+    """Fully connected layers `layer_0 ... layer_n` with orthogonal kernels and zero biases."""
+
+    hidden: Sequence[int]
+    outputs: int
+    activation: str = "tanh"
+    final_gain: float = 1.0  # of the last kernel; hidden kernels have gain sqrt(2)
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[in] -> [outputs]`."""
+        activation = lookup(ACTIVATIONS, self.activation, "activation")
+        for i, width in enumerate(self.hidden):
+            x = nn.Dense(width, kernel_init=nn.initializers.orthogonal(2**0.5), name=f"layer_{i}")(
+                x
+            )
+            x = activation(x)
+        last = f"layer_{len(self.hidden)}"
+        init = nn.initializers.orthogonal(self.final_gain)
+        return nn.Dense(self.outputs, kernel_init=init, name=last)(x)
+
+
+def init_policy(
+    key: Key,
+    obs_size: int,
+    action_size: int,
+    *,
+    discrete: bool = False,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    init_log_std: float = 0.0,
+) -> Policy:
+    """A fresh policy: small actor outputs (gain 0.01), critic gain 1, unit normaliser.
+
+    Args:
+        key: consumed.
+        obs_size: length of the observation.
+        action_size: length of the action, or number of choices if `discrete`.
+        discrete: categorical head instead of the Gaussian one.
+        hidden: hidden widths of actor and critic.
+        activation: "tanh" or "relu".
+        init_log_std: of every action dimension (Gaussian head).
+    """
+    key_actor, key_critic = jax.random.split(key)
+    x = jnp.zeros(obs_size)
+    actor: Any = MLP(hidden, action_size, activation, final_gain=0.01).init(key_actor, x)
+    critic: Any = MLP(hidden, 1, activation, final_gain=1.0).init(key_critic, x)
+    log_std = jnp.full((0 if discrete else action_size,), init_log_std)
+    return Policy(
+        params=Params(actor["params"], critic["params"], log_std),
+        obs_stats=ObsStats(jnp.zeros(obs_size), jnp.ones(obs_size), jnp.zeros(())),
+        activation=activation,
+        distribution="categorical" if discrete else "normal",
+    )
+
+
+def normalise(policy: Policy, obs: Array) -> Array:
+    """Raw observation -> normalised and clipped, `[obs_size]`."""
+    stats = policy.obs_stats
+    x = (obs - stats.mean) / (stats.std + policy.obs_std_offset)
+    return jnp.clip(x, -policy.obs_clip, policy.obs_clip)
+
+
+def action_distribution(policy: Policy, obs_norm: Array) -> Distribution:
+    """pi(. | s) at a *normalised* observation `[obs_size]`."""
+    output = _apply(policy, policy.params.actor, obs_norm)
+    return HEADS[policy.distribution](output, policy.params.log_std)
+
+
+def state_value(policy: Policy, obs_norm: Array) -> Array:
+    """The critic's V(s) at a normalised observation, `[]`."""
+    return _apply(policy, policy.params.critic, obs_norm)[0]
+
+
+def affine_layers(policy: Policy) -> list[Affine]:
+    """The actor's layers in order, for the certificates."""
+    actor = policy.params.actor
+    layers = [actor[f"layer_{i}"] for i in range(len(actor))]
+    return [Affine(layer["kernel"].T, layer["bias"]) for layer in layers]
+
+
+def inverse_std(policy: Policy) -> Array | None:
+    """1 / sigma of every action dimension, `[action_size]`; None for a categorical policy."""
+    return jnp.exp(-policy.params.log_std) if policy.distribution == "normal" else None
+
+
+def _apply(policy: Policy, network: dict[str, dict[str, Array]], x: Array) -> Array:
+    widths = [network[f"layer_{i}"]["bias"].shape[-1] for i in range(len(network))]
+    return jnp.asarray(
+        MLP(widths[:-1], widths[-1], policy.activation).apply({"params": network}, x)
+    )

@@ -1,0 +1,61 @@
+"""The pytrees that the stages hand to each other, with their shapes.
+
+Every type describes one agent, one episode, one step; a leading axis is always a `vmap`.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from flax import struct
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array  # a typed PRNG key, `jax.random.key`
+
+
+class Params(NamedTuple):
+    """The trained numbers of an actor-critic policy."""
+
+    actor: dict[str, dict[str, Array]]  # {"layer_i": {"kernel": [in, out], "bias": [out]}}
+    critic: dict[str, dict[str, Array]]  # the same, one output
+    log_std: Array  # [action_size]; [0] for a categorical policy
+
+
+# A boolean per parameter, True = keep: full shape on every leaf, also where nothing is prunable,
+# so that masks stack, vmap and count like the parameters they belong to.
+Masks: TypeAlias = Params
+
+
+class ObsStats(NamedTuple):
+    """Running statistics of the raw observations; frozen outside training."""
+
+    mean: Array  # [obs_size]
+    std: Array  # [obs_size], population standard deviation
+    count: Array  # [], float: observations seen
+
+
+@struct.dataclass
+class Policy:
+    """A policy with all that acting needs; the static fields select the program."""
+
+    params: Params
+    obs_stats: ObsStats
+    activation: str = struct.field(pytree_node=False, default="tanh")
+    distribution: str = struct.field(pytree_node=False, default="normal")
+    obs_clip: float = struct.field(pytree_node=False, default=10.0)  # normalised units
+    obs_std_offset: float = struct.field(pytree_node=False, default=1e-8)  # added to the std
+
+
+class EnvState(NamedTuple):
+    """The state of one environment."""
+
+    physics: Any  # what the simulator itself needs, a pytree
+    time: Array  # int32 [], steps taken in this episode
+
+
+class TimeStep(NamedTuple):
+    """What one environment step returns. Terminated is not truncated."""
+
+    obs: Array  # [obs_size], the observation *before* any reset
+    reward: Array  # []
+    terminated: Array  # bool [], the task ended: nothing can be earned after this step
+    truncated: Array  # bool [], the time limit cut the episode: the state still has value

@@ -1,0 +1,21 @@
+"""Every test runs on two fake CPU devices, with float32 defaults and warnings as errors."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxprune import population
+
+population.configure(cpu_devices=2)
+
+SHARED = Path(os.environ.get("JAXPRUNE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of policies that other people trained."""
+    folder = SHARED / "published"
+    if not folder.is_dir():
+        pytest.skip(f"no published policies at {folder}; point JAXPRUNE_SHARED at the folder")
+    return folder
