@@ -1,0 +1,1 @@
+"""The programs: everything that touches files, clocks and terminals."""

@@ -6,7 +6,7 @@ product over the episodes; cells are the population axis.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from jaxprune.attacks import Attack, MADConfig, make_attack, one_of
 from jaxprune.envs import Environment
 from jaxprune.families import InputError
-from jaxprune.population import lane_width, over_population
+from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.rollout import Episode, episode
 from jaxprune.types import Array, Key, Masks, Policy
@@ -54,13 +54,17 @@ def evaluate(
     eps = env.spec.eps if eps is None else eps
     check_evaluation(env, policy, eps, episodes)
     settings = mad_config or MADConfig()
-    run = cell_program(env, (attack,), settings, lane_width(episodes))
     keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
     shape, policies, cells = as_cells(policy, masks)
-    result = run(Shared(policies, jnp.int32(0), jnp.float32(eps), keys), cells)
+    width = lane_width(episodes, len(cells.agent))
+    order, place = layout(len(cells.agent), width)
+
+    run = cell_program(env, (attack,), settings, width)
+    shared = Shared(policies, jnp.int32(0), jnp.float32(eps), keys)
+    result = take(jax.device_get(run(shared, take(cells, order))), place)
     columns = {"return": result.return_, **result._asdict()}
     del columns["return_"]
-    return {name: np.asarray(x).reshape(*shape, episodes) for name, x in columns.items()}
+    return {name: x.reshape(*shape, episodes) for name, x in columns.items()}
 
 
 def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
@@ -76,7 +80,7 @@ def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int
             "policy was trained on"
         )
     if not eps >= 0:
-        raise InputError(f"eps {eps:g} is negative: give a radius >= 0 in normalised units")
+        raise InputError(f"eps {eps:g} is no radius: give a number >= 0 in normalised units")
     if episodes < 1:
         raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
 
@@ -90,8 +94,8 @@ class Shared(NamedTuple):
     """What all cells of a call have in common."""
 
     policies: Policy  # [agents]
-    attack: Array  # int [], which of the program's attacks
-    eps: Array  # []
+    attack: Any  # int [], which of the program's attacks
+    eps: Any  # []
     keys: Array  # [episodes]
 
 
@@ -100,6 +104,8 @@ def cell_program(
     env: Environment, attacks: tuple[str, ...], mad_config: MADConfig, width: int
 ) -> Callable[[Shared, Cell], Episode]:
     """`(Shared, Cell [N]) -> Episode [N, E]` on all devices, `width` cells at a time on each.
+
+    N is a multiple of `devices * width`, see `jaxprune.population.layout`.
 
     All attacks are branches of one program; `Shared.attack` picks one at run time.
     """

@@ -88,9 +88,9 @@ def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) ->
     Orbax writes to a temporary folder and renames it; an existing checkpoint is replaced.
     """
     state = {
-        "params": policy.params._asdict(),
+        "params": _named(policy.params),
         "obs_stats": policy.obs_stats._asdict(),
-        "masks": {name: mask._asdict() for name, mask in masks.items()},
+        "masks": {name: _named(mask) for name, mask in masks.items()},
     }
     static = {name: getattr(policy, name) for name in STATIC}
     ocp.save(str(Path(path).absolute()), _to_host(state), overwrite=True, custom_metadata=static)
@@ -107,8 +107,8 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
         raise InputError(f"no checkpoint of agents at {path}: give the `agents` folder of a run")
     state: Any = ocp.load(folder)
     static: Any = ocp.metadata(folder).custom_metadata
-    policy = Policy(Params(**state["params"]), ObsStats(**state["obs_stats"]), **static)
-    return policy, {name: Params(**mask) for name, mask in state["masks"].items()}
+    policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **static)
+    return policy, {name: _params(mask) for name, mask in state["masks"].items()}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -147,6 +147,16 @@ def _check(policy: Policy, path: str | Path) -> None:
         problem = "it holds numbers that are not finite"
     if problem:
         raise InputError(f"policy file {path} is inconsistent: {problem}")
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """The parts by name, without the empty log_std of a categorical policy: Orbax saves no 0 B."""
+    return {name: part for name, part in params._asdict().items() if name != "log_std" or part.size}
+
+
+def _params(named: dict[str, Any]) -> Params:
+    bias = named["actor"]["layer_0"]["bias"]
+    return Params(**{"log_std": np.zeros((*bias.shape[:-1], 0), bias.dtype), **named})
 
 
 def _to_host(tree: Any) -> Any:

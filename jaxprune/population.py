@@ -7,12 +7,11 @@ by `shard_map`, and each device walks through its share in chunks of `width` lan
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
@@ -40,57 +39,70 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def lane_width(lanes_per_item: int, lanes: int | None = None) -> int:
-    """How many items of `lanes_per_item` lanes each a device should process together.
+def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
+    """How many of `size` items, of `lanes_per_item` lanes each, a device processes together.
 
     Args:
         lanes_per_item: environments per agent, or episodes per cell.
+        size: items of the population; a small one is not padded to the full width.
         lanes: lanes per device; default: `LANES` of the kind of device in use.
     """
-    return max(1, (lanes or LANES[jax.devices()[0].platform]) // lanes_per_item)
+    devices = jax.devices()
+    wide = (lanes or LANES[devices[0].platform]) // lanes_per_item
+    return max(1, min(wide, -(-size // len(devices))))
+
+
+class Layout(NamedTuple):
+    """Where the items of a population go: padded to whole chunks and dealt out to the devices."""
+
+    order: np.ndarray  # [padded], the item at each position; the last one is repeated as padding
+    place: np.ndarray  # [size], the position of each item
+
+
+def layout(size: int, width: int) -> Layout:
+    """Deal `size` items to the devices like cards, so that a sorted population is balanced.
+
+    Args:
+        size: items, at least 1.
+        width: as given to `over_population`.
+    """
+    devices = len(jax.devices())
+    padded = -(-size // (devices * width)) * devices * width
+    dealt = np.arange(padded).reshape(-1, devices).T.ravel()  # device d gets d, d + devices, ...
+    return Layout(np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
+
+
+def take(tree: Any, index: Any) -> Any:
+    """The items `index` of the leading axis of every leaf."""
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def over_population(fn: Callable[..., Any], *, width: int) -> Callable[..., Any]:
     """Map `fn` over the leading axis of a population, on all devices.
-
-    Item i goes to device `i % devices`, so that a sorted population is balanced. The population
-    is padded with copies of its last item to a multiple of `devices * width`; `fn` may be called
-    on padding, whose results are dropped.
 
     Args:
         fn: `(shared, item) -> result`, for one item; pytrees.
         width: items that one device processes in one vectorised call.
 
     Returns:
-        `(shared, items) -> results`, jitted; the leaves of items and results have the leading
-        axis, `shared` has none and reaches every call unbatched.
+        `(shared, items) -> results`, jitted. The leaves of items and results have a leading axis
+        of a multiple of `devices * width` (see `layout`) and stay split over the devices;
+        `shared` has no such axis and reaches every call unbatched.
     """
-    devices = len(jax.devices())
-    mesh = jax.make_mesh((devices,), ("population",), (jax.sharding.AxisType.Auto,))
-    split = PartitionSpec("population")
+    mesh = jax.make_mesh((len(jax.devices()),), ("population",), (jax.sharding.AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("population")
 
     def on_device(shared: Any, items: Any) -> Any:
         chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
-        one_chunk = jax.vmap(fn, in_axes=(None, 0))
-        results = jax.lax.map(lambda chunk: one_chunk(shared, chunk), chunks)
+        results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)
         return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
 
     sharded = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(PartitionSpec(), split),
+        in_specs=(whole, split),
         out_specs=split,
         check_vma=False,  # lax.switch on a shared index has no replication rule
     )
-
-    @jax.jit
-    def mapped(shared: Any, items: Any) -> Any:
-        size = jax.tree.leaves(items)[0].shape[0]
-        padded = -(-size // (devices * width)) * devices * width
-        # Position p of the sharded axis holds item order[p]: device d gets d, d + devices, ...
-        order = np.arange(padded).reshape(-1, devices).T.ravel()
-        place = np.argsort(order)[:size]
-        items = jax.tree.map(lambda x: x[jnp.minimum(order, size - 1)], items)
-        return jax.tree.map(lambda x: x[place], sharded(shared, items))
-
-    return mapped
+    on_mesh = [NamedSharding(mesh, spec) for spec in (whole, split)]
+    return jax.jit(sharded, in_shardings=tuple(on_mesh), out_shardings=on_mesh[1])

@@ -13,7 +13,6 @@ from the state that the time limit cut off.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,25 +34,25 @@ ADAM = optax.scale_by_adam(eps=1e-5)
 
 @struct.dataclass
 class Hyper:
-    """Traced settings: a pytree, so every agent of a population may have its own values."""
+    """Traced settings: a pytree of scalars, so every agent of a population may have its own."""
 
-    learning_rate: float | Array = 3e-4
+    learning_rate: float = 3e-4
     """Of Adam, at the first iteration."""
-    final_learning_rate: float | Array = 0.0
+    final_learning_rate: float = 0.0
     """At the last iteration, as a fraction of `learning_rate`; linear in between."""
-    clip: float | Array = 0.2
+    clip: float = 0.2
     """Range of the probability ratio that still earns its advantage."""
-    entropy_weight: float | Array = 0.0
+    entropy_weight: float = 0.0
     """Of the entropy bonus."""
-    value_weight: float | Array = 0.5
+    value_weight: float = 0.5
     """Of the critic's squared error."""
-    gamma: float | Array = 0.99
+    gamma: float = 0.99
     """Discount per step."""
-    gae_lambda: float | Array = 0.95
+    gae_lambda: float = 0.95
     """Of generalised advantage estimation."""
-    max_grad_norm: float | Array = 0.5
+    max_grad_norm: float = 0.5
     """Gradients are scaled down to this global norm, after masking."""
-    reward_scale: float | Array = 1.0
+    reward_scale: float = 1.0
     """Factor on the rewards that the learner sees, after their normalisation."""
 
 
@@ -208,15 +207,21 @@ def make_learner(config: PPOConfig, env: Environment) -> Learner:
     """The two halves of `make_train`. Raises `InputError` for settings that contradict."""
     config.check()
     spec = env.spec
-    fresh_policy = partial(
-        init_policy,
-        obs_size=spec.obs_size,
-        action_size=spec.action_size,
-        discrete=spec.discrete,
-        hidden=config.hidden,
-        activation=config.activation,
-        init_log_std=config.init_log_std,
-    )
+
+    # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
+    # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
+    @jax.custom_batching.sequential_vmap
+    def fresh_policy(key: Key) -> Policy:
+        return init_policy(
+            key,
+            spec.obs_size,
+            spec.action_size,
+            discrete=spec.discrete,
+            hidden=config.hidden,
+            activation=config.activation,
+            init_log_std=config.init_log_std,
+        )
+
     sizes = prunable_sizes(jax.eval_shape(fresh_policy, jax.random.key(0)).params)
     groups = ALLOCATIONS[config.allocation](list(sizes.values()), 0.0).groups
 

@@ -1,24 +1,22 @@
 """The regret of an attacked, pruned policy as three measurable terms."""
 
-from typing import NamedTuple
-
-from jaxprune.types import Array
+from typing import Any, NamedTuple
 
 
 class Regret(NamedTuple):
     """`total = clean + pruning + robustness`, in units of return; any term may be negative."""
 
-    clean: Array  # J_ref - J(dense): what training left on the table
-    pruning: Array  # J(dense) - J(pruned): what the mask costs without an adversary
-    robustness: Array  # J(pruned) - J(attacked pruned): what the adversary takes
+    clean: Any  # J_ref - J(dense): what training left on the table
+    pruning: Any  # J(dense) - J(pruned): what the mask costs without an adversary
+    robustness: Any  # J(pruned) - J(attacked pruned): what the adversary takes
 
     @property
-    def total(self) -> Array:
+    def total(self) -> Any:
         """J_ref - J(attacked pruned)."""
         return self.clean + self.pruning + self.robustness
 
 
-def decompose(reference: Array, dense: Array, pruned: Array, attacked: Array) -> Regret:
+def decompose(reference: Any, dense: Any, pruned: Any, attacked: Any) -> Regret:
     """The telescoping identity
 
         J_ref - J(pi_m o nu) = [J_ref - J(pi)] + [J(pi) - J(pi_m)] + [J(pi_m) - J(pi_m o nu)].
@@ -27,7 +25,7 @@ def decompose(reference: Array, dense: Array, pruned: Array, attacked: Array) ->
     `reference` is the best policy at hand: the optimum is unknown, and a regret to a reference
     understates the regret to the optimum by the same amount everywhere.
 
-    Args:
+    Args (arrays of JAX or NumPy):
         reference: J_ref, undiscounted return; broadcasts against the rest.
         dense: J(pi), clean return of the unpruned policy.
         pruned: J(pi_m), clean return of the pruned policy.

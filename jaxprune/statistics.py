@@ -1,7 +1,7 @@
 """Means with bootstrap intervals; the unit of replication is the caller's first axis."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from jaxprune.types import Array, Key
 class Interval(NamedTuple):
     """An estimate with its percentile interval."""
 
-    mean: Array
-    low: Array
-    high: Array
+    mean: Any  # [...], as the samples
+    low: Any
+    high: Any
 
 
 @partial(jax.jit, static_argnames=("resamples", "level"))

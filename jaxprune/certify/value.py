@@ -3,11 +3,17 @@
 For the *stochastic* policy: two different deterministic actions have total variation 1.
 """
 
+from typing import TypeVar
+
+import numpy as np
+
 from jaxprune.families import InputError
 from jaxprune.types import Array
 
+Numeric = TypeVar("Numeric", float, Array, np.ndarray)
 
-def value_gap(delta: Array, gamma: float, reward_range: tuple[float, float]) -> Array:
+
+def value_gap(delta: Numeric, gamma: float, reward_range: tuple[float, float]) -> Numeric:
     """V^pi(s) - V^{pi o nu}(s) <= (r_hi - r_lo) delta / ((1 - gamma) (1 - gamma (1 - delta))).
 
     For every adversary nu, also one that remembers and randomises, if TV(pi(.|s), pi(.|s')) <=
@@ -33,7 +39,7 @@ def value_gap(delta: Array, gamma: float, reward_range: tuple[float, float]) -> 
     return (high - low) / (1 - gamma) * vacuity(delta, gamma)
 
 
-def vacuity(delta: Array, gamma: float) -> Array:
+def vacuity(delta: Numeric, gamma: float) -> Numeric:
     """The bound of `value_gap` over the trivial one, (r_hi - r_lo) / (1 - gamma): in [0, 1].
 
         delta / (1 - gamma (1 - delta))

@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxprune.families import InputError
 from jaxprune.pruning.masks import mask_policy
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import Masks, Policy
 
 
 class Cell(NamedTuple):
     """One policy with one mask. Policies are stored once however many masks they have."""
 
-    agent: Array  # int [], which policy
+    agent: Any  # int [], which policy
     masks: Masks | None  # None keeps everything
 
 
@@ -36,7 +36,7 @@ def as_cells(policy: Policy, masks: Masks | None) -> tuple[tuple[int, ...], Poli
             f"masks have leading axes {shape}, the policy {batch}: those of the masks must start "
             "with those of the policy"
         )
-    agents = np.arange(math.prod(batch)).reshape(*batch, *(1 for _ in shape[len(batch) :]))
+    agents = np.arange(math.prod(batch)).reshape((*batch, *(1 for _ in shape[len(batch) :])))
     index = jnp.asarray(np.broadcast_to(agents, shape).ravel())
     return shape, _flatten(policy, batch), Cell(index, _flatten(masks, shape))
 

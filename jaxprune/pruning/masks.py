@@ -108,8 +108,8 @@ def masks_from_ranks(
 
 def sparsity_of(masks: Masks, prunable: Prunable = actor_kernels) -> Array:
     """Fraction of the prunable weights that one agent's masks remove, `[]`."""
-    kept = [leaf for name, leaf in _named_leaves(masks) if prunable(name)]
-    return 1 - jnp.sum(jnp.stack([jnp.sum(x) for x in kept])) / sum(x.size for x in kept)
+    leaves = [leaf for name, leaf in _named_leaves(masks) if prunable(name)]
+    return jnp.sum(jnp.stack([jnp.sum(~x) for x in leaves])) / sum(x.size for x in leaves)
 
 
 def _named_leaves(tree: Params) -> list[tuple[str, Any]]:

@@ -1,12 +1,12 @@
 """Pruning methods by name, and `prune`: masks for a policy that is already trained."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprune.families import InputError, lookup
 from jaxprune.pruning.allocation import ALLOCATIONS, Allocation
@@ -73,7 +73,7 @@ def prune(
     counts = jnp.asarray([plan.counts for plan in plans], jnp.int32)  # [S, groups]
 
     batch = policy.params.log_std.shape[:-1]
-    agents = int(np.prod(batch))
+    agents = math.prod(batch)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(
         jnp.arange(agents)
     )
@@ -86,12 +86,17 @@ def prune(
 def allocate(params: Params, allocation: str, levels: Sequence[float]) -> list[Allocation]:
     """The exact counts of every sparsity in `levels` for the prunable leaves of one agent.
 
+    Args:
+        params: arrays or shapes; leading axes are agents.
+        allocation: a key of `ALLOCATIONS`.
+        levels: sparsities.
+
     Raises:
         InputError: unknown allocation, or a sparsity outside [0, 1).
     """
     rule = lookup(ALLOCATIONS, allocation, "allocation")
-    single = jax.tree.map(lambda w: w[(0,) * (params.log_std.ndim - 1)], params)
-    sizes = list(prunable_sizes(single).values())
+    agents = math.prod(params.log_std.shape[:-1])
+    sizes = [size // agents for size in prunable_sizes(params).values()]
     return [rule(sizes, level) for level in levels]
 
 

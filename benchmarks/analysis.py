@@ -1,0 +1,257 @@
+"""From tables to curves, regret terms and sweet spots: numbers only, no drawing and no files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune.regret import decompose
+from jaxprune.statistics import Interval, bootstrap_mean
+
+# A sweet spot by the smallest gap may cost this share of the dense clean return.
+TOLERATED_LOSS = 0.05
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Returns of one method under one attack and radius."""
+
+    method: str
+    attack: str
+    eps: float
+    sparsity: np.ndarray  # [S]
+    returns: np.ndarray  # [seeds, S, episodes]
+    distance: np.ndarray  # [seeds, S], the largest D that the adversary reached
+
+    def interval(self, episodes: slice = slice(None)) -> Interval:
+        """Mean over episodes and seeds with its bootstrap interval, `[S]`."""
+        return replicated_interval(self.returns[:, :, episodes])
+
+
+def replicated_interval(returns: np.ndarray) -> Interval:
+    """`[seeds, S, episodes]` -> interval of the mean `[S]`.
+
+    Seeds are the replicates; the episodes of a single seed are, and the claim is then about that
+    one policy.
+    """
+    samples = returns.mean(-1) if len(returns) > 1 else np.moveaxis(returns[0], -1, 0)
+    return Interval(*(np.asarray(x) for x in bootstrap_mean(jax.random.key(0), samples)))
+
+
+def curves(table: Columns) -> list[Curve]:
+    """All curves of a returns table, the unpruned agents ("none") included."""
+    found = []
+    for method in dict.fromkeys(table["method"]):
+        for attack in dict.fromkeys(table["attack"]):
+            of_attack = (table["method"] == method) & (table["attack"] == attack)
+            for eps in dict.fromkeys(table["eps"][of_attack]):
+                rows = of_attack & (table["eps"] == eps)
+                order = np.lexsort([table[k][rows] for k in ("episode", "sparsity", "seed")])
+                part = {k: v[rows][order] for k, v in table.items()}
+                sparsity = np.unique(part["sparsity"])
+                shape = (len(np.unique(part["seed"])), len(sparsity), -1)
+                found.append(
+                    Curve(
+                        str(method),
+                        str(attack),
+                        float(eps),
+                        sparsity,
+                        part["return"].reshape(shape),
+                        part["distance"].reshape(shape).max(-1),
+                    )
+                )
+    return found
+
+
+class Results(NamedTuple):
+    """The curves of a run by what they are."""
+
+    by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
+    methods: list[str]  # without "none"
+    adversaries: list[tuple[str, float]]  # (attack, eps) without the clean run
+    reference: float  # J_ref
+
+    def clean(self, method: str) -> Curve:
+        """The curve without an adversary."""
+        return self.by_key[method, "none", 0.0]
+
+    def attacked(self, method: str, eps: float) -> list[Curve]:
+        """The curves of every adversary of one radius."""
+        return [self.by_key[method, a, e] for a, e in self.adversaries if e == eps]
+
+    @property
+    def radii(self) -> list[float]:
+        """Radii of the adversaries, as asked for."""
+        return list(dict.fromkeys(eps for _, eps in self.adversaries))
+
+    def pruned_methods(self) -> list[str]:
+        """Methods with a curve to show; the unpruned agents where there is no other."""
+        return self.methods or ["none"]
+
+
+def collect(table: Columns) -> Results:
+    """Curves by key. J_ref is the best mean clean return of an unpruned agent of this run."""
+    by_key = {(c.method, c.attack, c.eps): c for c in curves(table)}
+    methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m != "none"]
+    adversaries = list(dict.fromkeys((a, e) for _, a, e in by_key if a != "none"))
+    dense = by_key["none", "none", 0.0].returns.mean(-1)
+    return Results(by_key, methods, adversaries, float(dense.max()))
+
+
+class RegretCurve(NamedTuple):
+    """The three terms against sparsity, `Interval [S]` each."""
+
+    attack: str
+    clean: Interval
+    pruning: Interval
+    robustness: Interval
+    total: Interval
+
+
+def regret_curve(results: Results, method: str, eps: float) -> RegretCurve:
+    """The regret of one method, under the strongest adversary of radius eps.
+
+    Strongest by its mean over the whole curve. The terms are differences of the same episodes.
+    """
+    worst = min(results.attacked(method, eps), key=lambda curve: curve.returns.mean())
+    terms = decompose(
+        np.asarray(results.reference),
+        results.clean("none").returns,  # [seeds, 1, episodes]
+        results.clean(method).returns,
+        worst.returns,
+    )
+    parts = np.broadcast_arrays(*terms, terms.total)
+    return RegretCurve(worst.attack, *(replicated_interval(part) for part in parts))
+
+
+class SweetSpot(NamedTuple):
+    """The sparsity that an objective picks, chosen on one half of the episodes."""
+
+    objective: str
+    method: str
+    eps: float
+    sparsity: float
+    clean: Interval  # [], of the other half of the episodes
+    attacked: Interval  # [], likewise, under the strongest adversary
+    dense_clean: Interval  # [], of the unpruned agents on that half
+    dense_attacked: Interval
+
+
+def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
+    """The best sparsity by three objectives; sparsity 0 competes.
+
+    Chosen on the first half of the episodes and reported on the second, because a maximum over
+    noisy means is too good on the episodes that picked it. A single episode serves for both.
+    """
+    clean, attacked = results.clean(method), results.attacked(method, eps)
+    episodes = clean.returns.shape[-1]
+    choose, judge = slice(0, max(episodes // 2, 1)), slice(episodes // 2, None)
+
+    def mean(curve: Curve, part: slice) -> np.ndarray:
+        return curve.returns[:, :, part].mean((0, 2))
+
+    worst = min(attacked, key=lambda curve: mean(curve, choose).mean())
+    c, a = mean(clean, choose), mean(worst, choose)
+    dense = results.clean("none").returns[:, :, choose].mean()
+    affordable = c >= dense - TOLERATED_LOSS * abs(dense)
+    objectives: dict[str, np.ndarray] = {
+        "highest mean of clean and attacked": (c + a) / 2,
+        "highest minimum of clean and attacked": np.minimum(c, a),
+        f"smallest gap at no more than {TOLERATED_LOSS:.0%} clean loss": np.where(
+            affordable, -(c - a), -np.inf
+        ),
+    }
+    clean_interval, attacked_interval = clean.interval(judge), worst.interval(judge)
+    dense_clean = results.clean("none").interval(judge)
+    dense_attacked = results.by_key["none", worst.attack, eps].interval(judge)
+    pick: Callable[[Interval, int], Interval] = lambda x, i: Interval(*(v[i] for v in x))  # noqa: E731
+    return [
+        SweetSpot(
+            objective,
+            method,
+            eps,
+            float(clean.sparsity[best]),
+            pick(clean_interval, best),
+            pick(attacked_interval, best),
+            pick(dense_clean, 0),
+            pick(dense_attacked, 0),
+        )
+        for objective, score in objectives.items()
+        if np.isfinite(score).any()
+        for best in [int(np.argmax(score))]
+    ]
+
+
+class BoundCurve(NamedTuple):
+    """One bound on D against sparsity."""
+
+    bound: str
+    monotone: bool
+    sparsity: np.ndarray  # [S]
+    values: np.ndarray  # [seeds, S]
+    unit: str
+
+
+def bound_curves(table: Columns, method: str, eps: float, quantity: str = "D") -> list[BoundCurve]:
+    """The bounds of one method and radius from a certificates table."""
+    found = []
+    wanted = (table["method"] == method) & (table["eps"] == eps) & (table["quantity"] == quantity)
+    for bound in dict.fromkeys(table["bound"][wanted]):
+        rows = wanted & (table["bound"] == bound)
+        order = np.lexsort([table[k][rows] for k in ("sparsity", "seed")])
+        part = {k: v[rows][order] for k, v in table.items()}
+        sparsity = np.unique(part["sparsity"])
+        values = part["value"].reshape(-1, len(sparsity))
+        found.append(
+            BoundCurve(str(bound), bool(part["monotone"][0]), sparsity, values, part["unit"][0])
+        )
+    return found
+
+
+def violations(results: Results, certificates: Columns) -> list[str]:
+    """Cells where an attack exceeded a certificate: there must be none."""
+    problems = []
+    for (method, attack, eps), curve in results.by_key.items():
+        for bound in bound_curves(certificates, method, eps):
+            # The attack's D is a float32 figure; the bound is float64.
+            excess = curve.distance - bound.values * (1 + 1e-4) - 1e-6
+            if (excess > 0).any():
+                problems.append(f"{attack} exceeds {bound.bound} for {method} at eps {eps:g}")
+    return problems
+
+
+def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
+    """The scalars that a gate compares: key, value, unit, direction, interval."""
+    rows: list[dict[str, Any]] = []
+
+    def add(key: str, value: Interval, direction: str, unit: str = "return") -> None:
+        mean, low, high = (float(x) for x in value)
+        rows.append(
+            {"key": key, "value": mean, "unit": unit, "direction": direction}
+            | {"low": low, "high": high}
+        )
+
+    for (method, attack, eps), curve in results.by_key.items():
+        name = f"{method}/{attack}" + (f"@{eps:g}" if attack != "none" else "")
+        for i, sparsity in enumerate(curve.sparsity):
+            at = Interval(*(x[i] for x in curve.interval()))
+            add(f"return/{name}/sparsity={sparsity:g}", at, "higher")
+        area = curve.returns.mean(1, keepdims=True)
+        add(f"return/{name}/mean", Interval(*(x[0] for x in replicated_interval(area))), "higher")
+    for eps in results.radii:
+        for method in results.pruned_methods():
+            for spot in sweet_spots(results, method, eps):
+                key = f"sweet_spot/{method}@{eps:g}/{spot.objective}"
+                level = Interval(np.array(spot.sparsity), np.array(np.nan), np.array(np.nan))
+                add(f"{key}/sparsity", level, "none", "fraction")
+                add(f"{key}/clean", spot.clean, "higher")
+                add(f"{key}/attacked", spot.attacked, "higher")
+            for bound in bound_curves(certificates, method, eps):
+                mean = bound.values.mean(1).mean()
+                level = Interval(mean, bound.values.mean(1).min(), bound.values.mean(1).max())
+                add(f"bound/{bound.bound}/{method}@{eps:g}/mean", level, "lower", bound.unit)
+    return rows

@@ -1,0 +1,229 @@
+"""What to run: one frozen dataclass, its presets, and the command line derived from it."""
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import tyro
+
+from jaxprune.attacks import ATTACKS, MADConfig
+from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.families import InputError, lookup
+from jaxprune.ppo import Hyper, PPOConfig
+from jaxprune.pruning import METHODS
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Sparsities from `START:STOP:COUNT` (ends included) or a comma-separated list.
+
+    Points are computed as exact fractions: 0:0.95:20 holds 0.15, not 0.15000000000000002.
+
+    Raises:
+        InputError: malformed text, a count below 1, or a value outside [0, 1).
+    """
+    remedy = "give START:STOP:COUNT, e.g. 0:0.95:20, or a list such as 0,0.5,0.9"
+    try:
+        if ":" in text:
+            start, stop, number = text.split(":")
+            low, high, count = Fraction(start), Fraction(stop), int(number)
+            if count < 1:
+                raise InputError(f"sparsity grid {text!r} has a count below 1: {remedy}")
+            points = [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
+        else:
+            points = [Fraction(part) for part in text.split(",")]
+    except InputError:
+        raise
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"malformed sparsity grid {text!r}: {remedy}") from None
+    outside = [float(p) for p in points if not 0 <= p < 1]
+    if outside:
+        raise InputError(
+            f"sparsity grid {text!r} holds {outside[0]:g}, outside [0, 1): sparsity is the "
+            "fraction of weights removed, and at least one has to stay"
+        )
+    return tuple(sorted({float(p) for p in points}))
+
+
+def _one_token(parse: Callable[[str], Any], metavar: str) -> Any:
+    """A tyro argument that is one word on the command line and a tuple in the dataclass."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(f"{x}" for x in value) or "none"],
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _radii(text: str) -> tuple[float, ...]:
+    return () if text == "none" else tuple(float(part) for part in text.split(","))
+
+
+Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
+Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
+Radii: TypeAlias = Annotated[tuple[float, ...], _one_token(_radii, "EPS,EPS,...")]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train, prune, attack, certify and report."""
+
+    preset: str = "laptop"
+    """Starting point of all other settings: smoke, laptop or paper."""
+    env: str = "hopper"
+    """Task (a wrong name lists them all)."""
+    backend: str | None = None
+    """Simulator behind the task; default: the task's own (mjx for Brax's tasks)."""
+    sparsity_grid: Grid = field(default_factory=lambda: parse_grid("0:0.95:20"))
+    """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
+    seeds: int = 2
+    """Agents trained per arm; the unit of replication of the intervals."""
+    methods: Names = ("magnitude", "random")
+    """Pruning methods: magnitude and random after training, micro during it (an agent a point)."""
+    attacks: Names = ("none", "random", "mad")
+    """Adversaries; the clean run "none" is always included."""
+    eps: Radii = ()
+    """Radii of the l_inf ball in normalised observation units; default: the task's own."""
+    episodes: int = 10
+    """Per cell (agent, method, sparsity, attack, eps)."""
+    prune_window: tuple[float, float] = (0.2, 0.8)
+    """Fractions of training between which "micro" prunes."""
+    policy: Path | None = None
+    """A .npz policy to prune, attack and certify instead of training."""
+    out: Path | None = None
+    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    seed: int = 0
+    """Of everything random."""
+    lanes: int | None = None
+    """Environments per device in one vectorised call; default: what is fast on its kind."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    mad: MADConfig = field(default_factory=MADConfig)
+    """The maximal-action-difference attack."""
+    ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
+    """The learner."""
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the results, as JSON values: all but where and whether to write."""
+        values = asdict(replace(self, out=None, dry_run=False, policy=None))
+        values["policy"] = None if self.policy is None else str(self.policy)
+        values["policy_sha256"] = (
+            None
+            if self.policy is None or not self.policy.is_file()
+            else hashlib.sha256(self.policy.read_bytes()).hexdigest()
+        )
+        for name in ("out", "dry_run"):
+            del values[name]
+        return json.loads(json.dumps(values))
+
+    def folder(self) -> Path:
+        """Where the results go; the default depends on the settings alone."""
+        if self.out is not None:
+            return self.out
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        return Path("results") / f"{self.env}-{digest[:8]}"
+
+    def resolved(self, env: Environment) -> "Experiment":
+        """With the task's backend and eps in place of the defaults."""
+        return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,))
+
+
+# Tuned on two cores; the learner settings differ because the tasks do.
+CARTPOLE = PPOConfig(
+    steps=150_000, num_envs=8, unroll=128, epochs=4, minibatches=4, hyper=Hyper(learning_rate=1e-3)
+)
+PRESETS = {
+    "smoke": Experiment(
+        preset="smoke",
+        env="cartpole",
+        sparsity_grid=parse_grid("0:0.9:4"),
+        methods=("magnitude", "random", "micro"),
+        episodes=8,
+        ppo=CARTPOLE,
+    ),
+    "laptop": Experiment(
+        ppo=PPOConfig(steps=800_000, num_envs=64, unroll=32),
+    ),
+    "paper": Experiment(
+        preset="paper",
+        seeds=10,
+        methods=("magnitude", "random", "micro"),
+        episodes=50,
+        mad=MADConfig(steps=20, restarts=5),
+        ppo=PPOConfig(steps=2_000_000, num_envs=64, unroll=32),
+    ),
+}
+
+
+def parse(argv: Sequence[str]) -> Experiment:
+    """The experiment that a command line asks for.
+
+    Raises:
+        InputError: anything wrong with it, in one line.
+        SystemExit: after `--help`.
+    """
+    preset = lookup(PRESETS, _preset_name(argv), "preset")
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(Experiment, args=list(argv), default=preset, prog="benchmarks.run")
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    text = re.sub(r"[─-╿]|\x1b\[[0-9;]*m", " ", errors.getvalue())  # box drawing and colours
+    text = re.split(r"Argument helptext|For full helptext", text)[0]
+    raise InputError(" ".join(text.split()) + " (see --help)") from None
+
+
+def check(experiment: Experiment) -> Environment:
+    """The task of a valid experiment.
+
+    Raises:
+        InputError: the first setting that no run could honour; nothing has been computed.
+    """
+    lookup(TASKS, experiment.env, "env")
+    for name in experiment.methods:
+        lookup(METHODS, name, "pruning method")
+    for name in experiment.attacks:
+        lookup(ATTACKS, name, "attack")
+    for name in ("seeds", "episodes"):
+        if getattr(experiment, name) < 1:
+            raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
+    if experiment.lanes is not None and experiment.lanes < 1:
+        raise InputError(f"lanes {experiment.lanes} is below 1: give at least 1")
+    for name in ("steps", "restarts"):
+        if getattr(experiment.mad, name) < 1:
+            raise InputError(
+                f"mad.{name} {getattr(experiment.mad, name)} is below 1: give 1 or more"
+            )
+    for eps in experiment.eps:
+        if not 0 <= eps < float("inf"):
+            raise InputError(f"eps {eps:g} is not a radius: give 0 or more, in normalised units")
+    experiment.ppo.check()
+    trained = [name for name in experiment.methods if METHODS[name].schedule]
+    if experiment.policy is not None and trained:
+        raise InputError(
+            f"method {trained[0]!r} prunes during training, which --policy skips: choose from "
+            f"{', '.join(name for name, method in METHODS.items() if not method.schedule)}"
+        )
+    return make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+
+
+def _preset_name(argv: Sequence[str]) -> str:
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "laptop"

@@ -1,0 +1,155 @@
+"""The figures of a report, from curves to PNG."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.analysis import Columns, Results, bound_curves, regret_curve
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's palette: distinguishable with colour-blind eyes.
+COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.dpi": 130,
+}
+TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
+ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
+
+
+def draw(results: Results, certificates: Columns, title: str, folder: Path) -> dict[str, str]:
+    """Write every figure; caption -> file name."""
+    with plt.rc_context(STYLE):
+        figures = {
+            "returns": _returns(results, title),
+            "certificates": _certificates(results, certificates, title),
+            "regret": _regret(results, title),
+        }
+        for name, figure in figures.items():
+            partial = folder / f".{name}.partial.png"
+            figure.savefig(partial, bbox_inches="tight")
+            partial.replace(folder / f"{name}.png")
+            plt.close(figure)
+    return {name: f"{name}.png" for name in figures}
+
+
+def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarray]:
+    """A grid of axes: a row per radius, a column per method."""
+    rows, columns = max(len(results.radii), 1), len(results.pruned_methods())
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4.6 * columns + 1.6, 3.5 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle(title)
+    for row, eps in enumerate(results.radii or [0.0]):
+        for column, method in enumerate(results.pruned_methods()):
+            axes[row, column].set_title(f"{method}, eps = {eps:g}")
+    for ax in axes[-1]:
+        ax.set_xlabel("sparsity (fraction of the actor's weights removed)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    return figure, axes
+
+
+def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **style) -> None:
+    (line,) = ax.plot(x, mean, marker="o", markersize=3, label=label, **style)
+    low, high = (np.where(np.isfinite(edge), edge, mean) for edge in (low, high))
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+
+
+def _returns(results: Results, title: str) -> Figure:
+    """Return against sparsity, a line per adversary with its interval."""
+    figure, axes = _panels(results, f"{title}: return of the pruned policy", "return per episode")
+    dense = float(results.clean("none").returns.mean())
+    for row, eps in enumerate(results.radii or [0.0]):
+        for column, method in enumerate(results.pruned_methods()):
+            ax = axes[row, column]
+            shown = [results.clean(method), *results.attacked(method, eps)]
+            for curve, colour in zip(shown, COLOURS, strict=False):
+                label = ATTACK_LABELS.get(curve.attack, curve.attack)
+                _band(ax, curve.sparsity, *curve.interval(), label, color=colour)
+            ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def _certificates(results: Results, certificates: Columns, title: str) -> Figure:
+    """Upper bounds on D and what the attacks reached, on a log axis."""
+    unit = str(certificates["unit"][certificates["quantity"] == "D"][0])
+    figure, axes = _panels(results, f"{title}: what can move the policy", f"D ({unit})")
+    for row, eps in enumerate(results.radii):
+        for column, method in enumerate(results.pruned_methods()):
+            ax = axes[row, column]
+            ax.set_yscale("log")
+            for bound, colour in zip(
+                bound_curves(certificates, method, eps), COLOURS, strict=False
+            ):
+                kind = "monotone" if bound.monotone else "not monotone"
+                _seed_band(
+                    ax,
+                    bound.sparsity,
+                    bound.values,
+                    f"{bound.bound}: upper bound, {kind}",
+                    color=colour,
+                    linestyle="-" if bound.monotone else "--",
+                )
+            for curve, colour in zip(results.attacked(method, eps), ("0.55", "0"), strict=False):
+                label = f"{ATTACK_LABELS.get(curve.attack, curve.attack)}: reached (lower bound)"
+                _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def _seed_band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, **style) -> None:
+    """Geometric mean and range over the seeds, `[seeds, S]`; zeros have no place on a log axis."""
+    mean, low, high = np.full((3, len(x)), np.nan)
+    for i, column in enumerate(values.T):
+        if (positive := column[column > 0]).size:
+            mean[i] = np.exp(np.log(positive).mean())
+            low[i], high[i] = positive.min(), positive.max()
+    _band(ax, x, mean, low, high, label, **style)
+
+
+def _regret(results: Results, title: str) -> Figure:
+    """The three terms stacked, negative ones below zero, with the total and its interval."""
+    figure, axes = _panels(results, f"{title}: regret to the reference", "regret (return)")
+    for row, eps in enumerate(results.radii):
+        for column, method in enumerate(results.pruned_methods()):
+            ax = axes[row, column]
+            curve = regret_curve(results, method, eps)
+            x = results.clean(method).sparsity
+            width = min(0.08, 0.8 * np.diff(x).min() if len(x) > 1 else 0.08)
+            above, below = np.zeros(len(x)), np.zeros(len(x))
+            terms = (curve.clean, curve.pruning, curve.robustness)
+            for term, name, colour in zip(terms, TERMS, COLOURS[3:], strict=False):
+                base = np.where(term.mean >= 0, above, below)
+                ax.bar(x, term.mean, width, bottom=base, label=name, color=colour, alpha=0.85)
+                above = above + np.maximum(term.mean, 0)
+                below = below + np.minimum(term.mean, 0)
+            _band(ax, x, *curve.total, label="total", color="black", linewidth=1)
+            ax.axhline(0, color="0.3", linewidth=0.8)
+            label = ATTACK_LABELS.get(curve.attack, curve.attack)
+            ax.set_title(f"{method}, {label}, eps = {eps:g}")
+    _legend(figure, axes[0, 0])
+    return figure

@@ -1,0 +1,402 @@
+"""The stages of an experiment, in order: train, prune, attack, certify. Data goes one way.
+
+Every stage works on whole populations. Its loops run over chunks of one shape, so that a larger
+grid repeats a program and never compiles another one. `prepare_*` starts compiling at once and
+returns the function that runs the stage, so that programs compile side by side.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.experiment import Experiment
+from benchmarks.programs import Programs
+from jaxprune.certify import BOUNDS, certify, vacuity, value_gap
+from jaxprune.envs import Environment
+from jaxprune.evaluation import Shared, cell_program, check_evaluation, episode_keys
+from jaxprune.policy import init_policy
+from jaxprune.policy_io import load_policy
+from jaxprune.population import lane_width, layout, over_population, take
+from jaxprune.ppo import Hyper, Metrics, PPOConfig, TrainState, make_learner
+from jaxprune.pruning import METHODS, SCHEDULES, allocate, counts_per_iteration, dense, prune
+from jaxprune.pruning.cells import Cell
+from jaxprune.pruning.masks import prunable_sizes
+from jaxprune.types import Array, Key, Masks, Policy
+
+# Calls that training is split into, between which the host shows progress.
+TRAINING_CALLS = 20
+# Chunks of cells that a device walks through in one call of the evaluation.
+CHUNKS_PER_CALL = 4
+# Cells certified in one call.
+CELLS_PER_CERTIFY = 256
+
+# What a random stream is for.
+TRAIN, PRUNE, ATTACK = range(3)
+
+
+class Progress(Protocol):
+    """Where the stages report to."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` units of work."""
+        ...
+
+    def advance(self, units: int) -> None:
+        """So many units of the current stage are done."""
+        ...
+
+
+class Arm(NamedTuple):
+    """One agent to train."""
+
+    seed: int
+    method: str
+    sparsity: float
+
+
+class Agents(NamedTuple):
+    """Trained (or loaded) agents."""
+
+    arms: list[Arm]
+    policy: Policy  # [agents], on the host
+    masks: Masks  # [agents], what training itself removed
+    metrics: Metrics | None  # [agents, iterations]; None without training
+
+
+class Row(NamedTuple):
+    """A cell as it appears in the tables."""
+
+    seed: int
+    method: str
+    sparsity: float
+    sparsity_achieved: float
+
+
+class Population(NamedTuple):
+    """The cells of the experiment: one policy with one mask each."""
+
+    policy: Policy  # [agents]
+    rows: list[Row]  # [cells]
+    cells: Cell  # [cells]
+
+
+Columns = dict[str, Any]
+
+
+def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
+    """The key of one item of one purpose: any slice of the population can be recomputed alone."""
+    base = jax.random.fold_in(jax.random.key(experiment.seed), purpose)
+    return jax.random.fold_in(base, index)
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def arms(experiment: Experiment) -> list[Arm]:
+    """One dense agent per seed, then one per training-time method, sparsity and seed.
+
+    Agents of one seed share their key, so pruned and dense ones start from the same weights.
+    """
+    seeds = range(experiment.seeds)
+    dense_arms = [Arm(seed, "none", 0.0) for seed in seeds]
+    trained = [name for name in experiment.methods if METHODS[name].schedule]
+    grid = itertools.product(trained, seeds, experiment.sparsity_grid)
+    return dense_arms + [Arm(seed, method, sparsity) for method, seed, sparsity in grid]
+
+
+def rounded(config: PPOConfig) -> PPOConfig:
+    """The learner with iterations rounded up to a multiple of the calls training is split into."""
+    calls = min(TRAINING_CALLS, config.iterations)
+    return replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
+
+
+def prepare_training(
+    experiment: Experiment, env: Environment, programs: Programs
+) -> Callable[[Progress], Agents]:
+    """Start compiling the learner; the result trains every arm."""
+    config, todo = rounded(experiment.ppo), arms(experiment)
+    learner = make_learner(config, env)
+    width = lane_width(config.num_envs, len(todo), experiment.lanes)
+    order, place = layout(len(todo), width)
+    calls = min(TRAINING_CALLS, config.iterations)
+
+    def iterations(hyper: Hyper, item: tuple[TrainState, Array]) -> tuple[TrainState, Metrics]:
+        state, counts = item
+        return jax.lax.scan(lambda s, count: learner.iterate(s, hyper, count), state, counts)
+
+    init_all = over_population(lambda _, key: learner.init(key), width=width)
+    train_all = over_population(iterations, width=width)
+
+    keys = jnp.stack([key_for(experiment, TRAIN, arm.seed) for arm in todo])[order]
+    shapes = jax.eval_shape(init_all, (), keys)
+    counts = prune_counts(experiment, config, todo, shapes.policy.params)[order]
+    counts = np.split(counts, calls, axis=1)
+    compiled_init = programs.compile("init", init_all, (), keys)
+    compiled_train = programs.compile("train", train_all, config.hyper, (shapes, counts[0]))
+
+    def run(progress: Progress) -> Agents:
+        progress.stage("train", config.iterations * config.batch * len(todo))
+        state, metrics = compiled_init.result()((), keys), []
+        for count in counts:
+            state, metric = compiled_train.result()(config.hyper, (state, count))
+            metrics.append(jax.device_get(metric))
+            progress.advance(count.shape[1] * config.batch * len(todo))
+        policy, masks = take(jax.device_get((state.policy, state.masks)), place)
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[place], *metrics)
+        return Agents(todo, policy, masks, joined)
+
+    return run
+
+
+def prune_counts(
+    experiment: Experiment, config: PPOConfig, todo: list[Arm], params: Any
+) -> np.ndarray:
+    """What every agent has lost when an iteration starts, int32 `[agents, iterations, groups]`."""
+
+    def of_arm(arm: Arm) -> np.ndarray:
+        schedule = METHODS[arm.method].schedule or "one_shot"
+        (allocation,) = allocate(params, config.allocation, [arm.sparsity])
+        return counts_per_iteration(
+            SCHEDULES[schedule], allocation, config.iterations, experiment.prune_window
+        )
+
+    return np.stack([of_arm(arm) for arm in todo])
+
+
+def load_agents(experiment: Experiment) -> Agents:
+    """The policy of `--policy` as a population of one."""
+    assert experiment.policy is not None
+    policy = jax.tree.map(lambda x: np.asarray(x)[None], load_policy(experiment.policy))
+    return Agents([Arm(0, "none", 0.0)], policy, jax.device_get(dense(policy.params)), None)
+
+
+# --- prune ----------------------------------------------------------------------------------------
+
+
+def make_population(experiment: Experiment, agents: Agents) -> Population:
+    """The cells: every dense agent unpruned, then every method at every sparsity."""
+    grid, allocation = experiment.sparsity_grid, experiment.ppo.allocation
+    seeds = [i for i, arm in enumerate(agents.arms) if arm.method == "none"]
+    dense_policy = take(agents.policy, np.array(seeds))
+    weights = sum(prunable_sizes(take(agents.policy.params, 0)).values())
+    rows, index, masks = [], [], []
+
+    def add(method: str, sparsity: float, seed: int, agent: int, mask: Masks) -> None:
+        (plan,) = allocate(agents.policy.params, allocation, [sparsity])
+        rows.append(Row(seed, method, sparsity, sum(plan.counts) / weights))
+        index.append(agent)
+        masks.append(mask)
+
+    for method in dict.fromkeys(["none", *experiment.methods]):
+        if METHODS[method].schedule is not None:
+            for agent, arm in enumerate(agents.arms):
+                if arm.method == method:
+                    add(method, arm.sparsity, arm.seed, agent, take(agents.masks, agent))
+            continue
+        levels = (0.0,) if method == "none" else grid
+        key = key_for(experiment, PRUNE)
+        pruned = jax.device_get(prune(dense_policy, method, levels, allocation, key))
+        for (seed, agent), (i, level) in itertools.product(enumerate(seeds), enumerate(levels)):
+            add(method, level, seed, agent, take(pruned, (seed, i)))
+
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *masks)
+    return Population(agents.policy, rows, Cell(np.array(index, np.int32), stacked))
+
+
+def cell_count(experiment: Experiment) -> int:
+    """Cells that `make_population` will make."""
+    pruned = sum(method != "none" for method in experiment.methods)
+    return experiment.seeds * (1 + pruned * len(experiment.sparsity_grid))
+
+
+# --- attack ---------------------------------------------------------------------------------------
+
+
+def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
+    """(attack, eps) in the order of the table; the clean run has eps 0."""
+    names = dict.fromkeys(["none", *experiment.attacks])
+    return [
+        (name, eps)
+        for name in names
+        for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
+    ]
+
+
+def prepare_attacks(
+    experiment: Experiment, env: Environment, programs: Programs, policy: Any
+) -> Callable[[Population, Progress], Columns]:
+    """Start compiling the episodes; the result attacks every cell and returns the table.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        programs: compiles.
+        policy: the agents' policies or their shapes, `[agents]`.
+    """
+    plan = attack_plan(experiment)
+    names = tuple(dict.fromkeys(name for name, _ in plan))
+    width = lane_width(experiment.episodes, cell_count(experiment), experiment.lanes)
+    block = width * len(jax.devices()) * CHUNKS_PER_CALL
+    order, place = layout(block, width)
+    keys = episode_keys(key_for(experiment, ATTACK), experiment.episodes)
+
+    run_cells = cell_program(env, names, experiment.mad, width)
+    shared = Shared(policy, np.int32(0), np.float32(0), keys)
+    one_mask = jax.eval_shape(lambda p: dense(take(p.params, 0)), policy)
+    masks = jax.tree.map(lambda m: jax.ShapeDtypeStruct((block, *m.shape), bool), one_mask)
+    agent = jax.ShapeDtypeStruct((block,), np.int32)
+    compiled = programs.compile("evaluate", run_cells, shared, Cell(agent, masks))
+
+    def run(population: Population, progress: Progress) -> Columns:
+        progress.stage("attack", len(plan) * len(population.rows))
+        parts = []
+        for (name, eps), (cells, size) in itertools.product(plan, _blocks(population.cells, block)):
+            shared = Shared(population.policy, np.int32(names.index(name)), np.float32(eps), keys)
+            episodes = jax.device_get(compiled.result()(shared, take(cells, order)))
+            parts.append(take(episodes, place[:size]))
+            progress.advance(size)
+        joined = jax.tree.map(lambda *p: np.concatenate(p).reshape(-1), *parts)
+        return _returns_table(experiment, env, population, plan, joined)
+
+    return run
+
+
+def _returns_table(
+    experiment: Experiment, env: Environment, population: Population, plan: Any, episodes: Any
+) -> Columns:
+    """One line per (attack, eps), cell and episode; `episodes` has flat leaves in that order."""
+    cells, count = len(population.rows), experiment.episodes
+    described = _described(experiment, env, population)
+    return {
+        **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in described.items()},
+        "attack": np.repeat([name for name, _ in plan], cells * count),
+        "eps": np.repeat([eps for _, eps in plan], cells * count),
+        "episode": np.tile(np.arange(count), len(plan) * cells),
+        "return": episodes.return_,
+        "length": episodes.length,
+        "terminated": episodes.terminated,
+        "distance": episodes.distance,
+    }
+
+
+# --- certify --------------------------------------------------------------------------------------
+
+
+def certify_population(
+    experiment: Experiment, env: Environment, population: Population, progress: Progress
+) -> Columns:
+    """Every bound of every cell: on D, on TV, its vacuity and, where rewards are bounded, value."""
+    gamma, rewards = float(experiment.ppo.hyper.gamma), env.spec.reward_range
+    described = _described(experiment, env, population)
+    progress.stage("certify", len(set(experiment.eps)) * len(population.rows))
+    tables: list[Columns] = []
+    for eps in dict.fromkeys(experiment.eps):
+        parts = []
+        for cells, size in _blocks(population.cells, CELLS_PER_CERTIFY):
+            bounds = certify(take(population.policy, cells.agent), cells.masks, eps)
+            parts.append({k: (c.value[:size], c.total_variation[:size]) for k, c in bounds.items()})
+            progress.advance(size)
+        unit = next(iter(bounds.values())).unit
+        for name, bound in BOUNDS.items():
+            distance, tv = (np.concatenate(x) for x in zip(*(p[name] for p in parts), strict=True))
+            quantities = {"D": (distance, unit), "TV": (tv, "probability")}
+            quantities["vacuity"] = (vacuity(tv, gamma), "share of the trivial bound")
+            if rewards is not None:
+                quantities["value_gap"] = (value_gap(tv, gamma, rewards), "discounted return")
+            tables += [
+                {
+                    **described,
+                    "bound": [name] * len(value),
+                    "monotone": [bound.monotone] * len(value),
+                    "scope": [bound.scope] * len(value),
+                    "eps": [eps] * len(value),
+                    "quantity": [quantity] * len(value),
+                    "value": value,
+                    "unit": [unit] * len(value),
+                }
+                for quantity, (value, unit) in quantities.items()
+            ]
+    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+
+
+# --- shared ---------------------------------------------------------------------------------------
+
+
+def run(experiment: Experiment, env: Environment, progress: Progress) -> "Results":
+    """All stages. The experiment is resolved and checked."""
+    programs = Programs()
+    if experiment.policy is not None:
+        agents = load_agents(experiment)
+        check_evaluation(env, agents.policy, experiment.eps[0], experiment.episodes)
+        attack = prepare_attacks(experiment, env, programs, agents.policy)
+    else:
+        train = prepare_training(experiment, env, programs)
+        attack = prepare_attacks(experiment, env, programs, policy_shapes(experiment, env))
+        agents = train(progress)
+    population = make_population(experiment, agents)
+    returns = attack(population, progress)
+    certificates = certify_population(experiment, env, population, progress)
+    return Results(agents, population, returns, certificates, programs.facts())
+
+
+class Results(NamedTuple):
+    """What the stages leave behind."""
+
+    agents: Agents
+    population: Population
+    returns: Columns
+    certificates: Columns
+    facts: dict[str, Any]  # about the compiled programs
+
+    def masks(self) -> dict[str, Masks]:
+        """Masks by method, `[cells of the method]`, in the order of the tables."""
+        methods = np.array([row.method for row in self.population.rows])
+        return {
+            str(method): take(self.population.cells.masks, np.flatnonzero(methods == method))
+            for method in dict.fromkeys(methods)
+        }
+
+
+def policy_shapes(experiment: Experiment, env: Environment) -> Any:
+    """Shapes of the agents' policies, `[agents]`."""
+    spec, ppo = env.spec, experiment.ppo
+    one = jax.eval_shape(
+        lambda key: init_policy(
+            key,
+            spec.obs_size,
+            spec.action_size,
+            discrete=spec.discrete,
+            hidden=ppo.hidden,
+            activation=ppo.activation,
+        ),
+        jax.random.key(0),
+    )
+    count = len(arms(experiment))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
+
+
+def _described(experiment: Experiment, env: Environment, population: Population) -> Columns:
+    """The columns that say what a cell is, `[cells]` each."""
+    rows = population.rows
+    constant = {
+        "env": env.spec.name,
+        "backend": env.spec.backend,
+        "regime": "ppo" if experiment.policy is None else "file",
+        "allocation": experiment.ppo.allocation,
+    }
+    return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
+        name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
+    }
+
+
+def _blocks(cells: Cell, block: int) -> Iterator[tuple[Cell, int]]:
+    """Chunks of exactly `block` cells, the last cell repeated as padding, with their true sizes."""
+    count = len(cells.agent)
+    for start in range(0, count, block):
+        index = np.minimum(np.arange(start, start + block), count - 1)
+        yield take(cells, index), min(block, count - start)

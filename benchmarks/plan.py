@@ -1,0 +1,74 @@
+"""What a run is going to do, told before it does it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from benchmarks.experiment import Experiment
+from benchmarks.pipeline import arms, attack_plan, cell_count, rounded
+from jaxprune.envs import Environment
+
+# Env steps per second and device of one training or evaluation lane group, learner included;
+# measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
+STEPS_PER_SECOND = {
+    "analytic": 120_000,
+    "mjx": 9_000,
+    "generalized": 12_000,
+    "positional": 30_000,
+    "spring": 55_000,
+}
+# Relative cost of the task's physics, hopper = 1.
+TASK_COST = {"humanoid": 6.0, "ant": 3.0, "halfcheetah": 1.5, "walker2d": 1.5}
+COMPILE_SECONDS = {"analytic": 4}  # of one program; 15 to 30 with physics
+PHYSICS_COMPILE_SECONDS = 25
+BASE_GIB = 1.5  # interpreter, compiler and simulator
+
+
+class Plan(NamedTuple):
+    """Amounts of work; the estimates are rough."""
+
+    agents: int
+    cells: int
+    training_steps: int
+    episodes: int
+    programs: tuple[str, ...]
+    seconds: float
+    gib: float
+    text: str
+
+    def __str__(self) -> str:
+        """Lines for a terminal."""
+        return self.text
+
+
+def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
+    """The plan of a resolved experiment."""
+    spec, config = env.spec, rounded(experiment.ppo)
+    training = experiment.policy is None
+    agents, cells = len(arms(experiment)) if training else 1, cell_count(experiment)
+    attacks = attack_plan(experiment)
+    steps = agents * config.iterations * config.batch if training else 0
+    episodes = cells * len(attacks) * experiment.episodes
+    programs = (("init", "train") if training else ()) + ("evaluate", "certify")
+
+    devices = len(jax.devices())
+    rate = STEPS_PER_SECOND[spec.backend] / TASK_COST.get(spec.name, 1.0) * devices
+    # Pruned policies fall early: a third of the horizon is typical.
+    compiling = COMPILE_SECONDS.get(spec.backend, PHYSICS_COMPILE_SECONDS) * len(programs) / 2
+    seconds = compiling + steps / rate + episodes * spec.horizon / 3 / rate
+    weights = 2 * sum(a * b for a, b in zip(config.hidden, (*config.hidden[1:], 16), strict=True))
+    gib = BASE_GIB + 4 * weights * (4 * agents + cells / 4) / 2**30
+    lines = [
+        f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
+        f"train     {agents} agents, {steps:,} env steps" if training else "train     nothing",
+        f"prune     {', '.join(experiment.methods)} ({config.allocation}) at "
+        f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
+        f"attack    {', '.join(dict.fromkeys(n for n, _ in attacks))}: {episodes:,} episodes, "
+        f"at most {episodes * spec.horizon:,} env steps",
+        f"compile   {len(programs)} programs: {', '.join(programs)}",
+        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
+        f"{jax.devices()[0].platform} device(s), cold cache; rough",
+        f"results   {folder}",
+    ]
+    return Plan(agents, cells, steps, episodes, programs, seconds, gib, "\n".join(lines))

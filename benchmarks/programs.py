@@ -1,0 +1,48 @@
+"""Compiled programs: ahead of time, side by side, counted and timed."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+_BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
+_compilations = 0
+
+
+def _count(event: str, duration_secs: float, **_: Any) -> None:
+    global _compilations
+    _compilations += event == _BACKEND_COMPILE
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+    """XLA programs that this process has compiled or fetched from the cache so far."""
+    return _compilations
+
+
+class Programs:
+    """The large programs of a run. Compiling starts at once, in threads, one per core is enough."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._before = compilations()
+        self._threads = ThreadPoolExecutor(max_workers=2)
+
+    def compile(self, name: str, program: Any, *shapes: Any) -> Future[Callable[..., Any]]:
+        """Compile a jitted function for arguments of these shapes (arrays or ShapeDtypeStructs)."""
+
+        def work() -> Callable[..., Any]:
+            start = time.monotonic()
+            compiled = program.lower(*shapes).compile()
+            self.seconds[name] = round(time.monotonic() - start, 2)
+            return compiled
+
+        return self._threads.submit(work)
+
+    def facts(self) -> dict[str, Any]:
+        """What was compiled, for experiment.json."""
+        return {"programs": self.seconds, "compilations": compilations() - self._before}

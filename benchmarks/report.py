@@ -1,0 +1,215 @@
+"""The report of a run, from its tables alone.
+
+python -m benchmarks.report results/RUN      # draw an existing run again
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import analysis, figures
+from benchmarks.analysis import Columns, Results
+from benchmarks.display import complain, make_console
+from benchmarks.store import RunFolder, read_json, read_table
+from jaxprune.families import InputError
+from jaxprune.statistics import Interval
+
+FOOTNOTES = """\
+- **Return**: undiscounted sum of the task's raw rewards; the policy acts with its mean (or
+  likeliest action). Episode *i* starts from the same state in every cell, under every adversary.
+- **Sparsity**: exact fraction of the actor's kernel entries removed; biases, log_std and critic
+  stay. With `global` allocation all kernels are ranked together, so that a layer can lose all its
+  weights: the policy is then a constant, and its bounds are 0.
+- **eps**: radius of the l_inf ball around the *normalised* observation; the simulator sees the
+  truth.
+- **Intervals**: 95 % percentile bootstrap over {unit}.{warning}
+- **D**: how far the action distribution moves, in {distance}. Attacks give lower bounds,
+  certificates upper bounds. *Monotone* bounds can never rise when weights are removed; the others
+  can and do.
+- **TV**: the bound on the total variation of the action distribution that follows from D. The
+  *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
+  nothing about the return. Both hold for the stochastic policy.
+- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference:.1f} is the best
+  unpruned agent of this run, a reference and not the optimum.
+- **Sweet spots** are chosen on the first half of the episodes and reported on the second half.
+"""
+
+
+def write_report(folder: RunFolder, console: Console) -> None:
+    """Write metrics.json, figures and report.md beside the tables; print what a person wants."""
+    returns, certificates = (read_table(folder.path, name) for name in ("returns", "certificates"))
+    results = analysis.collect(returns)
+    described = read_json(folder.path / "experiment.json")
+    title = f"{returns['env'][0]} ({returns['backend'][0]})"
+
+    folder.write_json("metrics.json", analysis.metrics(results, certificates))
+    drawn = figures.draw(results, certificates, title, folder.path)
+    text = markdown(results, certificates, described, title, drawn)
+    folder.write_text("report.md", text)
+
+    for method in results.pruned_methods():
+        for eps in results.radii or [0.0]:
+            for table in terminal_tables(results, certificates, method, eps):
+                console.print(table)
+    for line in warnings(results, returns, certificates):
+        console.print(f"warning: {line}", style="yellow", markup=False)
+
+
+def markdown(
+    results: Results, certificates: Columns, described: dict[str, Any], title: str, drawn: Any
+) -> str:
+    """The whole report."""
+    seeds = len(results.clean("none").returns)
+    dense = results.clean("none").interval()
+    lines = [f"# What pruning does to the robustness of {title}", ""]
+    lines += [f"Dense, clean: {_interval(dense, 0)}.", ""]
+    lines += ["## Findings", "", *(f"- {line}" for line in findings(results)), ""]
+    for name, file in drawn.items():
+        lines += [f"![{name} against sparsity]({file})", ""]
+    for eps in results.radii or [0.0]:
+        for method in results.pruned_methods():
+            header, rows = table_rows(results, certificates, method, eps)
+            lines += [f"## {method}, eps = {eps:g}", "", *_markdown_table(header, rows), ""]
+            header, rows = regret_rows(results, method, eps)
+            lines += ["Regret terms:", "", *_markdown_table(header, rows), ""]
+    lines += ["## How to read this", ""]
+    lines += [
+        FOOTNOTES.format(
+            unit="training seeds" if seeds > 1 else "episodes of the one policy",
+            warning=_seed_warning(seeds),
+            distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
+            reference=results.reference,
+        )
+    ]
+    lines += ["## Provenance", ""]
+    kept = ("device", "cores", "python", "git", "versions", "programs", "seconds", "command")
+    lines += [f"- {name}: {described[name]}" for name in kept if name in described]
+    return "\n".join(lines) + "\n"
+
+
+def findings(results: Results) -> Iterator[str]:
+    """The sweet spots in words."""
+    for eps in results.radii:
+        for method in results.pruned_methods():
+            for spot in analysis.sweet_spots(results, method, eps):
+                yield (
+                    f"{method}, eps {eps:g}, {spot.objective}: sparsity {spot.sparsity:g} with "
+                    f"clean {_text(spot.clean)}, attacked {_text(spot.attacked)} "
+                    f"(dense: {_text(spot.dense_clean)}, {_text(spot.dense_attacked)})"
+                )
+
+
+def warnings(results: Results, returns: Columns, certificates: Columns) -> Iterator[str]:
+    """What a reader has to know before believing the numbers."""
+    broken = int((~np.isfinite(returns["return"])).sum())
+    if broken:
+        yield f"{broken} of {len(returns['return'])} episodes have a return that is not finite"
+    for problem in analysis.violations(results, certificates):
+        yield f"{problem}: a bound or an attack is wrong, please report this"
+    seeds = len(results.clean("none").returns)
+    if note := _seed_warning(seeds):
+        yield note.strip()
+
+
+def table_rows(
+    results: Results, certificates: Columns, method: str, eps: float
+) -> tuple[list[str], list[list[str]]]:
+    """Sparsity, clean, every adversary (mean with interval), and the bounds on D with their TV."""
+    shown = [results.clean(method), *results.attacked(method, eps)]
+    bounds = analysis.bound_curves(certificates, method, eps)
+    tv = analysis.bound_curves(certificates, method, eps, "TV")
+    header = ["sparsity", *("clean" if c.attack == "none" else c.attack for c in shown)]
+    header += [f"{b.bound} D" for b in bounds] + ["best TV bound"]
+    intervals = [curve.interval() for curve in shown]
+    rows = [
+        [f"{sparsity:.3g}"]
+        + [_text(Interval(*(x[i] for x in interval))) for interval in intervals]
+        + [f"{bound.values[:, i].mean():.3g}" for bound in bounds]
+        + [f"{min(t.values[:, i].mean() for t in tv):.3f}"]
+        for i, sparsity in enumerate(shown[0].sparsity)
+    ]
+    return header, rows
+
+
+def regret_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
+    """The three terms and their sum at every sparsity."""
+    curve = analysis.regret_curve(results, method, eps)
+    header = ["sparsity", *figures.TERMS, f"total ({curve.attack})"]
+    parts = (curve.clean, curve.pruning, curve.robustness, curve.total)
+    rows = [
+        [f"{sparsity:.3g}", *(_interval(part, i) for part in parts)]
+        for i, sparsity in enumerate(results.clean(method).sparsity)
+    ]
+    return header, rows
+
+
+def terminal_tables(
+    results: Results, certificates: Columns, method: str, eps: float
+) -> Iterator[Table]:
+    """What a person wants at the end of a run: the curve and its sweet spots."""
+    header, rows = table_rows(results, certificates, method, eps)
+    returns = 1 + 1 + len(results.attacked(method, eps))
+    curve = Table(title=f"{method}, eps = {eps:g}", title_justify="left")
+    for name in [*header[:returns], "certified D", "certified TV"]:
+        curve.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        tightest = min(row[returns:-1], key=float)
+        curve.add_row(*row[:returns], tightest, row[-1])
+    yield curve
+
+    spots = Table(title=f"sweet spots of {method}, eps = {eps:g}", title_justify="left")
+    spots.add_column("objective")
+    for name in ("sparsity", "clean", "attacked"):
+        spots.add_column(name, justify="right", no_wrap=True)
+    for spot in analysis.sweet_spots(results, method, eps):
+        clean, attacked = _text(spot.clean), _text(spot.attacked)
+        spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
+    yield spots
+
+
+def _seed_warning(seeds: int) -> str:
+    if seeds >= 5:
+        return ""
+    return (
+        f" With {seeds} seed{'s' if seeds > 1 else ''} the intervals are no more than a hint; "
+        "use --seeds 10 for a claim about a method."
+    )
+
+
+def _interval(interval: Interval, i: int) -> str:
+    return _text(Interval(*(x[i] for x in interval)))
+
+
+def _text(interval: Interval) -> str:
+    mean, low, high = (float(x) for x in interval)
+    if not np.isfinite(low):
+        return f"{mean:.0f}"
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    return [line(header), line(["--:"] * len(header)), *map(line, rows)]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw the report of an existing run again."""
+    try:
+        if len(argv) != 1:
+            raise InputError("give one folder of a run: python -m benchmarks.report results/RUN")
+        path = Path(argv[0])
+        folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+        write_report(folder, make_console())
+    except InputError as error:
+        complain(error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

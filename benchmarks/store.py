@@ -1,0 +1,176 @@
+"""Result folders: tables that explain themselves, each file whole or absent."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxprune.families import InputError
+
+KEYS = ("env", "backend", "seed", "regime", "method", "allocation")
+RETURNS = pa.schema(
+    [
+        ("env", pa.string()),
+        ("backend", pa.string()),
+        ("seed", pa.int32()),
+        ("regime", pa.string()),
+        ("method", pa.string()),
+        ("allocation", pa.string()),
+        ("sparsity", pa.float64()),
+        ("sparsity_achieved", pa.float64()),
+        ("attack", pa.string()),
+        ("eps", pa.float64()),
+        ("episode", pa.int32()),
+        ("return", pa.float64()),
+        ("length", pa.int32()),
+        ("terminated", pa.bool_()),
+        ("distance", pa.float64()),
+    ]
+)
+CERTIFICATES = pa.schema(
+    [
+        ("env", pa.string()),
+        ("seed", pa.int32()),
+        ("regime", pa.string()),
+        ("method", pa.string()),
+        ("allocation", pa.string()),
+        ("sparsity", pa.float64()),
+        ("sparsity_achieved", pa.float64()),
+        ("bound", pa.string()),
+        ("monotone", pa.bool_()),
+        ("scope", pa.string()),
+        ("eps", pa.float64()),
+        ("quantity", pa.string()),
+        ("value", pa.float64()),
+        ("unit", pa.string()),
+    ]
+)
+SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES}
+
+
+class RunFolder:
+    """The folder of one experiment.
+
+    Args:
+        path: created if missing.
+        settings: JSON values that identify the experiment.
+
+    Raises:
+        InputError: the folder holds another experiment, or files that are none.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.path = path
+        self.settings = dict(settings)
+        described = path / "experiment.json"
+        if described.exists():
+            held = read_json(described).get("settings", {})
+            if held != self.settings:
+                differing = sorted(
+                    k for k in held.keys() | settings.keys() if held.get(k) != settings.get(k)
+                )
+                raise InputError(
+                    f"folder {path} holds another experiment (it differs in "
+                    f"{', '.join(differing)}): choose another --out, or leave it out"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(
+                f"{path} exists and holds no experiment: choose another --out, or leave it out"
+            )
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write experiment.json: the settings, where they ran, and `facts`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("experiment.json", {"settings": self.settings, **provenance(), **facts})
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file; NaN is written as null."""
+        text = json.dumps(_without_nan(value), indent=1, allow_nan=False)
+        self.write_text(name, text + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """A text file."""
+        _replace(self.path / name, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def write_table(self, name: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+        """A Parquet table with the schema `SCHEMAS[name]`; the settings travel in its metadata."""
+        schema = SCHEMAS[name].with_metadata({"settings": json.dumps(self.settings)})
+        table = pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
+        _replace(self.path / f"{name}.parquet", lambda partial: pq.write_table(table, partial))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises `InputError` if the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{path} is missing or no JSON: give the folder of a run") from None
+
+
+def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
+    """The columns of a table of a run folder.
+
+    Raises:
+        InputError: the table is missing or damaged.
+    """
+    try:
+        table = pq.read_table(path / f"{name}.parquet", columns=SCHEMAS[name].names)
+    except (OSError, pa.ArrowInvalid):
+        raise InputError(
+            f"{path}/{name}.parquet is missing or damaged: give the folder of a complete run"
+        ) from None
+    return {column: table[column].to_numpy() for column in table.column_names}
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and revision."""
+    packages = ("jaxprune", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "mujoco-mjx")
+    devices = jax.devices()
+    return {
+        "versions": {name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "cores": os.cpu_count(),
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    where = Path(__file__).parent
+    try:
+        result = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write to a temporary name beside `path`, then rename: a killed run leaves no half file."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

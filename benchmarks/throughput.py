@@ -1,0 +1,230 @@
+"""How fast: stepping, learning, evaluating clean and under attack, certifying.
+
+    python -m benchmarks.throughput --env hopper --backend spring --json throughput.json
+
+Rates are env steps per second over all devices (bounds per second for the certificates), the
+median of the repeats with their range; compilation is timed apart. Every rate is also given as a
+ratio to bare stepping: random actions, no policy, in the same process.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.display import complain, make_console
+from benchmarks.store import provenance
+from jaxprune import population
+from jaxprune.attacks import MADConfig
+from jaxprune.certify import BOUNDS, certify
+from jaxprune.envs import Environment, make_env
+from jaxprune.evaluation import Shared, cell_program, episode_keys
+from jaxprune.families import InputError
+from jaxprune.policy import init_policy
+from jaxprune.population import lane_width, layout, over_population
+from jaxprune.ppo import PPOConfig, make_learner
+from jaxprune.pruning import prune
+from jaxprune.pruning.cells import Cell
+from jaxprune.types import Array
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    env: str = "hopper"
+    """Task."""
+    backend: str | None = None
+    """Simulator; default: the task's own."""
+    agents: int = 2
+    """Agents that train together."""
+    steps: int = 200
+    """Bare steps of every environment, in one call."""
+    iterations: int = 5
+    """PPO iterations of every agent, in one call."""
+    episodes: int = 32
+    """Episodes per cell of the evaluation."""
+    masks: int = 512
+    """Masks certified in one call."""
+    repeats: int = 5
+    """Timed calls of everything."""
+    json: Path | None = None
+    """File for the figures."""
+    ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=lambda: PPOConfig(num_envs=64, unroll=32, epochs=4, minibatches=4)
+    )
+    """The learner."""
+
+
+class Rate(NamedTuple):
+    """One figure."""
+
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    compile_seconds: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    console = make_console()
+    try:
+        options = tyro.cli(Options, args=list(argv), prog="benchmarks.throughput")
+        measure(options, console)
+    except InputError as error:
+        complain(error)
+        return 2
+    return 0
+
+
+def measure(options: Options, console: Console) -> None:
+    """All rates, printed and written. Raises `InputError` for settings that allow no measurement."""
+    for name in ("agents", "steps", "iterations", "episodes", "masks", "repeats"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
+    options.ppo.check()
+    population.configure()
+    env = make_env(options.env, options.backend)
+    rates = [
+        bare_stepping(options, env),
+        training(options, env),
+        *(evaluation(options, env, attack) for attack in ("none", "mad")),
+        *(bounds(options, env, name) for name in BOUNDS),
+    ]
+    bare = rates[0].median
+    table = Table(title=f"{env.spec.name} on {env.spec.backend}", title_justify="left")
+    for name in ("what", "median", "range", "unit", "ratio to bare", "compile s"):
+        table.add_column(name, justify="left" if name in ("what", "unit") else "right")
+    for rate in rates:
+        spread = f"{rate.low:,.0f} - {rate.high:,.0f}"
+        ratio = f"{rate.median / bare:.3g}"
+        table.add_row(
+            rate.name,
+            f"{rate.median:,.0f}",
+            spread,
+            rate.unit,
+            ratio,
+            f"{rate.compile_seconds:.1f}",
+        )
+    console.print(table)
+    if options.json is not None:
+        figures = [rate._asdict() | {"ratio_to_bare": rate.median / bare} for rate in rates]
+        facts = {"env": env.spec.name, "backend": env.spec.backend, **provenance()}
+        settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
+        text = json.dumps({**facts, "settings": settings, "rates": figures}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+
+
+def bare_stepping(options: Options, env: Environment) -> Rate:
+    """Random actions in `agents * num_envs` environments, ended episodes start again."""
+    spec, lanes = env.spec, options.agents * options.ppo.num_envs
+    width = lane_width(1, lanes)
+    order, _ = layout(lanes, width)
+
+    def walk(_, key: Array) -> Array:
+        key_reset, key_act = jax.random.split(key)
+        fresh = env.reset(key_reset)[0]
+
+        def step(state, key: Array):
+            if spec.discrete:
+                action = jax.random.randint(key, (), 0, spec.action_size)
+            else:
+                action = jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0)
+            state, after = env.step(state, action)
+            done = after.terminated | after.truncated
+            state = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state)
+            return state, after.reward
+
+        return jnp.sum(jax.lax.scan(step, fresh, jax.random.split(key_act, options.steps))[1])
+
+    keys = jax.random.split(jax.random.key(0), lanes)[order]
+    program = over_population(walk, width=width)
+    return timed(
+        "bare stepping", "env steps/s", options, program, ((), keys), lanes * options.steps
+    )
+
+
+def training(options: Options, env: Environment) -> Rate:
+    """PPO with everything: rollout, advantages, updates, masks."""
+    config = replace(options.ppo, steps=options.iterations * options.ppo.batch)
+    learner = make_learner(config, env)
+    width = lane_width(config.num_envs, options.agents)
+    order, _ = layout(options.agents, width)
+
+    def iterations(hyper, state):
+        counts = jnp.zeros((options.iterations, learner.groups), jnp.int32)
+        return jax.lax.scan(lambda s, count: learner.iterate(s, hyper, count), state, counts)
+
+    keys = jax.random.split(jax.random.key(0), options.agents)[order]
+    state = over_population(lambda _, key: learner.init(key), width=width)((), keys)
+    program = over_population(iterations, width=width)
+    work = options.agents * config.iterations * config.batch
+    return timed("PPO training", "env steps/s", options, program, (config.hyper, state), work)
+
+
+def evaluation(options: Options, env: Environment, attack: str) -> Rate:
+    """Episodes of fresh policies; only the steps that were taken count."""
+    spec, count = env.spec, len(jax.devices()) * lane_width(options.episodes, 1024)
+    key = jax.random.key(0)
+    policy = init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
+    policies = jax.tree.map(lambda x: x[None], policy)
+    width = lane_width(options.episodes, count)
+    program = cell_program(env, (attack,), MADConfig(), width)
+    keys = episode_keys(key, options.episodes)
+    shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys)
+    cells = Cell(np.zeros(count, np.int32), None)
+    steps = int(np.sum(program(shared, cells).length))
+    name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
+    return timed(name, "env steps/s", options, program, (shared, cells), steps)
+
+
+def bounds(options: Options, env: Environment, name: str) -> Rate:
+    """One certificate for many masks of one policy, float64."""
+    spec = env.spec
+    policy = init_policy(jax.random.key(0), spec.obs_size, spec.action_size, discrete=spec.discrete)
+    masks = prune(policy, "random", list(np.linspace(0, 0.95, options.masks)))
+    start = time.monotonic()
+    run: Callable[[], Any] = lambda: certify(policy, masks, spec.eps, bounds=(name,))  # noqa: E731
+    run()
+    first = time.monotonic() - start
+    return _rate(f"bound {name}", "bounds/s", options, run, options.masks, first)
+
+
+def timed(
+    name: str, unit: str, options: Options, program: Any, arguments: tuple, work: int
+) -> Rate:
+    """Compile a jitted program ahead of time, run it once untimed, then `repeats` times."""
+    start = time.monotonic()
+    compiled = program.lower(*arguments).compile()
+    seconds = time.monotonic() - start
+    run: Callable[[], Any] = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
+    run()
+    return _rate(name, unit, options, run, work, seconds)
+
+
+def _rate(
+    name: str, unit: str, options: Options, run: Callable[[], Any], work: int, seconds: float
+) -> Rate:
+    rates = []
+    for _ in range(options.repeats):
+        start = time.monotonic()
+        run()
+        rates.append(work / (time.monotonic() - start))
+    return Rate(name, unit, statistics.median(rates), min(rates), max(rates), seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""A name is looked up in one place, and the message for a wrong one is worth reading."""
+
+import pytest
+
+from jaxprune.attacks import ATTACKS
+from jaxprune.certify import BOUNDS, TOTAL_VARIATION
+from jaxprune.envs.registry import TASKS
+from jaxprune.families import InputError, lookup
+from jaxprune.policy import ACTIVATIONS, HEADS
+from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES
+from jaxprune.pruning.scores import SCORES
+
+FAMILIES = {
+    "activation": ACTIVATIONS,
+    "allocation": ALLOCATIONS,
+    "attack": ATTACKS,
+    "bound": BOUNDS,
+    "divergence": TOTAL_VARIATION,
+    "env": TASKS,
+    "head": HEADS,
+    "pruning method": METHODS,
+    "schedule": SCHEDULES,
+    "score": SCORES,
+}
+
+
+def test_a_member_is_found_by_its_name():
+    family = {"one": 1, "two": 2}
+    assert lookup(family, "two", "number") == 2
+
+
+def test_the_message_names_all_and_the_nearest():
+    with pytest.raises(InputError) as error:
+        lookup({"magnitude": 1, "random": 2}, "magnitud", "score")
+    expected = "unknown score 'magnitud': choose from magnitude, random; did you mean 'magnitude'?"
+    assert str(error.value) == expected
+
+
+def test_no_hint_where_nothing_is_near():
+    with pytest.raises(InputError) as error:
+        lookup({"magnitude": 1, "random": 2}, "xyz", "score")
+    assert str(error.value) == "unknown score 'xyz': choose from magnitude, random"
+
+
+def test_the_error_hides_no_other():
+    """`InputError` is a ValueError, raised on its own: no KeyError behind it."""
+    assert issubclass(InputError, ValueError)
+    with pytest.raises(InputError) as error:
+        lookup({}, "x", "score")
+    assert error.value.__cause__ is None and error.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", [None, 3, ("a",)])
+def test_a_name_that_is_no_string(name):
+    with pytest.raises(InputError, match="unknown score"):
+        lookup({"magnitude": 1}, name, "score")
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_contract_of_every_registry(kind):
+    """Lower-case names that a shell takes without quotes; every member is found."""
+    family = FAMILIES[kind]
+    assert family
+    for name, member in family.items():
+        assert name == name.lower() and name.replace("_", "").isalnum()
+        assert lookup(family, name, kind) is member
+    with pytest.raises(InputError, match=f"unknown {kind} 'no such'") as error:
+        lookup(family, "no such", kind)
+    assert all(name in str(error.value) for name in family) and "\n" not in str(error.value)

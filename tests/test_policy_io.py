@@ -1,0 +1,365 @@
+"""Files: exact round trips, no surprises from broken ones, and nothing executed."""
+
+import pickle
+import zipfile
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune.families import InputError
+from jaxprune.policy import action_distribution, init_policy, normalise, state_value
+from jaxprune.policy_io import load_agents, load_policy, save_agents, save_policy
+from jaxprune.pruning import mask_policy, prune
+from jaxprune.types import ObsStats
+
+
+@cache
+def policy_of(*, discrete=False, hidden=(8, 6), activation="tanh"):
+    """A policy whose every number is odd: subnormal, negative zero, full mantissa."""
+    rng = np.random.default_rng(0)
+    policy = init_policy(
+        jax.random.key(0), 4, 3, discrete=discrete, hidden=hidden, activation=activation
+    )
+    stats = ObsStats(
+        mean=jnp.asarray(rng.standard_normal(4), jnp.float32),
+        std=jnp.asarray(rng.uniform(0.1, 3, 4), jnp.float32),
+        count=jnp.float32(12345.0),
+    )
+    policy.params.actor["layer_0"]["bias"] = jnp.array([-0.0, 1e-42, 1 / 3, *[0.1] * 5])
+    return replace(policy, obs_stats=stats, obs_clip=7.5, obs_std_offset=3e-7)
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A valid file and its arrays, to break."""
+    save_policy(tmp_path / "policy.npz", policy_of())
+    with np.load(tmp_path / "policy.npz", allow_pickle=False) as archive:
+        return tmp_path / "policy.npz", dict(archive)
+
+
+def assert_refused(path, *words: str):
+    """One line that names the path and what to do about it."""
+    with pytest.raises(InputError) as error:
+        load_policy(path)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("hidden", [(8, 6), (8,), (8, 4, 4, 6)])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_round_trip_is_exact(tmp_path, discrete, hidden, activation):
+    policy = policy_of(discrete=discrete, hidden=hidden, activation=activation)
+    save_policy(tmp_path / "policy.npz", policy)
+    loaded = load_policy(tmp_path / "policy.npz")
+    assert_same_bits(policy, loaded)
+    for name in ("activation", "distribution", "obs_clip", "obs_std_offset"):
+        assert getattr(loaded, name) == getattr(policy, name)
+
+
+def test_a_network_without_hidden_layers(tmp_path):
+    policy = init_policy(jax.random.key(0), 4, 3, hidden=())
+    save_policy(tmp_path / "policy.npz", policy)
+    assert_same_bits(policy, load_policy(tmp_path / "policy.npz"))
+
+
+def test_masks_are_folded_in_before_saving(tmp_path):
+    policy = policy_of()
+    pruned = mask_policy(policy, prune(policy, sparsity=0.5))
+    save_policy(tmp_path / "policy.npz", pruned)
+    loaded = load_policy(tmp_path / "policy.npz")
+    assert_same_bits(pruned, loaded)
+    kernels = [loaded.params.actor[f"layer_{i}"]["kernel"] for i in range(3)]
+    assert sum(int(np.sum(k == 0)) for k in kernels) == 49  # half of 32 + 48 + 18
+
+
+def test_the_format_is_the_published_one(saved):
+    """Raw arrays with the keys of shared/published/README.md, nothing pickled."""
+    path, arrays = saved
+    layers = [
+        f"{net}/{i}/{leaf}"
+        for net in ("policy", "value")
+        for i in range(3)
+        for leaf in ("kernel", "bias")
+    ]
+    head = ["obs_mean", "obs_std", "obs_count", "obs_clip", "obs_std_offset"]
+    assert set(arrays) == {*head, "activation", "distribution", "log_std", *layers}
+    assert arrays["policy/0/kernel"].shape == (4, 8)
+    assert all(a.dtype.kind in "fU" for a in arrays.values())
+    assert zipfile.is_zipfile(path)
+
+
+def test_saving_leaves_one_file_and_replaces_an_old_one(tmp_path):
+    path = tmp_path / "policy.npz"
+    save_policy(path, policy_of())
+    save_policy(path, policy_of(discrete=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.npz"]
+    assert load_policy(path).distribution == "categorical"
+
+
+def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    """The disk fills up after the first bytes: the old policy is still there, and whole."""
+    path = tmp_path / "policy.npz"
+    save_policy(path, policy_of())
+
+    def full(file, **arrays):
+        file.write(b"PK")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        save_policy(path, policy_of(discrete=True))
+    assert_same_bits(load_policy(path), policy_of())
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.npz"]
+
+
+@pytest.mark.parametrize("name", ["policy", "policy.v2"])
+def test_any_file_name_will_do(tmp_path, name):
+    save_policy(tmp_path / name, policy_of())
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert_same_bits(load_policy(str(tmp_path / name)), policy_of())
+
+
+@pytest.mark.parametrize(
+    "name", ["ppo-hopper-median", "sappo-convex-hopper-median", "sappo-sgld-hopper-median"]
+)
+def test_published_policies_load(published, name):
+    """Against the arrays themselves: 11-64-64-3 tanh, and the mean of one action by numpy."""
+    path = published / f"{name}.npz"
+    policy = load_policy(path)
+    assert (policy.activation, policy.distribution) == ("tanh", "normal")
+    assert (policy.obs_clip, policy.obs_std_offset) == (10.0, 1e-8)
+    with np.load(path, allow_pickle=False) as archive:
+        raw = {k: archive[k].astype(np.float64) for k in archive if archive[k].dtype.kind == "f"}
+    obs = raw["obs_mean"] + np.linspace(-2, 12, 11) * raw["obs_std"]
+    x = np.clip((obs - raw["obs_mean"]) / (raw["obs_std"] + 1e-8), -10, 10)
+    outputs = {}
+    for net in ("policy", "value"):
+        y = x
+        for i in range(3):
+            y = y @ raw[f"{net}/{i}/kernel"] + raw[f"{net}/{i}/bias"]
+            y = np.tanh(y) if i < 2 else y
+        outputs[net] = y
+    seen = normalise(policy, jnp.asarray(obs, jnp.float32))
+    np.testing.assert_allclose(seen, x, rtol=1e-4, atol=1e-4)
+    pi = action_distribution(policy, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(pi.mode(), outputs["policy"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pi.log_std, raw["log_std"], rtol=1e-6)
+    value = state_value(policy, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(value, outputs["value"][0], rtol=1e-4, atol=1e-4)
+
+
+def test_missing_file(tmp_path):
+    assert_refused(tmp_path / "nowhere.npz", "no policy file", "give the path")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, -1])
+def test_truncated_file(saved, kept):
+    path, _ = saved
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    assert_refused(path, "truncated", "save_policy")
+
+
+def test_flipped_bytes_never_escape_as_another_error(saved):
+    """300 files with up to three random bytes: refused, or read as a whole policy."""
+    path, _ = saved
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(300):
+        broken = bytearray(data)
+        for _ in range(int(rng.integers(1, 4))):
+            broken[rng.integers(len(broken))] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            load_policy(path)
+            outcomes.add("read")
+        except InputError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+class Payload:
+    """Unpickling this creates the file."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return (open, (str(self.witness), "w"))
+
+
+def test_pickles_are_refused_and_nothing_is_executed(saved, tmp_path):
+    path, arrays = saved
+    witness = tmp_path / "executed"
+    payload = Payload(witness)
+
+    path.write_bytes(pickle.dumps(payload))  # a raw pickle named .npz
+    assert_refused(path, "pickled", "save_policy")
+
+    for name in ("policy/0/kernel", "activation", "extra"):  # an object array in a .npz
+        with open(path, "wb") as file:
+            np.savez(file, **{**arrays, name: np.array([payload], object)})
+        assert_refused(path, "pickled", "save_policy")
+
+    assert not witness.exists()
+    pickle.loads(pickle.dumps(payload)).close()  # and this is what it would have done
+    assert witness.exists()
+
+
+@pytest.mark.parametrize("content", ["npy", "text", "zip", "folder"])
+def test_other_kinds_of_file(tmp_path, content):
+    path = tmp_path / "policy.npz"
+    if content == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif content == "text":
+        path.write_text("obs_mean: 0\n")
+    elif content == "folder":
+        path.mkdir()
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "hello")
+    assert_refused(path, "save_policy")
+
+
+def rewrite(path, arrays):
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_missing_key(tmp_path, discrete):
+    """Every key in turn."""
+    path = tmp_path / "policy.npz"
+    save_policy(path, policy_of(discrete=discrete))
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    for name in arrays:
+        rewrite(path, {k: v for k, v in arrays.items() if k != name})
+        assert_refused(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["obs_mean", "activation", "log_std", "policy/0/kernel", "value/1/bias"]
+)
+def test_the_message_names_the_missing_key(saved, name):
+    path, arrays = saved
+    rewrite(path, {k: v for k, v in arrays.items() if k != name})
+    assert_refused(path, f"lacks {name!r}", "save_policy")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("obs_mean", np.zeros(3)),
+        ("obs_mean", np.zeros((4, 1))),
+        ("obs_std", np.ones(5)),
+        ("obs_count", np.zeros(3)),
+        ("obs_clip", np.ones(2)),
+        ("obs_clip", np.array("wide")),
+        ("log_std", np.zeros(2)),
+        ("log_std", np.zeros((3, 1))),
+        ("policy/0/kernel", np.zeros((8, 4))),  # transposed
+        ("policy/0/kernel", np.zeros((4, 8, 1))),
+        ("policy/1/bias", np.zeros(5)),
+        ("policy/1/bias", np.zeros(())),
+        ("policy/2/kernel", np.zeros((6, 2))),
+        ("value/2/kernel", np.zeros((6, 3))),
+    ],
+)
+def test_wrong_shapes(saved, name, value):
+    path, arrays = saved
+    rewrite(path, {**arrays, name: value})
+    assert_refused(path, "inconsistent")
+
+
+def test_a_critic_with_several_outputs(saved):
+    path, arrays = saved
+    rewrite(path, {**arrays, "value/2/kernel": np.zeros((6, 3)), "value/2/bias": np.zeros(3)})
+    assert_refused(path, "inconsistent")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", ["policy/1/kernel", "value/0/bias", "log_std", "obs_mean", "obs_std", "obs_clip"]
+)
+def test_numbers_that_are_not_finite(saved, name, value):
+    path, arrays = saved
+    bad = np.array(arrays[name])
+    bad[(0,) * bad.ndim] = value
+    rewrite(path, {**arrays, name: bad})
+    assert_refused(path, "not finite")
+
+
+@pytest.mark.parametrize("name", ["activation", "distribution"])
+def test_unknown_members(saved, name):
+    path, arrays = saved
+    rewrite(path, {**arrays, name: np.array("gelu")})
+    assert_refused(path, f"unknown {name}", "'gelu'", "choose from")
+
+
+def stack(policy, count):
+    return jax.tree.map(lambda x: jnp.stack([x + i for i in range(count)]), policy)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_agents_round_trip_with_their_masks(tmp_path, discrete):
+    agents = stack(policy_of(discrete=discrete), 3)
+    masks = {
+        "magnitude": prune(agents, "magnitude", [0.1, 0.5]),
+        "random": prune(agents, "random", 0.5),
+    }
+    save_agents(tmp_path / "agents", agents, masks)
+    loaded, loaded_masks = load_agents(tmp_path / "agents")
+    assert_same_bits(loaded, agents)
+    assert set(loaded_masks) == set(masks)
+    for name, mask in masks.items():
+        assert_same_bits(loaded_masks[name], mask)
+    for name in ("activation", "distribution", "obs_clip", "obs_std_offset"):
+        assert getattr(loaded, name) == getattr(agents, name)
+    assert [p.name for p in tmp_path.iterdir()] == ["agents"]
+
+
+def test_agents_without_masks_and_overwritten(tmp_path):
+    save_agents(tmp_path / "agents", stack(policy_of(), 2), {"none": prune(stack(policy_of(), 2))})
+    save_agents(tmp_path / "agents", stack(policy_of(), 5), {})
+    loaded, masks = load_agents(tmp_path / "agents")
+    assert_same_bits(loaded, stack(policy_of(), 5))
+    assert masks == {}
+
+
+def test_loaded_agents_can_be_pruned_and_evaluated(tmp_path):
+    """Loaded leaves are arrays that the rest of the library takes."""
+    agents = stack(policy_of(), 2)
+    save_agents(tmp_path / "agents", agents, {})
+    loaded, _ = load_agents(tmp_path / "agents")
+    assert_same_bits(prune(loaded, "random", [0.5]), prune(agents, "random", [0.5]))
+    mean = jax.vmap(lambda p: action_distribution(p, jnp.ones(4)).mode())(loaded)
+    assert mean.shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
+def test_no_agents_there(tmp_path, kind):
+    path = tmp_path / "agents"
+    if kind == "file":
+        path.write_text("hello")
+    elif kind == "empty folder":
+        path.mkdir()
+    with pytest.raises(InputError, match="no checkpoint of agents") as error:
+        load_agents(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)

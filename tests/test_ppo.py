@@ -1,0 +1,710 @@
+"""PPO against hand computations, analytic probes, and the promises that pruning makes."""
+
+import dataclasses
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probes import (
+    ConstantReward,
+    ContinuousAction,
+    DelayedReward,
+    DiscreteAction,
+    Drift,
+    ObservationReward,
+    Treadmill,
+)
+
+from jaxprune.envs import make_env
+from jaxprune.families import InputError
+from jaxprune.policy import action_distribution, init_policy, normalise, state_value
+from jaxprune.ppo import (
+    ADAM,
+    Hyper,
+    PPOConfig,
+    Sample,
+    Transition,
+    Worker,
+    gae,
+    make_batch,
+    make_learner,
+    make_train,
+    ppo_loss,
+    rollout,
+    summarise,
+    update,
+    update_stats,
+)
+from jaxprune.pruning import ALLOCATIONS, SCHEDULES, counts_per_iteration, dense
+from jaxprune.pruning.masks import prunable_sizes
+from jaxprune.types import ObsStats
+
+KEY = jax.random.key(0)
+TINY = PPOConfig(
+    steps=160, num_envs=4, unroll=10, epochs=2, minibatches=2, hidden=(8, 8)
+)  # 4 iterations
+
+
+@cache
+def program(env, config: PPOConfig):
+    """`(key, hyper, counts [iterations, groups]) -> (TrainState, Metrics)`, compiled once."""
+    return jax.jit(make_train(config, env))
+
+
+def train(env, config: PPOConfig, hyper=None, key=KEY, count: int = 0):
+    """A run that starts with `count` weights of each group removed."""
+    counts = jnp.full((config.iterations, make_learner(config, env).groups), count)
+    return program(env, config)(key, hyper or Hyper(), counts)
+
+
+# --- generalised advantage estimation
+
+
+def gae_by_loop(reward, value, next_value, terminated, done, gamma, gae_lambda) -> np.ndarray:
+    """The recursion of the docstring, one worker and one step at a time, in float64."""
+    advantage = np.zeros(reward.shape)
+    for n in range(reward.shape[1]):
+        following = 0.0
+        for t in reversed(range(reward.shape[0])):
+            bootstrap = 0.0 if terminated[t, n] else gamma * next_value[t, n]
+            delta = reward[t, n] + bootstrap - value[t, n]
+            following = delta + (0.0 if done[t, n] else gamma * gae_lambda * following)
+            advantage[t, n] = following
+    return advantage
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 2**31),
+    gamma=st.floats(0.0, 1.0),
+    gae_lambda=st.floats(0.0, 1.0),
+    ends=st.floats(0.0, 1.0),
+)
+def test_gae_is_the_loop(seed, gamma, gae_lambda, ends):
+    rng = np.random.default_rng(seed)
+    reward, value, next_value = rng.normal(size=(3, 7, 3)).astype(np.float32)
+    terminated = rng.random((7, 3)) < ends / 2
+    done = terminated | (rng.random((7, 3)) < ends / 2)
+    arguments = (reward, value, next_value, terminated, done, gamma, gae_lambda)
+    np.testing.assert_allclose(
+        gae(*map(jnp.asarray, arguments)), gae_by_loop(*arguments), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gae_by_hand():
+    """gamma = lambda = 1/2, four steps; the second is cut off, the last terminates.
+
+    delta = 1 + 1/2 * 4 - 2 = 1,  2 + 1/2 * 6 - 4 = 1,  3 + 1/2 * 2 - 1 = 3,  4 - 2 = 2
+    A_3 = 2,  A_2 = 3 + 1/4 * 2 = 3.5,  A_1 = 1 (cut),  A_0 = 1 + 1/4 * 1 = 1.25
+    """
+    advantage = gae(
+        reward=jnp.array([1.0, 2.0, 3.0, 4.0]),
+        value=jnp.array([2.0, 4.0, 1.0, 2.0]),
+        next_value=jnp.array([4.0, 6.0, 2.0, 100.0]),
+        terminated=jnp.array([False, False, False, True]),
+        done=jnp.array([False, True, False, True]),
+        gamma=0.5,
+        gae_lambda=0.5,
+    )
+    assert np.array_equal(advantage, [1.25, 1.0, 3.5, 2.0])
+
+
+def test_gae_bootstraps_through_truncation_only():
+    """One step, reward 1, V(s) = 0, V(s') = 10, gamma = 0.9: 1 + 9 if cut, 1 if over."""
+    step = (jnp.ones(1), jnp.zeros(1), jnp.full(1, 10.0))
+    over, done = jnp.array([True]), jnp.array([True])
+    assert float(gae(*step, ~over, done, 0.9, 0.95)[0]) == 10.0
+    assert float(gae(*step, over, done, 0.9, 0.95)[0]) == 1.0
+
+
+# --- running statistics
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    seed=st.integers(0, 2**31),
+    offset=st.floats(-20, 20),
+)
+def test_update_stats_is_the_mean_and_std_of_everything_so_far(lengths, seed, offset):
+    rng = np.random.default_rng(seed)
+    batches = [
+        (offset * i + rng.normal(size=(n, 2, 3))).astype(np.float32) for i, n in enumerate(lengths)
+    ]
+    stats = ObsStats(jnp.zeros(3), jnp.ones(3), jnp.zeros(()))
+    for batch in batches:
+        stats = update_stats(stats, jnp.asarray(batch))
+    rows = np.concatenate(batches).reshape(-1, 3).astype(np.float64)
+    scale = 1 + np.abs(rows).max()
+    np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(stats.std, rows.std(0), rtol=1e-5, atol=1e-6 * scale)
+    assert float(stats.count) == len(rows)
+
+
+# --- the critic reaches the analytic values
+
+LEARN = PPOConfig(
+    steps=6400,
+    num_envs=16,
+    unroll=4,
+    epochs=4,
+    minibatches=1,
+    hidden=(16,),
+    normalise_reward=False,
+)
+
+
+def value_at(policy, obs: float) -> float:
+    return float(state_value(policy, normalise(policy, jnp.full(1, obs))))
+
+
+@pytest.mark.parametrize(
+    ("env", "gae_lambda", "values"),
+    [
+        (ConstantReward(), 0.95, {0.0: 1.0}),
+        (ObservationReward(), 0.95, {-1.0: -1.0, 1.0: 1.0}),
+        (DelayedReward(), 0.95, {0.0: 0.8, 1.0: 1.0}),
+        # Cut after 4 steps: 1 / (1 - 0.8), not the 1 + 0.8 + 0.64 + 0.512 that were seen.
+        (Treadmill(terminates=False), 0.95, {1.0: 5.0}),
+        # Over after 4 steps, observations alike, lambda = 1: the mean of 1, 1.8, 2.44, 2.952.
+        (Treadmill(terminates=True), 1.0, {1.0: 2.048}),
+        # The same by one-step bootstrapping, lambda = 0: V = 1 + 0.8 * 3/4 V.
+        (Treadmill(terminates=True), 0.0, {1.0: 2.5}),
+    ],
+    ids=["constant", "observation", "delayed", "truncates", "terminates", "terminates-td0"],
+)
+def test_the_critic_reaches_the_analytic_value(env, gae_lambda, values):
+    hyper = Hyper(learning_rate=1e-2, gamma=0.8, gae_lambda=gae_lambda)
+    state, _ = train(env, LEARN, hyper)
+    for obs, expected in values.items():
+        assert value_at(state.policy, obs) == pytest.approx(expected, abs=0.01)
+
+
+def test_normalised_rewards_are_in_units_of_the_std_of_the_discounted_return():
+    """Discounted returns so far are 1, 1.8, 2.44, 2.952 in turn: V = 5 / their std = 5 / 0.730."""
+    std = np.std([1, 1.8, 2.44, 2.952])
+    config = replace(LEARN, normalise_reward=True)
+    hyper = Hyper(learning_rate=1e-2, gamma=0.8)
+    state, _ = train(Treadmill(terminates=False), config, hyper)
+    assert float(state.return_stats.std) == pytest.approx(std, rel=1e-5)
+    assert value_at(state.policy, 1.0) == pytest.approx(5 / std, abs=0.01)
+
+
+# --- the policy gradient finds the rewarded action
+
+
+def test_the_gaussian_policy_finds_the_rewarded_action():
+    """x / 2 at x = -1 and 1, and less noise than at the start, for noise costs reward."""
+    config = replace(LEARN, steps=12800)
+    policy = train(ContinuousAction(), config, Hyper(learning_rate=1e-2))[0].policy
+    for obs in (-1.0, 1.0):
+        head = action_distribution(policy, normalise(policy, jnp.full(1, obs)))
+        assert float(head.mode()[0]) == pytest.approx(obs / 2, abs=0.05)
+        assert float(head.log_std[0]) < -1.5
+
+
+def test_the_categorical_policy_finds_the_rewarded_action():
+    """Action 2 at 1, action 0 at -1, and never action 1."""
+    policy = train(DiscreteAction(), LEARN, Hyper(learning_rate=1e-2))[0].policy
+    for obs, action in ((-1.0, 0), (1.0, 2)):
+        head = action_distribution(policy, normalise(policy, jnp.full(1, obs)))
+        assert float(head.log_prob(jnp.int32(action))) > np.log(0.98)
+
+
+# --- rollout
+
+
+def start_workers(env, count: int) -> Worker:
+    state, obs = jax.vmap(env.reset)(jax.random.split(KEY, count))
+    return Worker(state, obs, jnp.zeros(count), jnp.zeros(count))
+
+
+def fresh_policy(env, **changes):
+    spec = env.spec
+    return init_policy(
+        KEY, spec.obs_size, spec.action_size, discrete=spec.discrete, hidden=(8,), **changes
+    )
+
+
+def test_rollout_counts_returns_by_hand():
+    """Treadmill of 4 steps, reward 1, gamma = 1/2; a second rollout goes on where the first ended.
+
+    Returns so far 1 2 3 4 | 1 2 and 3 4 | 1 2 3 4; discounted 1, 1.5, 1.75, 1.875.
+    """
+    env = Treadmill(terminates=False)
+    policy = fresh_policy(env)
+    collect = jax.jit(lambda key, workers: rollout(key, env, policy, 0.5, workers, 6))
+    workers, first = collect(jax.random.key(1), start_workers(env, 2))
+    assert np.array_equal(workers.episode_return, [2.0, 2.0])
+    assert np.array_equal(workers.env_state.time, [2, 2])
+    workers, second = collect(jax.random.key(2), workers)
+    assert np.array_equal(workers.episode_return, [0.0, 0.0])  # just reset
+    for n in range(2):
+        assert first.episode_return[:, n].tolist() == [1, 2, 3, 4, 1, 2]
+        assert second.episode_return[:, n].tolist() == [3, 4, 1, 2, 3, 4]
+        assert first.discounted_return[:, n].tolist() == [1, 1.5, 1.75, 1.875, 1, 1.5]
+        assert second.discounted_return[:, n].tolist() == [1.75, 1.875, 1, 1.5, 1.75, 1.875]
+        assert first.truncated[:, n].tolist() == [False, False, False, True, False, False]
+    assert not np.any(first.terminated)
+
+
+def test_rollout_keeps_the_observation_before_the_reset():
+    """Observations 0, 1 and, after the end, 2: the next step starts from 0 again."""
+    env = DelayedReward()
+    _, steps = jax.jit(
+        lambda key: rollout(key, env, fresh_policy(env), 0.9, start_workers(env, 3), 4)
+    )(KEY)
+    for n in range(3):
+        assert steps.obs[:, n, 0].tolist() == [0, 1, 0, 1]
+        assert steps.next_obs[:, n, 0].tolist() == [1, 2, 1, 2]
+        assert steps.reward[:, n].tolist() == [0, 1, 0, 1]
+        assert steps.terminated[:, n].tolist() == [False, True, False, True]
+
+
+def test_rollout_resets_to_fresh_states_of_its_own():
+    """Episodes of 2: steps 2 and 4 start from one reset per worker, new in every rollout."""
+    env = Drift(length=2)
+    collect = jax.jit(lambda key, workers: rollout(key, env, fresh_policy(env), 0.9, workers, 6))
+    workers = start_workers(env, 3)
+    seen = list(map(tuple, np.asarray(workers.obs)))
+    for seed in range(2):
+        workers, steps = collect(jax.random.key(seed), workers)
+        assert np.array_equal(steps.obs[2], steps.obs[4])
+        assert np.array_equal(steps.obs[2], workers.obs)
+        seen.extend(map(tuple, np.asarray(workers.obs)))
+    assert len(set(seen)) == 9
+
+
+def test_rollout_log_probs_are_those_of_the_policy_that_acted():
+    for env in (Drift(), DiscreteAction()):
+        policy = replace(
+            fresh_policy(env),
+            obs_stats=ObsStats(
+                jnp.full(env.spec.obs_size, 0.3), jnp.full(env.spec.obs_size, 2.0), jnp.ones(())
+            ),
+        )
+        _, steps = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3)
+
+        def log_prob(obs, action, policy=policy):
+            return action_distribution(policy, normalise(policy, obs)).log_prob(action)
+
+        expected = jax.vmap(jax.vmap(log_prob))(steps.obs, steps.action)
+        np.testing.assert_allclose(steps.log_prob, expected, rtol=1e-5, atol=1e-6)
+        assert len(np.unique(np.asarray(steps.action).reshape(6, -1), axis=0)) > 1
+
+
+def test_metrics_report_raw_returns():
+    """Every episode returns 4, whatever the learner's rewards are scaled to; 16 an iteration."""
+    for hyper in (Hyper(), Hyper(reward_scale=7.0)):
+        _, metrics = train(Treadmill(terminates=False), LEARN, hyper)
+        assert metrics.episodes.tolist() == [16] * 100
+        assert metrics.episode_return.tolist() == [4.0] * 100
+
+
+def test_an_iteration_without_an_ending_has_no_return():
+    """Episodes of 15 steps, 10 steps an iteration: none ends in the first; NaN, not 0."""
+    env = Treadmill(terminates=True, length=15)
+    policy = fresh_policy(env)
+    losses = (jnp.zeros(()),) * 4
+    workers = start_workers(env, 2)
+    seen = []
+    for seed in range(3):
+        workers, steps = rollout(jax.random.key(seed), env, policy, 0.9, workers, 10)
+        metrics = summarise(steps, losses, dense(policy.params))
+        seen.append((int(metrics.episodes), float(metrics.episode_return)))
+    assert seen == [(0, pytest.approx(np.nan, nan_ok=True)), (2, 15.0), (2, 15.0)]
+
+
+# --- one update
+
+
+def transition(reward, terminated, truncated, obs=0.0, next_obs=0.0) -> Transition:
+    """One worker, `[T, 1]`; what make_batch does not read is zero."""
+    T = len(reward)
+    zeros = jnp.zeros((T, 1))
+    column = lambda x: jnp.asarray(x).reshape(T, 1)  # noqa: E731
+    return Transition(
+        obs=jnp.full((T, 1, 1), obs),
+        next_obs=jnp.full((T, 1, 1), next_obs),
+        action=jnp.zeros((T, 1, 1)),
+        log_prob=zeros,
+        reward=column(reward),
+        terminated=column(terminated),
+        truncated=column(truncated),
+        episode_return=zeros,
+        discounted_return=zeros,
+    )
+
+
+def test_make_batch_scales_and_clips_rewards():
+    """Terminated single steps: the value target is the learner's reward.
+
+    std 1/2: 1 -> 2, -3 -> -6, 80 -> 160, clipped to 10; then times reward_scale = 3.
+    """
+    ends = [True] * 3
+    steps = transition([1.0, -3.0, 80.0], ends, [False] * 3)
+    policy = fresh_policy(ConstantReward())
+    stats = ObsStats(jnp.zeros(()), jnp.float32(0.5), jnp.ones(()))
+    batch = make_batch(policy, steps, Hyper(reward_scale=3.0), stats)
+    np.testing.assert_allclose(batch.value_target, [6.0, -18.0, 30.0], rtol=1e-6)
+    raw = make_batch(policy, steps, Hyper(reward_scale=3.0), None)
+    np.testing.assert_allclose(raw.value_target, [3.0, -9.0, 240.0], rtol=1e-6)
+    assert batch.obs_norm.shape == (3, 1)
+
+
+def test_make_batch_bootstraps_from_the_observation_before_the_reset():
+    """A cut step: target = r + gamma V(next_obs), not gamma V of whatever obs followed."""
+    policy = fresh_policy(ConstantReward())
+    hyper = Hyper(gamma=0.5, gae_lambda=0.9)
+    steps = transition([1.0, 1.0], [False] * 2, [True] * 2, obs=-1.0, next_obs=2.0)
+    expected = 1.0 + 0.5 * value_at(policy, 2.0)
+    batch = make_batch(policy, steps, hyper, None)
+    np.testing.assert_allclose(batch.value_target, [expected] * 2, rtol=1e-5)
+    np.testing.assert_allclose(batch.advantage, expected - value_at(policy, -1.0), rtol=1e-5)
+
+
+def random_batch(policy, rows: int, seed: int = 0) -> Sample:
+    """Off-policy enough that some probability ratios are clipped on either side."""
+    rng = np.random.default_rng(seed)
+    obs, action = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    log_prob = jax.vmap(lambda x, a: action_distribution(policy, x).log_prob(a))(obs, action)
+    shift, advantage, target = rng.normal(size=(3, rows)).astype(np.float32)
+    return Sample(obs, action, log_prob + 0.3 * shift, jnp.asarray(advantage), jnp.asarray(target))
+
+
+def test_ppo_loss_is_the_formula():
+    policy = fresh_policy(Drift(), init_log_std=-0.3)
+    hyper = Hyper(clip=0.1, value_weight=0.7, entropy_weight=0.2)
+    sample = random_batch(policy, 32)
+    total, losses = ppo_loss(policy.params, policy, hyper, sample)
+
+    heads = [action_distribution(policy, x) for x in sample.obs_norm]
+    new = np.array([h.log_prob(a) for h, a in zip(heads, sample.action, strict=True)], np.float64)
+    rho = np.exp(new - sample.log_prob)
+    a = np.float64(sample.advantage)
+    a = (a - a.mean()) / a.std()
+    surrogate = np.minimum(rho * a, np.clip(rho, 0.9, 1.1) * a)
+    assert np.any(surrogate != rho * a)
+    error = np.array([state_value(policy, x) for x in sample.obs_norm]) - sample.value_target
+    entropy = 2 * (-0.3 + 0.5 * np.log(2 * np.pi * np.e))
+    np.testing.assert_allclose(losses.policy, -surrogate.mean(), rtol=1e-4)
+    np.testing.assert_allclose(losses.value, (error**2).mean() / 2, rtol=1e-5)
+    np.testing.assert_allclose(losses.entropy, entropy, rtol=1e-5)
+    np.testing.assert_allclose(losses.kl, (rho - 1 - np.log(rho)).mean(), rtol=1e-3)
+    by_hand = losses.policy + 0.7 * losses.value - 0.2 * losses.entropy
+    np.testing.assert_allclose(total, by_hand, rtol=1e-5)
+
+
+def half_masks(params):
+    """Every second entry of every actor kernel removed; everything else kept."""
+    masks = dense(params)
+    for layer in masks.actor.values():
+        layer["kernel"] = jnp.arange(layer["kernel"].size).reshape(layer["kernel"].shape) % 2 == 0
+    return masks
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1e6], ids=["clipped", "free"])
+def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
+    """One row order, three steps: mask, clip the global norm, Adam, mask again.
+
+    The gradient of a removed weight is not zero, so masking after the norm would show.
+    """
+    config = replace(TINY, epochs=3, minibatches=1)
+    policy = fresh_policy(Drift())
+    hyper = Hyper(max_grad_norm=max_grad_norm, entropy_weight=0.01)
+    masks = half_masks(policy.params)
+    params = jax.tree.map(lambda w, keep: w * keep, policy.params, masks)
+    policy = replace(policy, params=params)
+    batch = random_batch(policy, 16)
+    ours, _, _ = jax.jit(partial(update, config=config))(
+        KEY,
+        policy=policy,
+        masks=masks,
+        opt_state=ADAM.init(params),
+        hyper=hyper,
+        learning_rate=jnp.float32(1e-2),
+        batch=batch,
+    )
+
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(max_grad_norm), optax.adam(1e-2, eps=1e-5, eps_root=0.0)
+    )
+    state = optimiser.init(params)
+    gradient = jax.jit(jax.grad(lambda p: ppo_loss(p, policy, hyper, batch)[0]))
+    for _ in range(3):
+        grads = gradient(params)
+        removed = jax.tree.map(lambda g, keep: jnp.where(keep, 0.0, g), grads, masks)
+        assert float(optax.tree.norm(removed)) > 1e-4
+        grads = jax.tree.map(lambda g, keep: g * keep, grads, masks)
+        updates, state = optimiser.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, params)
+
+
+# --- pruning during training
+
+ITERATIONS = 10
+PRUNE = replace(TINY, steps=40 * ITERATIONS)
+
+
+def sizes_of(env, config) -> dict[str, int]:
+    learner = make_learner(config, env)
+    return prunable_sizes(jax.eval_shape(learner.init, KEY).policy.params)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_micro_pruning_is_exact_nested_and_irreversible(allocation, schedule):
+    """At every iteration: the scheduled counts, supersets, +0 where removed, the rest untouched."""
+    env, config = make_env("cartpole"), replace(PRUNE, allocation=allocation)
+    sizes = list(sizes_of(env, config).values())
+    assert sizes == [4 * 8, 8 * 8, 8 * 2]
+    plan = ALLOCATIONS[allocation](sizes, 0.9)
+    counts = counts_per_iteration(SCHEDULES[schedule], plan, ITERATIONS, (0.2, 0.8))
+    assert counts[1].sum() == 0 < counts[7].sum()  # iterations 3 to 8 prune
+    iterate, state = pruning_learner(allocation)
+
+    before = [np.ones(size, bool) for size in sizes]
+    for i in range(ITERATIONS):
+        state, metrics = iterate(state, Hyper(learning_rate=1e-2), jnp.asarray(counts[i]))
+        kernels = [layer["kernel"].ravel() for layer in state.policy.params.actor.values()]
+        masks = [np.asarray(layer["kernel"]).ravel() for layer in state.masks.actor.values()]
+        removed = [int(np.sum(~mask)) for mask in masks]
+        assert (removed if allocation == "uniform" else [sum(removed)]) == counts[i].tolist()
+        assert float(metrics.sparsity) == pytest.approx(sum(removed) / sum(sizes), abs=1e-6)
+        for kernel, mask, old in zip(map(np.asarray, kernels), masks, before, strict=True):
+            assert not np.any(mask & ~old)
+            assert not np.any(np.signbit(kernel[~mask]))
+            assert np.all(kernel[~mask] == 0)
+            assert np.all(kernel[mask] != 0)
+        biases = [layer["bias"] for layer in state.masks.actor.values()]
+        kept = (state.masks.critic, state.masks.log_std, biases)
+        assert all(np.all(mask) for mask in jax.tree.leaves(kept))
+        before = masks
+
+
+@cache
+def pruning_learner(allocation):
+    learner = make_learner(replace(PRUNE, allocation=allocation), make_env("cartpole"))
+    return jax.jit(learner.iterate), jax.jit(learner.init)(KEY)
+
+
+def test_micro_pruning_removes_the_smallest_weights_of_the_moment():
+    """Every iteration removes, of what is left, the least |w| that the last update produced."""
+    iterate, state = pruning_learner("global")
+
+    def flat(params):
+        return np.concatenate([np.ravel(layer["kernel"]) for layer in params.actor.values()])
+
+    for count in (0, 20, 50, 90):
+        weights = np.abs(flat(state.policy.params))
+        state, _ = iterate(state, Hyper(learning_rate=1e-2), jnp.array([count]))
+        mask = flat(state.masks)
+        assert np.sum(~mask) == count
+        assert weights[~mask].max(initial=0.0) <= weights[mask].min()
+
+
+@cache
+def one_step_learner():
+    """One gradient step per iteration."""
+    learner = make_learner(replace(TINY, epochs=1, minibatches=1), Drift())
+    return jax.jit(learner.iterate), jax.jit(learner.init)(KEY)
+
+
+def test_the_rollout_already_uses_the_pruned_weights():
+    """At the first gradient step the ratio is 1 and the KL 0, although weights were removed."""
+    iterate, state = one_step_learner()
+    _, metrics = iterate(state, Hyper(), jnp.array([60]))
+    assert float(metrics.sparsity) > 0.5
+    assert float(metrics.kl) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_dense_agent_is_the_same_program_with_no_count():
+    """One compilation serves dense and pruned agents; no counts at all means zeros."""
+    (agent, metrics), (pruned, _) = (train(Drift(), TINY, count=n) for n in (0, 50))
+    assert program(Drift(), TINY)._cache_size() == 1
+    assert all(np.all(mask) for mask in jax.tree.leaves(agent.masks))
+    assert metrics.sparsity.tolist() == [0.0] * 4
+    assert sum(int(jnp.sum(~mask)) for mask in jax.tree.leaves(pruned.masks)) == 50
+    default, _ = jax.jit(make_train(TINY, Drift()))(KEY, Hyper())
+    assert_trees_close(default.policy, agent.policy)
+
+
+# --- populations and settings
+
+
+def assert_trees_close(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+HYPERS = {
+    "learning_rate": 3e-3,
+    "final_learning_rate": 1.0,
+    "clip": 0.01,
+    "entropy_weight": 0.1,
+    "value_weight": 5.0,
+    "gamma": 0.5,
+    "gae_lambda": 0.2,
+    "max_grad_norm": 0.01,
+    "reward_scale": 3.0,
+}
+
+
+@cache
+def population():
+    """Agents 0 and 1 alike, agents 2 and 3 of other seeds, then one per field of Hyper."""
+    hypers = [Hyper()] * 4 + [Hyper(**{name: value}) for name, value in HYPERS.items()]
+    keys = jnp.stack([KEY, KEY, jax.random.key(1), jax.random.key(2)] + [KEY] * len(HYPERS))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *hypers)
+    run = jax.vmap(make_train(TINY, Drift()))
+    return jax.jit(run)(keys, stacked)[0].policy.params
+
+
+def test_the_tests_of_settings_know_every_field():
+    assert set(HYPERS) == {field.name for field in dataclasses.fields(Hyper)}
+    assert set(CONFIGS) == {field.name for field in dataclasses.fields(PPOConfig)}
+
+
+def test_equal_agents_of_a_population_are_equal():
+    """The control of the next tests: what differs there differs because of its setting."""
+    for leaf in jax.tree.leaves(population()):
+        assert np.array_equal(leaf[0], leaf[1])
+
+
+def differ(agent: int) -> bool:
+    return any(not np.array_equal(x[0], x[agent]) for x in jax.tree.leaves(population()))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_vmap_over_seeds_is_a_loop(seed):
+    alone, _ = train(Drift(), TINY, key=jax.random.key(seed))
+    assert differ(seed + 1)
+    assert_trees_close(jax.tree.map(lambda x: x[seed + 1], population()), alone.policy.params)
+
+
+@pytest.mark.parametrize("field", HYPERS)
+def test_every_traced_setting_has_its_own_value_per_agent(field):
+    """It changes the agent, and the agent is the one that it makes alone."""
+    agent = 4 + list(HYPERS).index(field)
+    alone, _ = train(Drift(), TINY, Hyper(**{field: HYPERS[field]}))
+    assert differ(agent)
+    assert_trees_close(jax.tree.map(lambda x: x[agent], population()), alone.policy.params)
+
+
+def removed_per_layer(state, metrics) -> list[int]:
+    return [int(jnp.sum(~layer["kernel"])) for layer in state.masks.actor.values()]
+
+
+# Field -> (other value, what to look at, its value in TINY, its value then), by hand. None: there
+# is nothing to see but other numbers; `normalise_reward` and Hyper have tests of their own above.
+CONFIGS = {
+    "steps": (200, lambda s, m: m.kl.shape[0], 4, 5),
+    "num_envs": (8, lambda s, m: (s.workers.obs.shape[0], m.kl.shape[0]), (4, 4), (8, 2)),
+    "unroll": (20, lambda s, m: m.kl.shape[0], 4, 2),
+    "epochs": (3, lambda s, m: int(s.opt_state.count), 4 * 2 * 2, 4 * 3 * 2),
+    "minibatches": (4, lambda s, m: int(s.opt_state.count), 4 * 2 * 2, 4 * 2 * 4),
+    "hidden": (
+        (6,),
+        lambda s, m: [x["bias"].shape[0] for x in s.policy.params.actor.values()],
+        [8, 8, 2],
+        [6, 2],
+    ),
+    "activation": ("relu", lambda s, m: s.policy.activation, "tanh", "relu"),
+    "init_log_std": (-1.0, lambda s, m: round(float(s.policy.params.log_std[0])), 0, -1),
+    "normalise_reward": (False, lambda s, m: None, None, None),
+    # Half of 2 * 8, 8 * 8 and 8 * 2; `global` lets the layers compete: 48 in all.
+    "allocation": ("uniform", removed_per_layer, None, [8, 32, 8]),
+    "hyper": (Hyper(learning_rate=3e-3), lambda s, m: None, None, None),
+}
+
+
+def outcome(config):
+    """A run with the traced settings of its config, half of the weights removed at the start."""
+    learner = make_learner(config, Drift())
+    counts = ALLOCATIONS[config.allocation](list(sizes_of(Drift(), config).values()), 0.5).counts
+    assert len(counts) == learner.groups
+    counts = jnp.broadcast_to(jnp.array(counts), (config.iterations, learner.groups))
+    return program(Drift(), config)(KEY, config.hyper, counts)
+
+
+@pytest.mark.parametrize("field", CONFIGS)
+def test_every_static_setting_changes_the_outcome(field):
+    value, look, before, after = CONFIGS[field]
+    assert getattr(TINY, field) != value
+    reference, changed = outcome(TINY), outcome(replace(TINY, **{field: value}))
+    if before is not None:
+        assert look(*reference) == before
+    assert look(*changed) == after
+    assert float(reference[1].value_loss[-1]) != float(changed[1].value_loss[-1])
+
+
+def test_steps_are_rounded_up_to_iterations():
+    assert replace(TINY, steps=1).iterations == 1
+    assert replace(TINY, steps=40).iterations == 1
+    assert replace(TINY, steps=41).iterations == 2
+    assert PPOConfig().iterations == 489  # 1 000 000 / 2048 = 488.3
+
+
+def test_the_learning_rate_falls_linearly_to_its_final_fraction():
+    """Adam with one gradient step per iteration moves a weight by about its rate.
+
+    The first move of Adam is rate * g / (|g| + 1e-5 / shrink), so the largest is nearly the rate.
+    """
+    iterate, start = one_step_learner()
+    for final, fractions in ((0.0, [1, 0.75, 0.5, 0.25]), (0.4, [1, 0.85, 0.7, 0.55])):
+        hyper = Hyper(learning_rate=1e-3, final_learning_rate=final)
+        for i, fraction in enumerate(fractions):
+            state, _ = iterate(start._replace(iteration=jnp.int32(i)), hyper, jnp.array([0]))
+            moved = [
+                np.abs(np.asarray(a - b)).max()
+                for a, b in zip(
+                    jax.tree.leaves(state.policy.params),
+                    jax.tree.leaves(start.policy.params),
+                    strict=True,
+                )
+            ]
+            assert max(moved) == pytest.approx(1e-3 * fraction, rel=0.01)
+
+
+def test_training_is_deterministic():
+    first, second = (train(Drift(), TINY) for _ in range(2))
+    for a, b in zip(jax.tree.leaves(first[1]), jax.tree.leaves(second[1]), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            ({name: 0}, rf"{name} 0 is below 1: give at least 1")
+            for name in ("steps", "num_envs", "unroll", "epochs", "minibatches")
+        ),
+        ({"steps": -5}, r"steps -5 is below 1"),
+        ({"hidden": ()}, r"hidden \(\) needs one or more widths"),
+        ({"hidden": (8, 0)}, r"hidden \(8, 0\) needs .* at least 1"),
+        (
+            {"minibatches": 7},
+            r"num_envs \* unroll = 40 is not a multiple of minibatches 7: choose a divisor of 40",
+        ),
+        ({"activation": "rellu"}, r"unknown activation 'rellu': choose from tanh, relu.*'relu'\?"),
+        ({"allocation": "uniforn"}, r"unknown allocation 'uniforn': choose from global, uniform"),
+    ],
+    ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else "",
+)
+def test_a_bad_setting_is_named_with_its_remedy(change, message):
+    config = replace(TINY, **change)
+    for call in (config.check, lambda: make_learner(config, Drift())):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_good_settings_pass():
+    PPOConfig().check()
+    TINY.check()

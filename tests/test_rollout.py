@@ -1,0 +1,225 @@
+"""One episode under an adversary: analytic returns, neutral attacks, shared initial states."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import (
+    ConstantReward,
+    DelayedReward,
+    Drift,
+    ObservationReward,
+    Treadmill,
+)
+
+from jaxprune.attacks import ATTACKS, make_attack
+from jaxprune.envs import Environment, make_env
+from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.rollout import Episode, episode
+from jaxprune.types import ObsStats, Policy
+
+
+def policy_for(env: Environment, seed: int = 0, scale: float = 100.0) -> Policy:
+    """A policy whose last kernel is large enough that its actions depend on the observation."""
+    spec = env.spec
+    policy = init_policy(
+        jax.random.key(seed), spec.obs_size, spec.action_size, discrete=spec.discrete, hidden=(8, 8)
+    )
+    actor = dict(policy.params.actor)
+    actor["layer_2"] = jax.tree.map(lambda w: scale * w, actor["layer_2"])
+    stats = ObsStats(
+        jnp.full(spec.obs_size, 0.02), jnp.full(spec.obs_size, 0.5), jnp.float32(100.0)
+    )
+    return replace(policy, params=policy.params._replace(actor=actor), obs_stats=stats)
+
+
+def unperturbed(memory, key, victim, obs_norm, eps):
+    return obs_norm, memory
+
+
+def run(env, policy, perturb=unperturbed, memory=(), eps=0.0, seed=0) -> Episode:
+    program = jax.jit(lambda key, victim, eps: episode(key, env, victim, perturb, memory, eps))
+    return program(jax.random.key(seed), policy, jnp.float32(eps))
+
+
+def attacked(env, policy, attack: str, eps: float, seeds=range(4)) -> Episode:
+    """Episodes `[seeds]` under a named attack."""
+    member = make_attack(attack)
+
+    def one(seed):
+        key = jax.random.key(seed)
+        memory = member.init((), key)
+        return episode(key, env, policy, partial(member.perturb, ()), memory, jnp.float32(eps))
+
+    return jax.jit(jax.vmap(one))(jnp.arange(len(seeds)))
+
+
+# --- analytic probes
+
+
+@pytest.mark.parametrize(
+    ("env", "return_", "length", "terminated"),
+    [
+        (ConstantReward(), 1.0, 1, True),
+        (DelayedReward(), 1.0, 2, True),
+        (Treadmill(terminates=True, length=7), 7.0, 7, True),
+        (Treadmill(terminates=False, length=7), 7.0, 7, False),
+    ],
+    ids=["constant", "delayed", "terminates", "truncates"],
+)
+def test_return_length_and_ending_of_the_probes(env, return_, length, terminated):
+    result = run(env, policy_for(env))
+    assert float(result.return_) == return_
+    assert int(result.length) == length
+    assert bool(result.terminated) is terminated
+    assert float(result.distance) == 0.0
+    assert result.length.dtype == jnp.int32
+    assert [x.shape for x in result] == [()] * 4
+
+
+def test_lanes_that_end_early_are_frozen():
+    """A vmapped `while` runs to its longest lane: lane i falls where it falls alone."""
+    env = make_env("cartpole")
+    policy = policy_for(env)
+    together = jax.vmap(lambda s: run(env, policy, seed=s))(jnp.arange(6))
+    alone = [run(env, policy, seed=s) for s in range(6)]
+    assert len(set(together.length.tolist())) > 1
+    assert together.length.tolist() == [int(x.length) for x in alone]
+    assert together.return_.tolist() == [float(x.return_) for x in alone]
+    assert together.terminated.all()
+
+
+def test_an_episode_is_the_loop_of_its_definition():
+    """Reset, then normalise, act with the mean, step; in Python, on the drifting probe."""
+    env = Drift(length=6)
+    policy = policy_for(env)
+    key = jax.random.key(5)
+    state, obs = env.reset(jax.random.split(key)[0])
+    total = 0.0
+    for _ in range(6):
+        action = action_distribution(policy, normalise(policy, obs)).mode()
+        state, after = env.step(state, action)
+        obs, total = after.obs, total + float(after.reward)
+    result = run(env, policy, seed=5)
+    assert float(result.return_) == pytest.approx(total, rel=1e-5)
+    assert int(result.length) == 6
+
+
+def test_the_victim_is_deterministic_and_log_std_does_not_matter_to_its_actions():
+    env = Drift()
+    policy = policy_for(env)
+    loud = replace(policy, params=policy.params._replace(log_std=jnp.full(2, 3.0)))
+    assert float(run(env, policy).return_) == float(run(env, loud).return_)
+
+
+# --- adversaries
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("env", [make_env("cartpole"), Drift()], ids=["cartpole", "drift"])
+def test_no_radius_is_no_attack(env, attack):
+    """eps = 0: the clean return, length and ending bit for bit, and no distance."""
+    policy = policy_for(env)
+    clean = attacked(env, policy, "none", 0.3)
+    result = attacked(env, policy, attack, 0.0)
+    for ours, expected in zip(result[:3], clean[:3], strict=True):
+        assert np.array_equal(ours, expected)
+    assert np.all(result.distance == 0.0)
+
+
+def test_the_neutral_attack_ignores_eps_and_changes_no_bit():
+    env = Drift()
+    policy = policy_for(env)
+    result = attacked(env, policy, "none", 0.3)
+    clean = jax.jit(jax.vmap(lambda s: run(env, policy, seed=s)))(jnp.arange(4))
+    for ours, expected in zip(result, clean, strict=True):
+        assert np.array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("attack", [name for name in ATTACKS if name != "none"])
+def test_an_attack_changes_the_actions(attack):
+    """Otherwise the tests above would pass for attacks that do nothing."""
+    env = Drift()
+    policy = policy_for(env)
+    result = attacked(env, policy, attack, 0.3)
+    assert np.all(result.distance > 1e-3)
+    assert np.all(result.return_ != attacked(env, policy, "none", 0.3).return_)
+
+
+def test_distance_is_between_the_clean_and_the_perturbed_distribution():
+    """The treadmill's observation is constant, so D of x + eps is the same at every step."""
+    env = Treadmill(terminates=False, length=3)
+    policy = policy_for(env)
+    x = normalise(policy, jnp.ones(1))
+    expected = action_distribution(policy, x).distance(action_distribution(policy, x + 0.25))
+    result = run(env, policy, lambda m, k, v, obs_norm, eps: (obs_norm + eps, m), eps=0.25)
+    assert float(expected) > 0.01
+    assert float(result.distance) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_adversary_remembers_and_the_largest_distance_is_kept():
+    """Memory counts 0, 1, 2, 1, ...: the shift eps * memory is largest at the third of 5 steps."""
+    env = Treadmill(terminates=False, length=5)
+    policy = policy_for(env)
+
+    def perturb(step, key, victim, obs_norm, eps):
+        return obs_norm + eps * jnp.array([0.0, 1.0, 2.0, 1.0, 0.0])[step], step + 1
+
+    x = normalise(policy, jnp.ones(1))
+    d = [
+        float(action_distribution(policy, x).distance(action_distribution(policy, x + 0.1 * n)))
+        for n in range(3)
+    ]
+    assert d[2] > d[1] > d[0]
+    result = run(env, policy, perturb, memory=jnp.int32(0), eps=0.1)
+    assert float(result.distance) == pytest.approx(d[2], rel=1e-5)
+
+
+def test_the_adversary_sees_the_normalised_observation():
+    """(1 - 0.02) / 0.5 = 1.96; a perturbation that removes it is undone nowhere."""
+    env = Treadmill(terminates=False, length=2)
+    policy = policy_for(env)
+    expected = action_distribution(policy, jnp.full(1, 1.96)).distance(
+        action_distribution(policy, jnp.zeros(1))
+    )
+    result = run(env, policy, lambda m, k, v, obs_norm, eps: (obs_norm - 1.96, m))
+    assert float(result.distance) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_simulator_moves_on_from_the_true_state():
+    """Actions do nothing on the treadmill, so an absurd perturbation costs nothing."""
+    env = Treadmill(terminates=False, length=3)
+    result = run(env, policy_for(env), lambda m, k, v, obs_norm, eps: (obs_norm + 1e3, m))
+    assert float(result.return_) == 3.0
+    assert float(result.distance) > 0.0
+
+
+def test_the_adversary_has_a_fresh_key_at_every_step():
+    """Memory collects the draws; a repeated key would make the largest equal the smallest."""
+    env = Treadmill(terminates=False, length=4)
+
+    def perturb(memory, key, victim, obs_norm, eps):
+        low, high = memory
+        draw = jax.random.uniform(key)
+        low, high = jnp.minimum(low, draw), jnp.maximum(high, draw)
+        return obs_norm + (high - low), (low, high)
+
+    memory = (jnp.float32(1.0), jnp.float32(0.0))
+    assert float(run(env, policy_for(env), perturb, memory).distance) > 0.0
+
+
+def test_the_initial_state_depends_on_the_key_alone():
+    """This probe's return is its initial observation: the same for all policies and attacks."""
+    env = ObservationReward()
+    seeds = range(16)
+    returns = [
+        attacked(env, policy_for(env, seed=policy), attack, 0.5, seeds).return_
+        for policy in range(2)
+        for attack in ATTACKS
+    ]
+    assert set(np.unique(returns[0])) == {-1.0, 1.0}
+    for other in returns[1:]:
+        assert np.array_equal(other, returns[0])
