@@ -1,5 +1,6 @@
 """Live progress on a terminal; silence in a pipe."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -38,15 +39,23 @@ class Display:
             disable=not console.is_terminal,
         )
         self._current: TaskID | None = None
+        self._began: dict[str, float] = {}
 
     def stage(self, name: str, total: int) -> None:
         """Begin a stage of `total` units of work."""
+        self._began[name] = time.monotonic()
         self._current = self._bars.add_task(name, total=total)
 
     def advance(self, units: int) -> None:
         """So many units of the current stage are done."""
         assert self._current is not None
         self._bars.advance(self._current, units)
+
+    def seconds(self) -> dict[str, float]:
+        """How long every stage took; call it when the last one is done."""
+        edges = [*self._began.values(), time.monotonic()]
+        pairs = zip(self._began, edges[:-1], edges[1:], strict=True)
+        return {name: round(end - begin, 1) for name, begin, end in pairs}
 
     def __enter__(self) -> "Display":
         self._bars.start()

@@ -252,15 +252,30 @@ def prepare_attacks(
     agent = jax.ShapeDtypeStruct((block,), np.int32)
     compiled = programs.compile("evaluate", run_cells, shared, Cell(agent, masks))
 
-    def run(population: Population, progress: Progress) -> Columns:
-        progress.stage("attack", len(plan) * len(population.rows))
+    def episodes_of(population: Population, name: str, eps: float, progress: Progress) -> Any:
+        """One (attack, eps): `Episode [cells, episodes]`."""
+        index = np.int32(names.index(name))
+        shared = Shared(population.policy, index, np.float32(eps), keys)
         parts = []
-        for (name, eps), (cells, size) in itertools.product(plan, _blocks(population.cells, block)):
-            shared = Shared(population.policy, np.int32(names.index(name)), np.float32(eps), keys)
+        for cells, size in _blocks(population.cells, block):
             episodes = jax.device_get(compiled.result()(shared, take(cells, order)))
             parts.append(take(episodes, place[:size]))
             progress.advance(size)
-        joined = jax.tree.map(lambda *p: np.concatenate(p).reshape(-1), *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def run(population: Population, progress: Progress) -> Columns:
+        progress.stage("attack", len(plan) * len(population.rows))
+        # A chunk takes as long as its longest episode, so cells of like length go together: by
+        # sparsity at first, then by how long they lasted without an adversary, longest first.
+        ranking = np.argsort([row.sparsity for row in population.rows], kind="stable")
+        results = []
+        for name, eps in plan:
+            sorted_ = population._replace(cells=take(population.cells, ranking))
+            episodes = episodes_of(sorted_, name, eps, progress)
+            results.append(take(episodes, np.argsort(ranking)))
+            if name == "none":
+                ranking = np.argsort(-results[0].length.mean(-1), kind="stable")
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves).ravel(), *results)
         return _returns_table(experiment, env, population, plan, joined)
 
     return run

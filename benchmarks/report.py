@@ -87,7 +87,7 @@ def markdown(
         )
     ]
     lines += ["## Provenance", ""]
-    kept = ("device", "cores", "python", "git", "versions", "programs", "seconds", "command")
+    kept = ("command", "device", "cores", "python", "git", "versions", "programs", "stages")
     lines += [f"- {name}: {described[name]}" for name in kept if name in described]
     return "\n".join(lines) + "\n"
 

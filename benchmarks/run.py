@@ -56,14 +56,15 @@ def run(asked: Experiment, command: str, console: Console) -> None:
 
     with Display(console) as display:
         results = pipeline.run(experiment, env, display)
-    folder.describe({**results.facts, "command": command})
+        facts = {**results.facts, "stages": display.seconds(), "command": command}
+    folder.describe(facts)
     folder.write_table("returns", results.returns)
     folder.write_table("certificates", results.certificates)
     save_agents(folder.path / "agents", results.population.policy, results.masks())
     report.write_report(folder, console)
 
     seconds = round(time.monotonic() - started, 1)
-    folder.describe({**results.facts, "command": command, "seconds": seconds})
+    folder.describe({**facts, "seconds": seconds})
     console.print(f"wrote {folder.path}/report.md and its tables and figures in {seconds} s")
 
 

@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(options: Options, console: Console) -> None:
-    """All rates, printed and written. Raises `InputError` for settings that allow no measurement."""
+    """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
     for name in ("agents", "steps", "iterations", "episodes", "masks", "repeats"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
