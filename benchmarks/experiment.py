@@ -13,11 +13,11 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from jaxprune.attacks import ATTACKS, MADConfig
+from jaxprune.attacks import MADConfig, make_attack
 from jaxprune.envs import TASKS, Environment, default_backend, make_env
 from jaxprune.families import InputError, lookup
 from jaxprune.ppo import Hyper, PPOConfig
-from jaxprune.pruning import METHODS
+from jaxprune.pruning import METHODS, SCHEDULES, Allocation, counts_per_iteration
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -196,21 +196,18 @@ def check(experiment: Experiment) -> Environment:
     for name in experiment.methods:
         lookup(METHODS, name, "pruning method")
     for name in experiment.attacks:
-        lookup(ATTACKS, name, "attack")
+        make_attack(name, experiment.mad)
     for name in ("seeds", "episodes"):
         if getattr(experiment, name) < 1:
             raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
     if experiment.lanes is not None and experiment.lanes < 1:
         raise InputError(f"lanes {experiment.lanes} is below 1: give at least 1")
-    for name in ("steps", "restarts"):
-        if getattr(experiment.mad, name) < 1:
-            raise InputError(
-                f"mad.{name} {getattr(experiment.mad, name)} is below 1: give 1 or more"
-            )
     for eps in experiment.eps:
         if not 0 <= eps < float("inf"):
             raise InputError(f"eps {eps:g} is not a radius: give 0 or more, in normalised units")
     experiment.ppo.check()
+    iterations, window = experiment.ppo.iterations, experiment.prune_window
+    counts_per_iteration(SCHEDULES["linear"], Allocation((0,), (1,)), iterations, window)
     trained = [name for name in experiment.methods if METHODS[name].schedule]
     if experiment.policy is not None and trained:
         raise InputError(

@@ -40,14 +40,18 @@ def load_policy(path: str | Path) -> Policy:
         return raw[name]
 
     def network(prefix: str) -> dict[str, dict[str, jax.Array]]:
-        count = 1
-        while f"{prefix}/{count}/kernel" in raw:
-            count += 1
+        count = len({name.split("/")[1] for name in raw if name.startswith(f"{prefix}/")})
         names = {leaf: f"{prefix}/{{}}/{leaf}" for leaf in ("kernel", "bias")}
         return {
             f"layer_{i}": {leaf: jnp.asarray(need(n.format(i)), float) for leaf, n in names.items()}
             for i in range(count)
         }
+
+    def scalar(name: str) -> float:
+        value = need(name)
+        if value.shape or value.dtype.kind not in "fiu":
+            raise InputError(f"policy file {path} is inconsistent: {name} is not one number")
+        return float(value)
 
     distribution = str(need("distribution"))
     log_std = need("log_std") if distribution == "normal" else np.zeros(0)
@@ -56,8 +60,8 @@ def load_policy(path: str | Path) -> Policy:
         obs_stats=ObsStats(*(jnp.asarray(need(f"obs_{x}"), float) for x in ObsStats._fields)),
         activation=str(need("activation")),
         distribution=distribution,
-        obs_clip=float(need("obs_clip")),
-        obs_std_offset=float(need("obs_std_offset")),
+        obs_clip=scalar("obs_clip"),
+        obs_std_offset=scalar("obs_std_offset"),
     )
     _check(policy, path)
     return policy
@@ -77,9 +81,12 @@ def save_policy(path: str | Path, policy: Policy) -> None:
             for leaf, array in layers[f"layer_{i}"].items():
                 arrays[f"{prefix}/{i}/{leaf}"] = array
     partial = Path(path).with_name(Path(path).name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
@@ -103,9 +110,13 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
         InputError: no checkpoint there.
     """
     folder = str(Path(path).absolute())
+    missing = f"no checkpoint of agents at {path}: give the `agents` folder of a run"
     if not ocp.is_orbax_checkpoint(folder):
-        raise InputError(f"no checkpoint of agents at {path}: give the `agents` folder of a run")
-    state: Any = ocp.load(folder)
+        raise InputError(missing)
+    try:
+        state: Any = ocp.load(folder)
+    except ValueError:  # InvalidLayoutError: an empty folder
+        raise InputError(missing) from None
     static: Any = ocp.metadata(folder).custom_metadata
     policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **static)
     return policy, {name: _params(mask) for name, mask in state["masks"].items()}
@@ -114,11 +125,12 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of the file; nothing in it is executed."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(f"no policy file at {path}: give the path of a .npz file") from None
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error):
+    # RuntimeError: "encrypted", and NotImplementedError for odd compression; TypeError: a .npy.
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error):
         raise InputError(
             f"policy file {path} is truncated, pickled or no .npz at all: only raw arrays are "
             "read; save it again with jaxprune.save_policy"
@@ -143,7 +155,13 @@ def _check(policy: Policy, path: str | Path) -> None:
     outputs = policy.params.actor[f"layer_{len(policy.params.actor) - 1}"]["bias"].shape
     if policy.distribution == "normal" and policy.params.log_std.shape != outputs:
         problem = f"log_std {policy.params.log_std.shape} differs from the outputs {outputs}"
-    if not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(policy)):
+    if policy.obs_stats.count.shape != ():
+        problem = f"obs_count {policy.obs_stats.count.shape} is not one number"
+    values = policy.params.critic[f"layer_{len(policy.params.critic) - 1}"]["bias"].shape
+    if values != (1,) or len(outputs) != 1:
+        problem = f"the networks end in {outputs} and {values}, not in [actions] and [1]"
+    numbers = (*jax.tree.leaves(policy), policy.obs_clip, policy.obs_std_offset)
+    if not all(bool(jnp.all(jnp.isfinite(x))) for x in numbers):
         problem = "it holds numbers that are not finite"
     if problem:
         raise InputError(f"policy file {path} is inconsistent: {problem}")

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jaxprune import population
 
 population.configure(cpu_devices=2)
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 SHARED = Path(os.environ.get("JAXPRUNE_SHARED", Path(__file__).parents[2] / "shared"))
 

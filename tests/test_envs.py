@@ -180,7 +180,9 @@ def test_continuous_actions_are_clipped(which):
     assert not np.array_equal(step(state, ones)[1].obs, step(state, -ones)[1].obs)
 
 
-@pytest.mark.parametrize("which", [("cartpole", "analytic"), *PROBES], ids=str)
+@pytest.mark.parametrize(
+    "which", [("cartpole", "analytic"), *PROBES], ids=lambda which: type(which).__name__
+)
 def test_jit_changes_nothing(which):
     env = environment(which)
     reset, step = programs(which)

@@ -195,7 +195,7 @@ def test_mad_config_reaches_the_attack():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, r"eps -0\.1 is negative: give a radius >= 0"),
+        ({"eps": -0.1}, r"eps -0\.1 is no radius: give a number >= 0"),
         ({"eps": float("nan")}, r"eps nan is"),
         ({"episodes": 0}, r"episodes 0 is below 1: give at least one"),
         ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, mad.*'mad'\?"),

@@ -78,6 +78,11 @@ def certify(
         InputError: unknown bound, negative eps, weights not finite, or axes that do not fit.
     """
     chosen = {name: lookup(BOUNDS, name, "bound") for name in bounds}
+    size = policy.obs_stats.mean.shape[-1]
+    if np.shape(eps) not in ((), (size,)):
+        raise InputError(f"eps has shape {np.shape(eps)}: give one radius, or {size}, one each")
+    if obs is not None and np.shape(obs)[1:] != (size,):
+        raise InputError(f"obs has shape {np.shape(obs)}: give rows of {size} raw observations")
     if not np.all(np.asarray(eps) >= 0):
         raise InputError(f"eps {eps} is negative: give a radius >= 0 in normalised units")
     numbers = (policy.params.actor, policy.params.log_std)
@@ -117,4 +122,10 @@ def _values(
         to_tv = TOTAL_VARIATION[policy.distribution]
         return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
 
-    return jax.lax.map(of_cell, cells, batch_size=CHUNK)
+    # Whole chunks only: a program for the remainder could add up in another order, and bounds
+    # that are monotone bit for bit would no longer be.
+    size = cells.agent.size
+    chunk = max(1, min(size, CHUNK))
+    fill = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
+    cells = jax.tree.map(lambda x: x[fill], cells)
+    return jax.tree.map(lambda v: v[:size], jax.lax.map(of_cell, cells, batch_size=chunk))

@@ -97,13 +97,16 @@ def spectral_norm(w: Array) -> Array:
         return gram, 2 * (log_scale + jnp.log(norm))
 
     zero = jnp.zeros((), w.dtype)
+    # Scaled by the largest entry, products neither overflow nor vanish, and the logarithm stays
+    # small: its rounding error would grow with |log sigma|, beyond what `_outward` covers.
+    scale = jnp.maximum(jnp.max(jnp.abs(w)), jnp.finfo(w.dtype).tiny)
     # The first product changes the shape, so it stands before the loop.
-    gram, log_scale = square(0, (small, zero))
+    gram, log_scale = square(0, (small / scale, zero))
     gram, log_scale = jax.lax.fori_loop(1, GRAM_ITERATIONS, square, (gram, log_scale))
     log_norm = (jnp.log(_frobenius_norm(gram)) + log_scale) / 2**GRAM_ITERATIONS
     n, m = small.shape[1], small.shape[0]
     # Squaring t adds at most a relative n^1.5 u, and the root divides it by 2^t: n^1.5 + m in all.
-    return jnp.where(jnp.any(w != 0), _outward(jnp.exp(log_norm), n**1.5 + m), zero)
+    return jnp.where(jnp.any(w != 0), _outward(scale * jnp.exp(log_norm), n**1.5 + m), zero)
 
 
 def _fold(layers: Sequence[Affine], eps: Array, inv_std: Array | None) -> list[Array]:

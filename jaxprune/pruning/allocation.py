@@ -25,13 +25,12 @@ def exact(sparsity: float | Fraction) -> Fraction:
     Raises:
         InputError: outside [0, 1).
     """
-    value = sparsity if isinstance(sparsity, Fraction) else Fraction(str(float(sparsity)))
-    if not 0 <= value < 1:
+    if not 0 <= sparsity < 1:  # NaN too
         raise InputError(
             f"sparsity {float(sparsity):g} is outside [0, 1): give the fraction of weights to "
             "remove, e.g. 0.5"
         )
-    return value
+    return sparsity if isinstance(sparsity, Fraction) else Fraction(str(float(sparsity)))
 
 
 def global_(sizes: Sequence[int], sparsity: float | Fraction) -> Allocation:

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune.families import InputError, lookup
 from jaxprune.pruning.allocation import ALLOCATIONS, Allocation
@@ -67,8 +68,10 @@ def prune(
             f"pruning method {method!r} removes weights during training: pass prune_counts to "
             "the learner (see jaxprune.ppo), or use 'magnitude' on a trained policy"
         )
-    scalar = isinstance(sparsity, int | float)
-    levels = [sparsity] if scalar else list(sparsity)
+    levels = list(np.atleast_1d(np.asarray(sparsity, object)))  # Fractions stay exact
+    scalar = np.ndim(sparsity) == 0
+    if not levels:
+        raise InputError("sparsity is an empty sequence: give at least one value in [0, 1)")
     plans = allocate(policy.params, allocation, [0.0] * len(levels) if method == "none" else levels)
     counts = jnp.asarray([plan.counts for plan in plans], jnp.int32)  # [S, groups]
 

@@ -43,8 +43,9 @@ def counts_per_iteration(
     Raises:
         InputError: the window is not an interval of [0, 1] with at least one event.
     """
-    start, stop = (round(Fraction(str(edge)) * iterations) for edge in window)
-    if not 0 <= window[0] < window[1] <= 1 or start == stop:
+    valid = 0 <= window[0] < window[1] <= 1
+    start, stop = (round(Fraction(str(x)) * iterations) if valid else 0 for x in window)
+    if start == stop:
         raise InputError(
             f"prune window {window} holds no iteration of {iterations}: give two fractions of "
             "training with 0 <= start < stop <= 1, or train for more steps"

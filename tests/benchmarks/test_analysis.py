@@ -1,0 +1,126 @@
+"""Curves, regret, sweet spots and metrics from made-up tables whose answers are known."""
+
+import numpy as np
+import pytest
+
+from benchmarks import analysis
+
+SPARSITIES = (0.0, 0.5, 0.9)
+EPISODES = 4
+# Mean clean and attacked return by sparsity; the dense ones are those of sparsity 0.
+CLEAN = {0.0: 100.0, 0.5: 98.0, 0.9: 60.0}
+ATTACKED = {0.0: 20.0, 0.5: 70.0, 0.9: 58.0}
+
+
+def returns_table(noise: float = 0.0, shuffle: bool = False) -> dict[str, np.ndarray]:
+    """Two seeds that differ by +-1, episodes that differ by `noise` times their number."""
+    rows = []
+    for seed in (0, 1):
+        for method, levels in (("none", (0.0,)), ("magnitude", SPARSITIES)):
+            for sparsity in levels:
+                for attack, eps, mean in (
+                    ("none", 0.0, CLEAN[sparsity]),
+                    ("random", 0.1, CLEAN[sparsity] - 1),
+                    ("mad", 0.1, ATTACKED[sparsity]),
+                ):
+                    rows += [
+                        (seed, method, sparsity, attack, eps, e, mean + 2 * seed - 1 + noise * e)
+                        for e in range(EPISODES)
+                    ]
+    names = ("seed", "method", "sparsity", "attack", "eps", "episode", "return")
+    table = {
+        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+    table["distance"] = np.where(table["attack"] == "none", 0.0, 2.0)
+    if shuffle:
+        order = np.random.default_rng(0).permutation(len(rows))
+        table = {name: column[order] for name, column in table.items()}
+    return table
+
+
+def certificates_table(value: float) -> dict[str, np.ndarray]:
+    rows = [
+        (seed, method, sparsity, "path", True, 0.1, "D", value * (1 - sparsity), "logits")
+        for seed in (0, 1)
+        for method, levels in (("none", (0.0,)), ("magnitude", SPARSITIES))
+        for sparsity in levels
+    ]
+    names = ("seed", "method", "sparsity", "bound", "monotone", "eps", "quantity", "value", "unit")
+    return {
+        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+
+
+def test_curves_put_rows_in_their_place_whatever_the_order():
+    for shuffle in (False, True):
+        results = analysis.collect(returns_table(noise=0.25, shuffle=shuffle))
+        assert results.methods == ["magnitude"]
+        assert sorted(results.adversaries) == [("mad", 0.1), ("random", 0.1)]
+        curve = results.by_key["magnitude", "mad", 0.1]
+        np.testing.assert_array_equal(curve.sparsity, SPARSITIES)
+        assert curve.returns.shape == (2, 3, EPISODES)
+        np.testing.assert_allclose(curve.returns[1, 2], 58 + 1 + 0.25 * np.arange(EPISODES))
+
+
+def test_the_reference_is_the_best_unpruned_agent():
+    assert analysis.collect(returns_table()).reference == 101.0
+
+
+def test_regret_adds_up_against_the_strongest_adversary():
+    curve = analysis.regret_curve(analysis.collect(returns_table()), "magnitude", 0.1)
+    assert curve.attack == "mad"
+    # By hand: J_ref 101; dense mean 100; clean 100, 98, 60; attacked 20, 70, 58.
+    np.testing.assert_allclose(curve.clean.mean, [1, 1, 1])
+    np.testing.assert_allclose(curve.pruning.mean, [0, 2, 40])
+    np.testing.assert_allclose(curve.robustness.mean, [80, 28, 2])
+    np.testing.assert_allclose(curve.total.mean, [81, 31, 43])
+    # The seeds' offsets cancel in paired differences, so those intervals have no width.
+    np.testing.assert_allclose(curve.pruning.low, curve.pruning.high)
+    np.testing.assert_allclose(curve.clean.high - curve.clean.low, [2, 2, 2])
+
+
+def test_sweet_spots_by_three_objectives():
+    spots = analysis.sweet_spots(analysis.collect(returns_table()), "magnitude", 0.1)
+    # Means of clean and attacked 60, 84, 59; minima 20, 70, 58; gaps 80, 28, 2: 0.9 costs 40 %.
+    assert [spot.sparsity for spot in spots] == [0.5, 0.5, 0.5]
+    for spot in spots:
+        assert float(spot.clean.mean) == pytest.approx(98)
+        assert float(spot.attacked.mean) == pytest.approx(70)
+        assert float(spot.dense_attacked.mean) == pytest.approx(20)
+
+
+def test_a_sweet_spot_is_judged_on_episodes_that_did_not_choose_it():
+    table = returns_table()
+    lucky = (table["method"] == "magnitude") & (table["sparsity"] == 0.9) & (table["episode"] < 2)
+    table["return"] = np.where(lucky, 500.0, table["return"])  # only on the choosing half
+    spots = analysis.sweet_spots(analysis.collect(table), "magnitude", 0.1)
+    assert spots[0].sparsity == 0.9
+    assert float(spots[0].clean.mean) == pytest.approx(60)
+
+
+def test_one_seed_is_judged_by_its_episodes():
+    table = returns_table(noise=1.0)
+    one = {name: column[table["seed"] == 0] for name, column in table.items()}
+    interval = analysis.collect(one).clean("magnitude").interval()
+    assert (interval.low < interval.mean).all()
+    assert (interval.mean < interval.high).all()
+
+
+def test_an_attack_above_a_certificate_is_reported():
+    results = analysis.collect(returns_table())
+    assert analysis.violations(results, certificates_table(value=40.0)) == []
+    problems = analysis.violations(results, certificates_table(value=1.0))
+    assert problems
+    assert all("exceeds path" in problem for problem in problems)
+
+
+def test_metrics_have_unique_keys_and_directions():
+    rows = analysis.metrics(analysis.collect(returns_table()), certificates_table(40.0))
+    keys = [row["key"] for row in rows]
+    assert len(set(keys)) == len(keys)
+    by_key = {row["key"]: row for row in rows}
+    attacked = by_key["return/magnitude/mad@0.1/sparsity=0.5"]
+    assert (attacked["value"], attacked["direction"]) == (pytest.approx(70), "higher")
+    assert (attacked["low"], attacked["high"]) == (pytest.approx(69), pytest.approx(71))
+    assert by_key["bound/path/magnitude@0.1/mean"]["direction"] == "lower"
+    assert set(rows[0]) == {"key", "value", "unit", "direction", "low", "high"}

@@ -1,0 +1,164 @@
+"""The command line: grids, presets, identity of an experiment, and one line for every bad input."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
+from jaxprune.families import InputError
+
+
+def test_a_grid_includes_its_ends_and_is_exact():
+    assert parse_grid("0:0.95:20") == tuple(round(0.05 * i, 2) for i in range(20))
+    assert parse_grid("0:0.9:4") == (0.0, 0.3, 0.6, 0.9)
+    assert parse_grid("0.5:0.9:1") == (0.5,)
+
+
+def test_a_list_is_sorted_and_without_repeats():
+    assert parse_grid("0.9,0,0.5,0.50") == (0.0, 0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("0:1:5", "1"),
+        ("-0.1:0.5:3", "-0.1"),
+        ("0,1.5", "1.5"),
+        ("0:0.9:0", "count below 1"),
+        ("0:0.9:-2", "count below 1"),
+        ("0:0.9", "malformed"),
+        ("0:0.9:3:4", "malformed"),
+        ("a,b", "malformed"),
+        ("", "malformed"),
+        ("0:0.9:2.5", "malformed"),
+        ("nan", "malformed"),
+        ("1/0", "malformed"),
+    ],
+)
+def test_a_bad_grid_is_named_with_the_remedy(text: str, named: str):
+    with pytest.raises(InputError) as error:
+        parse_grid(text)
+    assert named in str(error.value)
+    assert repr(text) in str(error.value)
+
+
+def test_presets_are_starting_points():
+    assert parse([]) == PRESETS["laptop"]
+    assert parse(["--preset", "smoke"]) == PRESETS["smoke"]
+    smoke = parse(["--preset=smoke", "--seeds", "3"])
+    assert smoke == replace(PRESETS["smoke"], seeds=3)
+
+
+def test_every_preset_is_named_after_its_key_and_valid():
+    for name, preset in PRESETS.items():
+        assert preset.preset == name
+        assert check(replace(preset, env="cartpole")).spec.name == "cartpole"
+
+
+def test_options_reach_every_part():
+    experiment = parse(
+        [
+            "--methods",
+            "magnitude,micro",
+            "--attacks",
+            "mad",
+            "--eps",
+            "0.05,0.1",
+            "--steps",
+            "4096",
+            "--learning-rate",
+            "1e-4",
+            "--mad.steps",
+            "7",
+            "--allocation",
+            "uniform",
+            "--sparsity-grid",
+            "0,0.5",
+            "--episodes",
+            "3",
+        ]
+    )
+    assert experiment.methods == ("magnitude", "micro")
+    assert experiment.attacks == ("mad",)
+    assert experiment.eps == (0.05, 0.1)
+    assert experiment.ppo.steps == 4096
+    assert experiment.ppo.hyper.learning_rate == 1e-4
+    assert experiment.ppo.allocation == "uniform"
+    assert experiment.mad.steps == 7
+    assert experiment.sparsity_grid == (0.0, 0.5)
+    assert experiment.episodes == 3
+
+
+# One other value per field; a new field without one fails the test below.
+OTHER = {
+    "preset": "smoke",
+    "env": "hopper",
+    "backend": "spring",
+    "sparsity_grid": (0.0, 0.5),
+    "seeds": 3,
+    "methods": ("micro",),
+    "attacks": ("mad",),
+    "eps": (0.2,),
+    "episodes": 9,
+    "prune_window": (0.1, 0.5),
+    "policy": Path("policy.npz"),
+    "seed": 5,
+    "lanes": 8,
+    "mad": replace(PRESETS["smoke"].mad, steps=3),
+    "ppo": replace(PRESETS["smoke"].ppo, steps=2048),
+}
+PLACES = {"out", "dry_run"}  # where and whether to write
+
+
+def test_every_field_but_the_place_identifies_the_experiment():
+    assert {f.name for f in fields(Experiment)} == OTHER.keys() | PLACES
+    base = Experiment(env="cartpole")
+    for name, value in OTHER.items():
+        assert replace(base, **{name: value}).folder() != base.folder(), name
+    assert replace(base, dry_run=True).settings() == base.settings()
+    assert replace(base, out=Path("elsewhere")).settings() == base.settings()
+    assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
+
+
+BAD = [
+    ("--preset huge", ["'huge'", "smoke, laptop, paper"]),
+    ("--env hoper", ["'hoper'", "hopper", "did you mean"]),
+    ("--env cartpole --backend mjx", ["'mjx'", "analytic"]),
+    ("--env swimmer --backend mjx", ["'mjx'", "generalized"]),
+    ("--methods magnitud", ["'magnitud'", "magnitude, random, micro"]),
+    ("--attacks pgd", ["'pgd'", "none, random, mad"]),
+    ("--eps -0.1", ["-0.1"]),
+    ("--eps nan", ["nan"]),
+    ("--eps x", ["eps", "'x'"]),
+    ("--sparsity-grid 0:1:3", ["'0:1:3'", "[0, 1)"]),
+    ("--seeds 0", ["seeds 0"]),
+    ("--episodes 0", ["episodes 0"]),
+    ("--steps 0", ["steps 0"]),
+    ("--lanes 0", ["lanes 0"]),
+    ("--seeds many", ["seeds", "'many'"]),
+    ("--minibatches 7", ["minibatches", "divisor"]),
+    ("--mad.steps 0", ["mad", "0"]),
+    ("--activation swish", ["'swish'", "tanh, relu"]),
+    ("--allocation erk2", ["'erk2'", "global, uniform"]),
+    ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
+    ("--policy p.npz --methods micro", ["'micro'", "magnitude"]),
+    ("--nonsense 3", ["--nonsense"]),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), BAD, ids=[words for words, _ in BAD])
+def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: list[str]):
+    with pytest.raises(InputError) as error:
+        check(parse([*words.split()]))
+    message = str(error.value)
+    assert "\n" not in message
+    for part in named:
+        assert part in message
+
+
+def test_help_is_help(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert not stop.value.code
+    assert "--sparsity-grid" in capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""Result folders: one experiment each, whole files, nothing of another run touched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.store import RETURNS, RunFolder, read_json, read_table
+from jaxprune.families import InputError
+
+SETTINGS = {"env": "cartpole", "seeds": 2}
+
+
+def columns(rows: int) -> dict[str, list]:
+    values = {pa.string(): "x", pa.int32(): 1, pa.float64(): 0.5, pa.bool_(): True}
+    return {field.name: [values[field.type]] * rows for field in RETURNS}
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.describe({"note": 1})
+    table = columns(3) | {"return": [1.0, 2.5, float("nan")], "episode": [0, 1, 2]}
+    folder.write_table("returns", table)
+    back = read_table(folder.path, "returns")
+    assert list(back) == RETURNS.names
+    np.testing.assert_array_equal(back["return"], table["return"])
+    np.testing.assert_array_equal(back["episode"], table["episode"])
+    held = pq.read_schema(folder.path / "returns.parquet").metadata[b"settings"]
+    assert json.loads(held) == SETTINGS
+
+
+def test_the_description_holds_settings_versions_and_device(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.describe({"seconds": 1.5})
+    held = read_json(folder.path / "experiment.json")
+    assert held["settings"] == SETTINGS
+    assert held["seconds"] == 1.5
+    assert held["versions"]["jax"]
+    assert held["device"] == "2 x cpu"
+
+
+def test_the_same_experiment_may_write_again_but_another_may_not(tmp_path: Path):
+    RunFolder(tmp_path / "run", SETTINGS).describe({})
+    RunFolder(tmp_path / "run", SETTINGS)
+    before = (tmp_path / "run" / "experiment.json").read_bytes()
+    with pytest.raises(InputError, match=r"another experiment.*seeds.*--out"):
+        RunFolder(tmp_path / "run", SETTINGS | {"seeds": 3})
+    assert (tmp_path / "run" / "experiment.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("dear")
+    (tmp_path / "file").write_text("no folder")
+    for name in ("letters", "file"):
+        with pytest.raises(InputError, match="holds no experiment"):
+            RunFolder(tmp_path / name, SETTINGS)
+    assert [p.name for p in (tmp_path / "letters").iterdir()] == ["dear.txt"]
+
+
+def test_asking_for_a_folder_creates_nothing(tmp_path: Path):
+    RunFolder(tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.describe({})
+    folder.write_table("returns", columns(2))
+    before = (folder.path / "returns.parquet").read_bytes()
+    with pytest.raises(pa.ArrowInvalid):
+        folder.write_table("returns", columns(2) | {"return": ["not", "numbers"]})
+    assert (folder.path / "returns.parquet").read_bytes() == before
+    assert {p.name for p in folder.path.iterdir()} == {"experiment.json", "returns.parquet"}
+
+
+def test_nan_is_null_in_json(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.describe({"low": float("nan"), "values": [np.float64(1.5), np.int32(2)]})
+    held = read_json(folder.path / "experiment.json")
+    assert held["low"] is None
+    assert held["values"] == [1.5, 2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 not a table"])
+def test_a_missing_or_damaged_table_is_named(tmp_path: Path, content: bytes | None):
+    if content is not None:
+        (tmp_path / "returns.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"returns\.parquet is missing or damaged"):
+        read_table(tmp_path, "returns")
+
+
+def test_a_damaged_description_is_named(tmp_path: Path):
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(InputError, match=r"experiment\.json is missing or no JSON"):
+        RunFolder(tmp_path, SETTINGS)
