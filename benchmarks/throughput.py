@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -49,10 +49,8 @@ class Options:
     """Simulator; default: the task's own."""
     agents: int = 2
     """Agents that train together."""
-    steps: int = 200
+    bare_steps: int = 500
     """Bare steps of every environment, in one call."""
-    iterations: int = 5
-    """PPO iterations of every agent, in one call."""
     episodes: int = 32
     """Episodes per cell of the evaluation."""
     masks: int = 512
@@ -62,9 +60,11 @@ class Options:
     json: Path | None = None
     """File for the figures."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=lambda: PPOConfig(num_envs=64, unroll=32, epochs=4, minibatches=4)
+        default_factory=lambda: PPOConfig(
+            steps=40_960, num_envs=64, unroll=32, epochs=4, minibatches=4
+        )
     )
-    """The learner."""
+    """The learner; `steps` are those of one call."""
 
 
 class Rate(NamedTuple):
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(options: Options, console: Console) -> None:
     """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
-    for name in ("agents", "steps", "iterations", "episodes", "masks", "repeats"):
+    for name in ("agents", "bare_steps", "episodes", "masks", "repeats"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
     options.ppo.check()
@@ -148,31 +148,33 @@ def bare_stepping(options: Options, env: Environment) -> Rate:
             state = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state)
             return state, after.reward
 
-        return jnp.sum(jax.lax.scan(step, fresh, jax.random.split(key_act, options.steps))[1])
+        return jnp.sum(jax.lax.scan(step, fresh, jax.random.split(key_act, options.bare_steps))[1])
 
     keys = jax.random.split(jax.random.key(0), lanes)[order]
     program = over_population(walk, width=width)
     return timed(
-        "bare stepping", "env steps/s", options, program, ((), keys), lanes * options.steps
+        "bare stepping", "env steps/s", options, program, ((), keys), lanes * options.bare_steps
     )
 
 
 def training(options: Options, env: Environment) -> Rate:
     """PPO with everything: rollout, advantages, updates, masks."""
-    config = replace(options.ppo, steps=options.iterations * options.ppo.batch)
+    config = options.ppo
     learner = make_learner(config, env)
     width = lane_width(config.num_envs, options.agents)
     order, _ = layout(options.agents, width)
 
     def iterations(hyper, state):
-        counts = jnp.zeros((options.iterations, learner.groups), jnp.int32)
+        counts = jnp.zeros((config.iterations, learner.groups), jnp.int32)
         return jax.lax.scan(lambda s, count: learner.iterate(s, hyper, count), state, counts)
 
     keys = jax.random.split(jax.random.key(0), options.agents)[order]
     state = over_population(lambda _, key: learner.init(key), width=width)((), keys)
     program = over_population(iterations, width=width)
+    compiled, seconds = compile_timed(program, (config.hyper, state))
     work = options.agents * config.iterations * config.batch
-    return timed("PPO training", "env steps/s", options, program, (config.hyper, state), work)
+    run = lambda: compiled(config.hyper, state)  # noqa: E731
+    return timed("PPO training", "env steps/s", options, run, work, seconds)
 
 
 def evaluation(options: Options, env: Environment, attack: str) -> Rate:
@@ -186,9 +188,10 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     keys = episode_keys(key, options.episodes)
     shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys)
     cells = Cell(np.zeros(count, np.int32), None)
-    steps = int(np.sum(program(shared, cells).length))
+    compiled, seconds = compile_timed(program, (shared, cells))
+    steps = int(np.sum(compiled(shared, cells).length))
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
-    return timed(name, "env steps/s", options, program, (shared, cells), steps)
+    return timed(name, "env steps/s", options, lambda: compiled(shared, cells), steps, seconds)
 
 
 def bounds(options: Options, env: Environment, name: str) -> Rate:
@@ -200,28 +203,25 @@ def bounds(options: Options, env: Environment, name: str) -> Rate:
     run: Callable[[], Any] = lambda: certify(policy, masks, spec.eps, bounds=(name,))  # noqa: E731
     run()
     first = time.monotonic() - start
-    return _rate(f"bound {name}", "bounds/s", options, run, options.masks, first)
+    return timed(f"bound {name}", "bounds/s", options, run, options.masks, first)
+
+
+def compile_timed(program: Any, arguments: tuple) -> tuple[Callable[..., Any], float]:
+    """A jitted program compiled ahead of time, and the seconds that took."""
+    start = time.monotonic()
+    compiled = program.lower(*arguments).compile()
+    return compiled, time.monotonic() - start
 
 
 def timed(
-    name: str, unit: str, options: Options, program: Any, arguments: tuple, work: int
-) -> Rate:
-    """Compile a jitted program ahead of time, run it once untimed, then `repeats` times."""
-    start = time.monotonic()
-    compiled = program.lower(*arguments).compile()
-    seconds = time.monotonic() - start
-    run: Callable[[], Any] = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
-    run()
-    return _rate(name, unit, options, run, work, seconds)
-
-
-def _rate(
     name: str, unit: str, options: Options, run: Callable[[], Any], work: int, seconds: float
 ) -> Rate:
+    """Run once untimed, then `repeats` times; `seconds` went into compiling."""
+    jax.block_until_ready(run())
     rates = []
     for _ in range(options.repeats):
         start = time.monotonic()
-        run()
+        jax.block_until_ready(run())
         rates.append(work / (time.monotonic() - start))
     return Rate(name, unit, statistics.median(rates), min(rates), max(rates), seconds)
 

@@ -55,7 +55,8 @@ def evaluate(
     check_evaluation(env, policy, eps, episodes)
     settings = mad_config or MADConfig()
     keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
-    shape, policies, cells = as_cells(policy, masks)
+    # From the host, because agents fresh from training are split over the devices.
+    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
     width = lane_width(episodes, len(cells.agent))
     order, place = layout(len(cells.agent), width)
 
