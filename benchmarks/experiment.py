@@ -135,8 +135,9 @@ class Experiment:
         return Path("results") / f"{self.env}-{digest[:8]}"
 
     def resolved(self, env: Environment) -> "Experiment":
-        """With the task's backend and eps in place of the defaults."""
-        return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,))
+        """With the task's backend and eps in place of the defaults; a policy file is one seed."""
+        seeds = self.seeds if self.policy is None else 1
+        return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,), seeds=seeds)
 
 
 # Learner settings of tasks for which those of the preset are not good.

@@ -153,6 +153,24 @@ def prepare_training(
     return run
 
 
+def training_table(experiment: Experiment, env: Environment, agents: Agents) -> Columns:
+    """One line per agent and iteration; empty where nothing was trained."""
+    if agents.metrics is None:
+        return {}
+    metrics = agents.metrics._asdict()
+    metrics["sparsity_now"] = metrics.pop("sparsity")
+    count = metrics["kl"].shape[1]
+    iteration = np.arange(1, count + 1)
+    return {
+        **{name: np.ravel(values) for name, values in metrics.items()},
+        **{f: np.repeat([getattr(a, f) for a in agents.arms], count) for f in Arm._fields},
+        "iteration": np.tile(iteration, len(agents.arms)),
+        "env_steps": np.tile(iteration * experiment.ppo.batch, len(agents.arms)),
+        "env": np.repeat([env.spec.name], count * len(agents.arms)),
+        "backend": np.repeat([env.spec.backend], count * len(agents.arms)),
+    }
+
+
 def prune_counts(
     experiment: Experiment, config: PPOConfig, todo: list[Arm], params: Any
 ) -> np.ndarray:
@@ -168,10 +186,16 @@ def prune_counts(
     return np.stack([of_arm(arm) for arm in todo])
 
 
-def load_agents(experiment: Experiment) -> Agents:
-    """The policy of `--policy` as a population of one."""
-    assert experiment.policy is not None
+def load_agents(experiment: Experiment, env: Environment) -> Agents | None:
+    """The policy of `--policy` as a population of one; None if the experiment trains its own.
+
+    Raises:
+        InputError: the file is no policy, or one that does not fit the task.
+    """
+    if experiment.policy is None:
+        return None
     policy = jax.tree.map(lambda x: np.asarray(x)[None], load_policy(experiment.policy))
+    check_evaluation(env, policy, experiment.eps[0], experiment.episodes)
     return Agents([Arm(0, "none", 0.0)], policy, jax.device_get(dense(policy.params)), None)
 
 
@@ -342,28 +366,33 @@ def certify_population(
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def run(experiment: Experiment, env: Environment, progress: Progress) -> "Results":
-    """All stages. The experiment is resolved and checked."""
+def run(
+    experiment: Experiment, env: Environment, loaded: Agents | None, progress: Progress
+) -> "Results":
+    """All stages; training is skipped for agents that were loaded.
+
+    The experiment is checked and resolved.
+    """
     programs = Programs()
-    if experiment.policy is not None:
-        agents = load_agents(experiment)
-        check_evaluation(env, agents.policy, experiment.eps[0], experiment.episodes)
-        attack = prepare_attacks(experiment, env, programs, agents.policy)
-    else:
+    if loaded is None:
         train = prepare_training(experiment, env, programs)
         attack = prepare_attacks(experiment, env, programs, policy_shapes(experiment, env))
         agents = train(progress)
+    else:
+        attack = prepare_attacks(experiment, env, programs, loaded.policy)
+        agents = loaded
     population = make_population(experiment, agents)
     returns = attack(population, progress)
     certificates = certify_population(experiment, env, population, progress)
-    return Results(agents, population, returns, certificates, programs.facts())
+    training = training_table(experiment, env, agents)
+    return Results(population, training, returns, certificates, programs.facts())
 
 
 class Results(NamedTuple):
     """What the stages leave behind."""
 
-    agents: Agents
     population: Population
+    training: Columns
     returns: Columns
     certificates: Columns
     facts: dict[str, Any]  # about the compiled programs

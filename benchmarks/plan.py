@@ -20,8 +20,8 @@ STEPS_PER_SECOND = {
 }
 # Relative cost of the task's physics, hopper = 1.
 TASK_COST = {"humanoid": 6.0, "ant": 3.0, "halfcheetah": 1.5, "walker2d": 1.5}
-COMPILE_SECONDS = {"analytic": 4}  # of one program; 15 to 30 with physics
-PHYSICS_COMPILE_SECONDS = 25
+# Of one program, two of which compile at a time.
+COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
 BASE_GIB = 1.5  # interpreter, compiler and simulator
 
 
@@ -50,12 +50,12 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     attacks = attack_plan(experiment)
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
-    programs = (("init", "train") if training else ()) + ("evaluate", "certify")
+    programs = (("init", "train") if training else ()) + ("evaluate",)
 
     devices = len(jax.devices())
     rate = STEPS_PER_SECOND[spec.backend] / TASK_COST.get(spec.name, 1.0) * devices
     # Pruned policies fall early: a third of the horizon is typical.
-    compiling = COMPILE_SECONDS.get(spec.backend, PHYSICS_COMPILE_SECONDS) * len(programs) / 2
+    compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     seconds = compiling + steps / rate + episodes * spec.horizon / 3 / rate
     weights = 2 * sum(a * b for a, b in zip(config.hidden, (*config.hidden[1:], 16), strict=True))
     gib = BASE_GIB + 4 * weights * (4 * agents + cells / 4) / 2**30

@@ -49,17 +49,19 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     population.configure()
     env = check(asked)
     experiment = asked.resolved(env)
+    loaded = pipeline.load_agents(experiment, env)
     folder = RunFolder(experiment.folder(), experiment.settings())
     console.print(str(make_plan(experiment, env, folder.path)), markup=False)
     if experiment.dry_run:
         return
 
     with Display(console) as display:
-        results = pipeline.run(experiment, env, display)
+        results = pipeline.run(experiment, env, loaded, display)
         facts = {**results.facts, "stages": display.seconds(), "command": command}
     folder.describe(facts)
-    folder.write_table("returns", results.returns)
-    folder.write_table("certificates", results.certificates)
+    for name in ("training", "returns", "certificates"):
+        if columns := getattr(results, name):
+            folder.write_table(name, columns)
     save_agents(folder.path / "agents", results.population.policy, results.masks())
     report.write_report(folder, console)
 

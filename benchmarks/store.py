@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from jaxprune.families import InputError
 
-KEYS = ("env", "backend", "seed", "regime", "method", "allocation")
 RETURNS = pa.schema(
     [
         ("env", pa.string()),
@@ -54,7 +53,25 @@ CERTIFICATES = pa.schema(
         ("unit", pa.string()),
     ]
 )
-SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES}
+TRAINING = pa.schema(
+    [
+        ("env", pa.string()),
+        ("backend", pa.string()),
+        ("seed", pa.int32()),
+        ("method", pa.string()),
+        ("sparsity", pa.float64()),
+        ("iteration", pa.int32()),
+        ("env_steps", pa.int64()),
+        ("episode_return", pa.float64()),
+        ("episodes", pa.int32()),
+        ("policy_loss", pa.float64()),
+        ("value_loss", pa.float64()),
+        ("entropy", pa.float64()),
+        ("kl", pa.float64()),
+        ("sparsity_now", pa.float64()),
+    ]
+)
+SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES, "training": TRAINING}
 
 
 class RunFolder:

@@ -15,6 +15,7 @@ from jaxprune.envs import make_env
 from jaxprune.evaluation import check_evaluation, episode_keys, evaluate
 from jaxprune.families import InputError
 from jaxprune.policy import init_policy
+from jaxprune.population import over_population
 from jaxprune.pruning import dense, mask_policy
 from jaxprune.types import Masks, Policy
 
@@ -225,3 +226,14 @@ def test_masks_of_another_population_are_refused():
 
 def test_check_evaluation_accepts_batches():
     check_evaluation(DRIFT, policies(DRIFT, 2, 3), eps=0.0, episodes=1)
+
+
+def test_agents_fresh_from_training_may_live_on_all_devices():
+    """What `over_population` returns is split over the devices; the numbers are the same."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    make = over_population(lambda _, key: init_policy(key, 4, 2, discrete=True), width=1)
+    split = make((), keys)
+    env = make_env("cartpole")
+    ours = evaluate(env, split, episodes=3)
+    host = evaluate(env, jax.device_get(split), episodes=3)
+    np.testing.assert_array_equal(ours["return"], host["return"])

@@ -47,6 +47,7 @@ def test_the_folder_explains_itself(run: Path):
         "report.md",
         "returns.parquet",
         "returns.png",
+        "training.parquet",
     }
     described = json.loads((run / "experiment.json").read_text())
     assert set(described["programs"]) == {"init", "train", "evaluate"}
@@ -69,6 +70,18 @@ def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
     assert len(certificates["value"]) == 122 * 3 * 4
     probabilities = certificates["value"][certificates["unit"] == "probability"]
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
+
+
+def test_training_is_on_record(run: Path):
+    table = read_table(run, "training")
+    iterations = -(-2048 // (8 * 64))
+    assert len(table["kl"]) == (2 + 2 * 20) * iterations
+    assert table["env_steps"].max() == iterations * 8 * 64
+    assert np.isfinite(table["value_loss"]).all()
+    micro = (table["method"] == "micro") & (table["iteration"] == iterations)
+    np.testing.assert_allclose(
+        table["sparsity_now"][micro], table["sparsity"][micro], atol=0.5 / (4 * 64 + 64 * 66)
+    )
 
 
 def test_sparsity_zero_of_every_method_is_the_dense_agent(run: Path):
@@ -131,7 +144,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
     result = start(f"{SMALL} --methods magnitude,micro --dry-run --out {out}")
     assert result.returncode == 0
     assert not out.exists()
-    for part in ("42 agents", "82 cells", "programs: init, train, evaluate, certify", "min and"):
+    for part in ("42 agents", "82 cells", "programs: init, train, evaluate", "min and"):
         assert part in result.stdout
 
 
