@@ -64,7 +64,7 @@ def markdown(
     results: Results, certificates: Columns, described: dict[str, Any], title: str, drawn: Any
 ) -> str:
     """The whole report."""
-    seeds = len(results.clean("none").returns)
+    seeds, regime = len(results.clean("none").returns), str(certificates["regime"][0])
     dense = results.clean("none").interval()
     lines = [f"# What pruning does to the robustness of {title}", ""]
     lines += [f"Dense, clean: {_interval(dense, 0)}.", ""]
@@ -81,7 +81,7 @@ def markdown(
     lines += [
         FOOTNOTES.format(
             unit="training seeds" if seeds > 1 else "episodes of the one policy",
-            warning=_seed_warning(seeds),
+            warning=f" {note}" if (note := _seed_warning(seeds, regime)) else "",
             distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
             reference=results.reference,
         )
@@ -112,8 +112,8 @@ def warnings(results: Results, returns: Columns, certificates: Columns) -> Itera
     for problem in analysis.violations(results, certificates):
         yield f"{problem}: a bound or an attack is wrong, please report this"
     seeds = len(results.clean("none").returns)
-    if note := _seed_warning(seeds):
-        yield note.strip()
+    if note := _seed_warning(seeds, str(returns["regime"][0])):
+        yield note
 
 
 def table_rows(
@@ -172,11 +172,11 @@ def terminal_tables(
     yield spots
 
 
-def _seed_warning(seeds: int) -> str:
-    if seeds >= 5:
+def _seed_warning(seeds: int, regime: str) -> str:
+    if seeds >= 5 or regime == "file":
         return ""
     return (
-        f" With {seeds} seed{'s' if seeds > 1 else ''} the intervals are no more than a hint; "
+        f"With {seeds} seed{'s' if seeds > 1 else ''} the intervals are no more than a hint; "
         "use --seeds 10 for a claim about a method."
     )
 

@@ -21,7 +21,7 @@ class Method:
     """What decides which weights go, and when."""
 
     score: str
-    """A key of `SCORES`."""
+    """A key of `SCORES`; the learner, which prunes during training, ranks by magnitude."""
     schedule: str | None
     """A key of `SCHEDULES` for pruning during training; None prunes once, after it."""
 
