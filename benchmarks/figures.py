@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.analysis import Columns, Results, bound_curves, regret_curve
+from benchmarks.analysis import BoundCurve, Columns, Results, bound_curves, regret_curve
 
 matplotlib.use("Agg")
 
@@ -73,9 +73,9 @@ def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **st
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
+def _legend(figure: Figure, ax: Axes, columns: int = 4) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
 
 
 def _returns(results: Results, title: str) -> Figure:
@@ -102,23 +102,35 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
         for column, method in enumerate(results.pruned_methods()):
             ax = axes[row, column]
             ax.set_yscale("log")
-            for bound, colour in zip(
-                bound_curves(certificates, method, eps), COLOURS, strict=False
-            ):
+            bounds = bound_curves(certificates, method, eps)
+            for bound, colour in zip(bounds, COLOURS, strict=False):
                 kind = "monotone" if bound.monotone else "not monotone"
-                _seed_band(
-                    ax,
-                    bound.sparsity,
-                    bound.values,
-                    f"{bound.bound}: upper bound, {kind}",
-                    color=colour,
-                    linestyle="-" if bound.monotone else "--",
-                )
+                label = f"{bound.bound}: upper bound, {kind}"
+                style = "-" if bound.monotone else "--"
+                _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
+            _mark_constant(ax, bounds)
             for curve, colour in zip(results.attacked(method, eps), ("0.55", "0"), strict=False):
                 label = f"{ATTACK_LABELS.get(curve.attack, curve.attack)}: reached (lower bound)"
                 _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
-    _legend(figure, axes[0, 0])
+    _legend(figure, axes[0, 0], columns=3)
     return figure
+
+
+def _mark_constant(ax: Axes, bounds: list[BoundCurve]) -> None:
+    """Shade where a bound is 0 for every seed, which a log axis cannot show."""
+    dead = [x for b in bounds for x, v in zip(b.sparsity, b.values.T, strict=True) if not v.any()]
+    if dead:
+        ax.axvspan(min(dead) - 0.025, max(dead) + 0.025, color="0.92", zorder=0)
+        ax.text(
+            (min(dead) + max(dead)) / 2,
+            0.5,
+            "D = 0: the policy is constant",
+            transform=ax.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="center",
+            color="0.4",
+        )
 
 
 def _seed_band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, **style) -> None:

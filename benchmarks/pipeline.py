@@ -8,6 +8,7 @@ returns the function that runs the stage, so that programs compile side by side.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,10 +20,9 @@ from benchmarks.programs import Programs
 from jaxprune.certify import BOUNDS, certify, vacuity, value_gap
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Shared, cell_program, check_evaluation, episode_keys
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import load_policy
 from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.ppo import Hyper, Metrics, PPOConfig, TrainState, make_learner
+from jaxprune.ppo import Hyper, Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import METHODS, SCHEDULES, allocate, counts_per_iteration, dense, prune
 from jaxprune.pruning.cells import Cell
 from jaxprune.pruning.masks import prunable_sizes
@@ -408,18 +408,7 @@ class Results(NamedTuple):
 
 def policy_shapes(experiment: Experiment, env: Environment) -> Any:
     """Shapes of the agents' policies, `[agents]`."""
-    spec, ppo = env.spec, experiment.ppo
-    one = jax.eval_shape(
-        lambda key: init_policy(
-            key,
-            spec.obs_size,
-            spec.action_size,
-            discrete=spec.discrete,
-            hidden=ppo.hidden,
-            activation=ppo.activation,
-        ),
-        jax.random.key(0),
-    )
+    one = jax.eval_shape(partial(initial_policy, experiment.ppo, env.spec), jax.random.key(0))
     count = len(arms(experiment))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
 

@@ -33,11 +33,15 @@ FOOTNOTES = """\
   can and do.
 - **TV**: the bound on the total variation of the action distribution that follows from D. The
   *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
-  nothing about the return. Both hold for the stochastic policy.
+  nothing about the return. Both hold for the stochastic policy. {value}
 - **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference:.1f} is the best
   unpruned agent of this run, a reference and not the optimum.
 - **Sweet spots** are chosen on the first half of the episodes and reported on the second half.
 """
+VALUE_NOTES = {
+    True: "The tables hold the value gap too.",
+    False: "The reward of this task has no a-priori bounds, so there is no value certificate.",
+}
 
 
 def write_report(folder: RunFolder, console: Console) -> None:
@@ -84,6 +88,7 @@ def markdown(
             warning=f" {note}" if (note := _seed_warning(seeds, regime)) else "",
             distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
             reference=results.reference,
+            value=VALUE_NOTES["value_gap" in certificates["quantity"]],
         )
     ]
     lines += ["## Provenance", ""]
@@ -186,10 +191,8 @@ def _interval(interval: Interval, i: int) -> str:
 
 
 def _text(interval: Interval) -> str:
-    mean, low, high = (float(x) for x in interval)
-    if not np.isfinite(low):
-        return f"{mean:.0f}"
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+    mean, low, high = (f"{float(x) + 0.0:.0f}" for x in np.round(np.asarray(interval, float)))
+    return mean if low == "nan" else f"{mean} [{low}, {high}]"
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,16 +16,20 @@ import pyarrow.parquet as pq
 
 from jaxprune.families import InputError
 
+# What a cell is: one agent with one mask.
+CELL = [
+    ("env", pa.string()),
+    ("backend", pa.string()),
+    ("seed", pa.int32()),
+    ("regime", pa.string()),
+    ("method", pa.string()),
+    ("allocation", pa.string()),
+    ("sparsity", pa.float64()),
+    ("sparsity_achieved", pa.float64()),
+]
 RETURNS = pa.schema(
     [
-        ("env", pa.string()),
-        ("backend", pa.string()),
-        ("seed", pa.int32()),
-        ("regime", pa.string()),
-        ("method", pa.string()),
-        ("allocation", pa.string()),
-        ("sparsity", pa.float64()),
-        ("sparsity_achieved", pa.float64()),
+        *CELL,
         ("attack", pa.string()),
         ("eps", pa.float64()),
         ("episode", pa.int32()),
@@ -37,13 +41,7 @@ RETURNS = pa.schema(
 )
 CERTIFICATES = pa.schema(
     [
-        ("env", pa.string()),
-        ("seed", pa.int32()),
-        ("regime", pa.string()),
-        ("method", pa.string()),
-        ("allocation", pa.string()),
-        ("sparsity", pa.float64()),
-        ("sparsity_achieved", pa.float64()),
+        *CELL,
         ("bound", pa.string()),
         ("monotone", pa.bool_()),
         ("scope", pa.string()),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
 from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, action_distribution, init_policy, normalise, state_value
 from jaxprune.pruning import apply_masks, dense, sparsity_of
@@ -206,21 +206,12 @@ def make_train(config: PPOConfig, env: Environment) -> Callable[..., tuple[Train
 def make_learner(config: PPOConfig, env: Environment) -> Learner:
     """The two halves of `make_train`. Raises `InputError` for settings that contradict."""
     config.check()
-    spec = env.spec
 
     # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
     # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
     @jax.custom_batching.sequential_vmap
     def fresh_policy(key: Key) -> Policy:
-        return init_policy(
-            key,
-            spec.obs_size,
-            spec.action_size,
-            discrete=spec.discrete,
-            hidden=config.hidden,
-            activation=config.activation,
-            init_log_std=config.init_log_std,
-        )
+        return initial_policy(config, env.spec, key)
 
     sizes = prunable_sizes(jax.eval_shape(fresh_policy, jax.random.key(0)).params)
     groups = ALLOCATIONS[config.allocation](list(sizes.values()), 0.0).groups
@@ -266,6 +257,19 @@ def make_learner(config: PPOConfig, env: Environment) -> Learner:
         return after, summarise(steps, losses, masks)
 
     return Learner(init, iterate, max(groups) + 1)
+
+
+def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
+    """What an agent starts from; the key is consumed."""
+    return init_policy(
+        key,
+        spec.obs_size,
+        spec.action_size,
+        discrete=spec.discrete,
+        hidden=config.hidden,
+        activation=config.activation,
+        init_log_std=config.init_log_std,
+    )
 
 
 def rollout(
