@@ -123,10 +123,12 @@ def cell_episodes(
     env: Environment, attack: Attack, victim: Policy, eps: Array, keys: Array
 ) -> Episode:
     """The episodes of one masked policy, one per key: `Episode [E]`."""
-    params = attack.prepare(jax.random.fold_in(keys[0], 1), victim, env)
+    # fold_in(key, i) is split(key)[i] under JAX's default generator: 2 is what `one` leaves free.
+    params = attack.prepare(jax.random.fold_in(keys[0], 2), victim, env)
 
     def one(key: Key) -> Episode:
-        memory = attack.init(params, jax.random.fold_in(key, 1))
-        return episode(key, env, victim, partial(attack.perturb, params), memory, eps)
+        key_episode, key_memory = jax.random.split(key)
+        memory = attack.init(params, key_memory)
+        return episode(key_episode, env, victim, partial(attack.perturb, params), memory, eps)
 
     return jax.vmap(one)(keys)
