@@ -129,6 +129,7 @@ def _mark_constant(ax: Axes, bounds: list[BoundCurve]) -> None:
             rotation=90,
             ha="center",
             va="center",
+            fontsize=8,
             color="0.4",
         )
 
