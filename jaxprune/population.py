@@ -27,16 +27,23 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     * The persistent compilation cache, with no threshold, in the user's cache folder.
 
     Args:
-        cpu_devices: default: the cores this process may use. Ignored on accelerators.
+        cpu_devices: default: `usable_cores()`. Accelerators are not affected.
         cache_dir: default: `$JAX_COMPILATION_CACHE_DIR`, else `~/.cache/jaxprune/xla`.
     """
-    jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", cpu_devices or usable_cores())
     jax.config.update("jax_default_matmul_precision", "highest")
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     cache = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "jaxprune" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; all of them where the system does not tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
