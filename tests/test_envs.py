@@ -140,9 +140,14 @@ def test_vmap_is_a_loop(which):
     """Single steps from the recorded states: chaos cannot amplify the last bit.
 
     The positional backend's velocities are differences of positions over 0.005 s, so that one ulp
-    of a position near 1, 1.2e-7, is already 2.4e-5 in a velocity.
+    of a position near 1, 1.2e-7, is already 2.4e-5 in a velocity. mjx and generalized carry the
+    accelerations and forces that their solvers iterate on: mjx stops at a tolerance, so that two
+    programs agree to 1e-4 of the largest entry; generalized stops unconverged after a few
+    projected-gradient steps and leaves ten times that (2e-4 was seen on humanoid).
     """
-    atol = 1e-4 if environment(which).spec.backend == "positional" else 1e-5
+    backend = environment(which).spec.backend
+    atol = 1e-4 if backend == "positional" else 1e-5
+    solver = {"mjx": 1e-4, "generalized": 1e-3}.get(backend, 0.0)
     _, step = programs(which)
     (before, actions, after, steps), _ = recorded(which)
     for t, n in ((0, 0), (1, 2), (STEPS // 2, 1), (STEPS - 1, 0)):
@@ -151,7 +156,8 @@ def test_vmap_is_a_loop(which):
         for ours, theirs in zip(
             jax.tree.leaves(step(state, action)), jax.tree.leaves(expected), strict=True
         ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=atol)
+            scale = np.max(np.abs(theirs), initial=1.0)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=max(atol, solver * scale))
 
 
 @contract
@@ -292,11 +298,12 @@ def brax_original(name: str, backend: str):
         return brax_envs.get_environment(name, backend=backend)
 
 
-def assert_same_as_brax(name: str, backend: str, steps: int):
+def assert_same_as_brax(name: str, backend: str, steps: int, tolerance: float):
     """The numbers we carry determine Brax's next result, and our step computes it.
 
     Bit for bit where one compiled program, Brax's own, steps from the whole state and from ours
-    with zeros for the rest; to 1e-6 between that program and ours, which XLA fuses differently.
+    with zeros for the rest; to `tolerance` between that program and ours, which XLA fuses
+    differently: a few ulps on hopper, a hundred where an iterative solver handles more contacts.
     """
     env, original = environment((name, backend)), brax_original(name, backend)
     reset, step = programs((name, backend))
@@ -312,19 +319,19 @@ def assert_same_as_brax(name: str, backend: str, steps: int):
         reduced = brax_step(env._unpack(env._pack(reduced)), action)
         for name in ("obs", "reward", "done"):
             assert np.array_equal(getattr(reduced, name), getattr(whole, name)), name
-        np.testing.assert_allclose(ours.obs, whole.obs, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(ours.reward, whole.reward, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(ours.obs, whole.obs, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(ours.reward, whole.reward, rtol=tolerance, atol=tolerance)
         assert bool(ours.terminated) == bool(whole.done)
 
 
 def test_hopper_is_brax_hopper():
-    assert_same_as_brax("hopper", "mjx", steps=30)
+    assert_same_as_brax("hopper", "mjx", steps=30, tolerance=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [p for p in PAIRS if p[1] != "analytic"], ids="-".join)
 def test_every_task_is_the_one_of_brax(pair):
-    assert_same_as_brax(*pair, steps=10)
+    assert_same_as_brax(*pair, steps=10, tolerance=1e-5)
 
 
 def test_swimmer_runs_although_brax_calls_a_removed_argument():
