@@ -132,8 +132,6 @@ class SweetSpot(NamedTuple):
     """The sparsity that an objective picks, chosen on one half of the episodes."""
 
     objective: str
-    method: str
-    eps: float
     sparsity: float
     clean: Interval  # [], of the other half of the episodes
     attacked: Interval  # [], likewise, under the strongest adversary
@@ -172,8 +170,6 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
     return [
         SweetSpot(
             objective,
-            method,
-            eps,
             float(clean.sparsity[best]),
             pick(clean_interval, best),
             pick(attacked_interval, best),
@@ -182,7 +178,7 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
         )
         for objective, score in objectives.items()
         if np.isfinite(score).any()
-        for best in [int(np.argmax(score))]
+        for best in [int(np.argmax(np.where(np.isfinite(score), score, -np.inf)))]
     ]
 
 
@@ -251,7 +247,7 @@ def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
                 add(f"{key}/clean", spot.clean, "higher")
                 add(f"{key}/attacked", spot.attacked, "higher")
             for bound in bound_curves(certificates, method, eps):
-                mean = bound.values.mean(1).mean()
-                level = Interval(mean, bound.values.mean(1).min(), bound.values.mean(1).max())
-                add(f"bound/{bound.bound}/{method}@{eps:g}/mean", level, "lower", bound.unit)
+                level = replicated_interval(bound.values.mean(1)[:, None, None])
+                key = f"bound/{bound.bound}/{method}@{eps:g}/mean"
+                add(key, Interval(*(x[0] for x in level)), "lower", bound.unit)
     return rows

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from jaxprune.attacks import MADConfig, make_attack
+from jaxprune.attacks import ATTACKS, MADConfig, make_attack
 from jaxprune.envs import TASKS, Environment, default_backend, make_env
 from jaxprune.families import InputError, lookup
 from jaxprune.ppo import Hyper, PPOConfig
@@ -201,6 +201,11 @@ def check(experiment: Experiment) -> Environment:
         lookup(METHODS, name, "pruning method")
     for name in experiment.attacks:
         make_attack(name, experiment.mad)
+    if not set(experiment.attacks) - {"none"}:
+        raise InputError(
+            f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
+            f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
+        )
     for name in ("seeds", "episodes"):
         if getattr(experiment, name) < 1:
             raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")

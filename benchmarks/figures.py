@@ -1,5 +1,6 @@
 """The figures of a report, from curves to PNG."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.analysis import BoundCurve, Columns, Results, bound_curves, regret_curve
+from benchmarks.store import write_whole
 
 matplotlib.use("Agg")
 
@@ -37,16 +39,15 @@ def draw(results: Results, certificates: Columns, title: str, folder: Path) -> d
             "regret": _regret(results, title),
         }
         for name, figure in figures.items():
-            partial = folder / f".{name}.partial.png"
-            figure.savefig(partial, bbox_inches="tight")
-            partial.replace(folder / f"{name}.png")
+            save = partial(figure.savefig, format="png", bbox_inches="tight")
+            write_whole(folder / f"{name}.png", save)
             plt.close(figure)
     return {name: f"{name}.png" for name in figures}
 
 
 def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarray]:
     """A grid of axes: a row per radius, a column per method."""
-    rows, columns = max(len(results.radii), 1), len(results.pruned_methods())
+    rows, columns = len(results.radii), len(results.pruned_methods())
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -57,7 +58,7 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
         layout="constrained",
     )
     figure.suptitle(title)
-    for row, eps in enumerate(results.radii or [0.0]):
+    for row, eps in enumerate(results.radii):
         for column, method in enumerate(results.pruned_methods()):
             axes[row, column].set_title(f"{method}, eps = {eps:g}")
     for ax in axes[-1]:
@@ -82,7 +83,7 @@ def _returns(results: Results, title: str) -> Figure:
     """Return against sparsity, a line per adversary with its interval."""
     figure, axes = _panels(results, f"{title}: return of the pruned policy", "return per episode")
     dense = float(results.clean("none").returns.mean())
-    for row, eps in enumerate(results.radii or [0.0]):
+    for row, eps in enumerate(results.radii):
         for column, method in enumerate(results.pruned_methods()):
             ax = axes[row, column]
             shown = [results.clean(method), *results.attacked(method, eps)]
@@ -108,7 +109,8 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
                 label = f"{bound.bound}: upper bound, {kind}"
                 style = "-" if bound.monotone else "--"
                 _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
-            _mark_constant(ax, bounds)
+            if eps > 0:  # a ball of radius 0 moves no policy
+                _mark_constant(ax, bounds)
             for curve, colour in zip(results.attacked(method, eps), ("0.55", "0"), strict=False):
                 label = f"{ATTACK_LABELS.get(curve.attack, curve.attack)}: reached (lower bound)"
                 _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")

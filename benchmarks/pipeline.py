@@ -337,8 +337,16 @@ def certify_population(
     for eps in dict.fromkeys(experiment.eps):
         parts = []
         for cells, size in _blocks(population.cells, CELLS_PER_CERTIFY):
-            bounds = certify(take(population.policy, cells.agent), cells.masks, eps)
-            parts.append({k: (c.value[:size], c.total_variation[:size]) for k, c in bounds.items()})
+            policy = take(population.policy, cells.agent)
+            # An agent that diverged has no certificate: NaN, while the others keep theirs.
+            finite = _finite(policy)
+            bounds = certify(jax.tree.map(np.nan_to_num, policy), cells.masks, eps)
+            parts.append(
+                {
+                    name: tuple(np.where(finite, x, np.nan)[:size] for x in certificate[:2])
+                    for name, certificate in bounds.items()
+                }
+            )
             progress.advance(size)
         unit = next(iter(bounds.values())).unit
         for name, bound in BOUNDS.items():
@@ -425,6 +433,12 @@ def _described(experiment: Experiment, env: Environment, population: Population)
     return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
         name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
     }
+
+
+def _finite(policy: Policy) -> np.ndarray:
+    """Whether every parameter of a policy is finite, bool `[cells]`."""
+    leaves = jax.tree.leaves(policy.params)
+    return np.all([np.isfinite(x).reshape(len(x), x[0].size).all(1) for x in leaves], axis=0)
 
 
 def _blocks(cells: Cell, block: int) -> Iterator[tuple[Cell, int]]:

@@ -22,7 +22,8 @@ STEPS_PER_SECOND = {
 TASK_COST = {"humanoid": 6.0, "ant": 3.0, "halfcheetah": 1.5, "walker2d": 1.5}
 # Of one program, two of which compile at a time.
 COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
-BASE_GIB = 1.5  # interpreter, compiler and simulator
+# Interpreter, compiler and simulator: the peak that was measured, with nothing compiled yet.
+BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
 
 
 class Plan(NamedTuple):
@@ -58,7 +59,7 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     seconds = compiling + steps / rate + episodes * spec.horizon / 3 / rate
     weights = 2 * sum(a * b for a, b in zip(config.hidden, (*config.hidden[1:], 16), strict=True))
-    gib = BASE_GIB + 4 * weights * (4 * agents + cells / 4) / 2**30
+    gib = BASE_GIB[spec.backend] + 4 * weights * (4 * agents + cells / 4) / 2**30
     lines = [
         f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
         f"train     {agents} agents, {steps:,} env steps" if training else "train     nothing",

@@ -25,7 +25,7 @@ def compilations() -> int:
 
 
 class Programs:
-    """The large programs of a run. Compiling starts at once, in threads, one per core is enough."""
+    """The large programs of a run. They compile at once, two at a time, in threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

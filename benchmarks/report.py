@@ -57,7 +57,7 @@ def write_report(folder: RunFolder, console: Console) -> None:
     folder.write_text("report.md", text)
 
     for method in results.pruned_methods():
-        for eps in results.radii or [0.0]:
+        for eps in results.radii:
             for table in terminal_tables(results, certificates, method, eps):
                 console.print(table)
     for line in warnings(results, returns, certificates):
@@ -75,7 +75,7 @@ def markdown(
     lines += ["## Findings", "", *(f"- {line}" for line in findings(results)), ""]
     for name, file in drawn.items():
         lines += [f"![{name} against sparsity]({file})", ""]
-    for eps in results.radii or [0.0]:
+    for eps in results.radii:
         for method in results.pruned_methods():
             header, rows = table_rows(results, certificates, method, eps)
             lines += [f"## {method}, eps = {eps:g}", "", *_markdown_table(header, rows), ""]

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,13 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """A text file."""
-        _replace(self.path / name, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_whole(self.path / name, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """A Parquet table with the schema `SCHEMAS[name]`; the settings travel in its metadata."""
         schema = SCHEMAS[name].with_metadata({"settings": json.dumps(self.settings)})
         table = pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
-        _replace(self.path / f"{name}.parquet", lambda partial: pq.write_table(table, partial))
+        write_whole(self.path / f"{name}.parquet", lambda partial: pq.write_table(table, partial))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def _replace(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary name beside `path`, then rename: a killed run leaves no half file."""
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -135,6 +135,14 @@ def test_truncation_comes_exactly_at_the_horizon(which):
         assert bool(result.truncated) is (steps_left == 1 and not terminated)
 
 
+# Where two programs were seen to differ by more than 1e-5, as a share of the largest entry.
+SOLVER_AGREEMENT = {
+    ("walker2d", "mjx"): 1e-4,
+    ("humanoid", "mjx"): 1e-4,
+    ("humanoid", "generalized"): 1e-3,
+}
+
+
 @contract
 def test_vmap_is_a_loop(which):
     """Single steps from the recorded states: chaos cannot amplify the last bit.
@@ -147,7 +155,7 @@ def test_vmap_is_a_loop(which):
     """
     backend = environment(which).spec.backend
     atol = 1e-4 if backend == "positional" else 1e-5
-    solver = {"mjx": 1e-4, "generalized": 1e-3}.get(backend, 0.0)
+    solver = SOLVER_AGREEMENT.get(which, 0.0)
     _, step = programs(which)
     (before, actions, after, steps), _ = recorded(which)
     for t, n in ((0, 0), (1, 2), (STEPS // 2, 1), (STEPS - 1, 0)):
@@ -331,7 +339,8 @@ def test_hopper_is_brax_hopper():
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [p for p in PAIRS if p[1] != "analytic"], ids="-".join)
 def test_every_task_is_the_one_of_brax(pair):
-    assert_same_as_brax(*pair, steps=10, tolerance=1e-5)
+    many_contacts = pair[0] in ("ant", "walker2d") and pair[1] in ("mjx", "generalized")
+    assert_same_as_brax(*pair, steps=10, tolerance=1e-5 if many_contacts else 1e-6)
 
 
 def test_swimmer_runs_although_brax_calls_a_removed_argument():

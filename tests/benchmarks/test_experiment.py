@@ -128,6 +128,7 @@ BAD = [
     ("--env swimmer --backend mjx", ["'mjx'", "generalized"]),
     ("--methods magnitud", ["'magnitud'", "magnitude, random, micro"]),
     ("--attacks pgd", ["'pgd'", "none, random, mad"]),
+    ("--attacks none", ["'none'", "random, mad"]),
     ("--eps -0.1", ["-0.1"]),
     ("--eps nan", ["nan"]),
     ("--eps x", ["eps", "'x'"]),

@@ -121,3 +121,20 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     assert plan.seconds > 0
     assert plan.gib > 0
     assert "results/x" in str(plan)
+
+
+def test_an_agent_that_diverged_costs_only_its_own_certificates():
+    agents = agents_of(SMOKE)
+    population = pipeline.make_population(SMOKE, agents)
+    bias = population.policy.params.actor["layer_1"]["bias"].copy()
+    bias[1] = np.nan  # the dense agent of seed 1
+    population.policy.params.actor["layer_1"]["bias"] = bias
+
+    class Silent:
+        def stage(self, name: str, total: int) -> None: ...
+        def advance(self, units: int) -> None: ...
+
+    table = pipeline.certify_population(SMOKE, ENV, population, Silent())
+    diverged = (table["seed"] == 1) & (table["method"] != "micro")
+    assert np.isnan(table["value"][diverged]).all()
+    assert np.isfinite(table["value"][~diverged]).all()
