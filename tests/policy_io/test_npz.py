@@ -1,43 +1,26 @@
-"""Files: exact round trips, no surprises from broken ones, and nothing executed."""
+"""Our own .npz: exact round trips, no surprises from broken files, and nothing executed."""
 
 import pickle
+import tempfile
 import zipfile
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as numpy_arrays
+from policies import Payload, assert_refused, assert_same_bits, policy_of
 
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, normalise, state_value
-from jaxprune.policy_io import load_agents, load_policy, save_agents, save_policy
+from jaxprune.policy_io import load_policy, save_policy
+from jaxprune.policy_io.obs_stats import NO_CLIP
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.types import ObsStats
-
-
-@cache
-def policy_of(*, discrete=False, hidden=(8, 6), activation="tanh"):
-    """A policy whose every number is odd: subnormal, negative zero, full mantissa."""
-    rng = np.random.default_rng(0)
-    policy = init_policy(
-        jax.random.key(0), 4, 3, discrete=discrete, hidden=hidden, activation=activation
-    )
-    stats = ObsStats(
-        mean=jnp.asarray(rng.standard_normal(4), jnp.float32),
-        std=jnp.asarray(rng.uniform(0.1, 3, 4), jnp.float32),
-        count=jnp.float32(12345.0),
-    )
-    policy.params.actor["layer_0"]["bias"] = jnp.array([-0.0, 1e-42, 1 / 3, *[0.1] * 5])
-    return replace(policy, obs_stats=stats, obs_clip=7.5, obs_std_offset=3e-7)
-
-
-def assert_same_bits(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype and x.shape == y.shape
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 @pytest.fixture
@@ -46,16 +29,6 @@ def saved(tmp_path):
     save_policy(tmp_path / "policy.npz", policy_of())
     with np.load(tmp_path / "policy.npz", allow_pickle=False) as archive:
         return tmp_path / "policy.npz", dict(archive)
-
-
-def assert_refused(path, *words: str):
-    """One line that names the path and what to do about it."""
-    with pytest.raises(InputError) as error:
-        load_policy(path)
-    message = str(error.value)
-    assert "\n" not in message and str(path) in message
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -76,14 +49,48 @@ def test_a_network_without_hidden_layers(tmp_path):
     assert_same_bits(policy, load_policy(tmp_path / "policy.npz"))
 
 
-def test_masks_are_folded_in_before_saving(tmp_path):
+NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+POSITIVE = st.floats(2**-100, 2**100, width=32)
+
+
+@given(
+    kernel=numpy_arrays(np.float32, (2, 3), elements=NUMBERS),
+    mean=numpy_arrays(np.float32, (2,), elements=NUMBERS),
+    std=numpy_arrays(np.float32, (2,), elements=POSITIVE),
+    clip=st.floats(1e-30, NO_CLIP),
+    offset=st.floats(0, 1e30),
+)
+def test_any_numbers_round_trip(kernel, mean, std, clip, offset):
+    policy = init_policy(jax.random.key(0), 2, 3, hidden=())
+    policy.params.actor["layer_0"]["kernel"] = jnp.asarray(kernel)
+    stats = ObsStats(jnp.asarray(mean), jnp.asarray(std), jnp.float32(7))
+    policy = replace(policy, obs_stats=stats, obs_clip=clip, obs_std_offset=offset)
+    with tempfile.TemporaryDirectory() as folder:
+        save_policy(Path(folder) / "policy.npz", policy)
+        loaded = load_policy(Path(folder) / "policy.npz")
+    assert_same_bits(policy, loaded)
+    assert (loaded.obs_clip, loaded.obs_std_offset) == (clip, offset)
+
+
+def test_masks_are_folded_in(tmp_path):
     policy = policy_of()
-    pruned = mask_policy(policy, prune(policy, sparsity=0.5))
-    save_policy(tmp_path / "policy.npz", pruned)
+    masks = prune(policy, sparsity=0.5)
+    save_policy(tmp_path / "policy.npz", policy, masks)
     loaded = load_policy(tmp_path / "policy.npz")
-    assert_same_bits(pruned, loaded)
+    assert_same_bits(mask_policy(policy, masks), loaded)
     kernels = [loaded.params.actor[f"layer_{i}"]["kernel"] for i in range(3)]
     assert sum(int(np.sum(k == 0)) for k in kernels) == 49  # half of 32 + 48 + 18
+
+
+@pytest.mark.parametrize("which", ["policy", "masks"])
+def test_a_population_is_refused(tmp_path, which):
+    policy = policy_of()
+    masks = prune(policy, sparsity=[0.1, 0.5]) if which == "masks" else None
+    if which == "policy":
+        policy = jax.tree.map(lambda x: jnp.stack([x, x]), policy)
+    with pytest.raises(InputError, match=r"population \(2,\).*take it first"):
+        save_policy(tmp_path / "policy.npz", policy, masks)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_format_is_the_published_one(saved):
@@ -193,16 +200,6 @@ def test_flipped_bytes_never_escape_as_another_error(saved):
     assert outcomes == {"read", "refused"}
 
 
-class Payload:
-    """Unpickling this creates the file."""
-
-    def __init__(self, witness):
-        self.witness = witness
-
-    def __reduce__(self):
-        return (open, (str(self.witness), "w"))
-
-
 def test_pickles_are_refused_and_nothing_is_executed(saved, tmp_path):
     path, arrays = saved
     witness = tmp_path / "executed"
@@ -306,60 +303,24 @@ def test_numbers_that_are_not_finite(saved, name, value):
     assert_refused(path, "not finite")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("obs_std", -0.5), ("obs_std", -3e-7), ("obs_clip", 0.0), ("obs_clip", -1)]
+)
+def test_normalisers_that_divide_by_nothing_or_let_nothing_through(saved, name, value):
+    path, arrays = saved  # whose offset is 3e-7
+    rewrite(path, {**arrays, name: np.full_like(arrays[name], value)})
+    assert_refused(path, "not positive")
+
+
+@pytest.mark.parametrize("net", ["policy", "value"])
+def test_no_layers_at_all(saved, net):
+    path, arrays = saved
+    rewrite(path, {k: v for k, v in arrays.items() if not k.startswith(net)})
+    assert_refused(path, f"lacks '{net}/0/kernel'")
+
+
 @pytest.mark.parametrize("name", ["activation", "distribution"])
 def test_unknown_members(saved, name):
     path, arrays = saved
     rewrite(path, {**arrays, name: np.array("gelu")})
     assert_refused(path, f"unknown {name}", "'gelu'", "choose from")
-
-
-def stack(policy, count):
-    return jax.tree.map(lambda x: jnp.stack([x + i for i in range(count)]), policy)
-
-
-@pytest.mark.parametrize("discrete", [False, True])
-def test_agents_round_trip_with_their_masks(tmp_path, discrete):
-    agents = stack(policy_of(discrete=discrete), 3)
-    masks = {
-        "magnitude": prune(agents, "magnitude", [0.1, 0.5]),
-        "random": prune(agents, "random", 0.5),
-    }
-    save_agents(tmp_path / "agents", agents, masks)
-    loaded, loaded_masks = load_agents(tmp_path / "agents")
-    assert_same_bits(loaded, agents)
-    assert set(loaded_masks) == set(masks)
-    for name, mask in masks.items():
-        assert_same_bits(loaded_masks[name], mask)
-    for name in ("activation", "distribution", "obs_clip", "obs_std_offset"):
-        assert getattr(loaded, name) == getattr(agents, name)
-    assert [p.name for p in tmp_path.iterdir()] == ["agents"]
-
-
-def test_agents_without_masks_and_overwritten(tmp_path):
-    save_agents(tmp_path / "agents", stack(policy_of(), 2), {"none": prune(stack(policy_of(), 2))})
-    save_agents(tmp_path / "agents", stack(policy_of(), 5), {})
-    loaded, masks = load_agents(tmp_path / "agents")
-    assert_same_bits(loaded, stack(policy_of(), 5))
-    assert masks == {}
-
-
-def test_loaded_agents_can_be_pruned_and_evaluated(tmp_path):
-    """Loaded leaves are arrays that the rest of the library takes."""
-    agents = stack(policy_of(), 2)
-    save_agents(tmp_path / "agents", agents, {})
-    loaded, _ = load_agents(tmp_path / "agents")
-    assert_same_bits(prune(loaded, "random", [0.5]), prune(agents, "random", [0.5]))
-    mean = jax.vmap(lambda p: action_distribution(p, jnp.ones(4)).mode())(loaded)
-    assert mean.shape == (2, 3)
-
-
-@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
-def test_no_agents_there(tmp_path, kind):
-    path = tmp_path / "agents"
-    if kind == "file":
-        path.write_text("hello")
-    elif kind == "empty folder":
-        path.mkdir()
-    with pytest.raises(InputError, match="no checkpoint of agents") as error:
-        load_agents(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)

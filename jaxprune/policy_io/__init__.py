@@ -1,0 +1,21 @@
+"""Policies in and out: the only part of the library that touches files.
+
+In: our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts (`load_policy`), populations
+(`load_agents`). Out: .npz, Orbax checkpoints, StableHLO artefacts and plain numpy functions.
+Nothing that a file holds is ever executed.
+"""
+
+from jaxprune.policy_io.agents import load_agents, save_agents
+from jaxprune.policy_io.export import export_policy, load_exported, numpy_policy
+from jaxprune.policy_io.load import load_policy
+from jaxprune.policy_io.npz import save_policy
+
+__all__ = [
+    "export_policy",
+    "load_agents",
+    "load_exported",
+    "load_policy",
+    "numpy_policy",
+    "save_agents",
+    "save_policy",
+]

@@ -1,0 +1,60 @@
+"""Populations of agents with their masks, as Orbax checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxprune.families import InputError
+from jaxprune.policy_io.npz import STATIC
+from jaxprune.types import Masks, ObsStats, Params, Policy
+
+
+def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
+    """A population `[agents]` and its masks by method, as an Orbax checkpoint.
+
+    Orbax writes to a temporary folder and renames it; an existing checkpoint is replaced.
+    """
+    state = {
+        "params": _named(policy.params),
+        "obs_stats": policy.obs_stats._asdict(),
+        "masks": {name: _named(mask) for name, mask in masks.items()},
+    }
+    static = {name: getattr(policy, name) for name in STATIC}
+    ocp.save(str(Path(path).absolute()), _to_host(state), overwrite=True, custom_metadata=static)
+
+
+def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
+    """What `save_agents` wrote: (policy `[agents]`, masks by method).
+
+    Raises:
+        InputError: no checkpoint there.
+    """
+    folder = str(Path(path).absolute())
+    missing = f"no checkpoint of agents at {path}: give the `agents` folder of a run"
+    if not ocp.is_orbax_checkpoint(folder):
+        raise InputError(missing)
+    try:
+        state: Any = ocp.load(folder)
+    except ValueError:  # InvalidLayoutError: an empty folder
+        raise InputError(missing) from None
+    static: Any = ocp.metadata(folder).custom_metadata
+    policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **static)
+    return policy, {name: _params(mask) for name, mask in state["masks"].items()}
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """The parts by name, without the empty log_std of a categorical policy: Orbax saves no 0 B."""
+    return {name: part for name, part in params._asdict().items() if name != "log_std" or part.size}
+
+
+def _params(named: dict[str, Any]) -> Params:
+    bias = named["actor"]["layer_0"]["bias"]
+    return Params(**{"log_std": np.zeros((*bias.shape[:-1], 0), bias.dtype), **named})
+
+
+def _to_host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)

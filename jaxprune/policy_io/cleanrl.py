@@ -1,0 +1,38 @@
+"""State dicts with the names of CleanRL's ppo_continuous_action.py and ppo.py.
+
+The names are those of an agent whose networks are the sequences `actor_mean` (or `actor`, for
+discrete actions) and `critic`, with a parameter `actor_logstd` `[1, act]`.
+"""
+
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+from jaxprune.families import InputError
+from jaxprune.policy_io.state_dict import Layout, Tensors, actor_critic
+from jaxprune.policy_io.torch_file import read_state_dict
+from jaxprune.types import Policy
+
+CONTINUOUS = Layout(("actor_mean.*",), ("critic.*",), "actor_logstd")
+DISCRETE = Layout(("actor.*",), ("critic.*",), None)
+
+
+def read_torch(path: Path) -> Policy:
+    """The policy of a file by torch.save, not yet checked; a broken one raises anything."""
+    with open(path, "rb") as file:
+        return _policy(read_state_dict(file, path), path)
+
+
+def read_safetensors(path: Path) -> Policy:
+    """The policy of a .safetensors file, not yet checked; a broken one raises anything."""
+    return _policy(load_file(path), path)
+
+
+def _policy(tensors: Tensors, path: Path) -> Policy:
+    if "action_net.weight" in tensors:
+        raise InputError(
+            f"policy file {path} is a state dict of Stable-Baselines3, which does not say how its "
+            "layers are activated: give the whole .zip"
+        )
+    layout = DISCRETE if "actor.0.weight" in tensors else CONTINUOUS
+    return actor_critic(tensors, layout, "tanh", path)

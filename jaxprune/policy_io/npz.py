@@ -1,0 +1,92 @@
+"""One policy as .npz, format version 1: raw arrays only, nothing pickled.
+
+`obs_mean`, `obs_std` `[obs]`, `obs_count`, `obs_clip`, `obs_std_offset`, `activation`,
+`distribution`, `log_std` `[act]` (normal only), and `policy/i/kernel` `[in, out]`,
+`policy/i/bias` `[out]`, `value/i/...` per layer.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.families import InputError
+from jaxprune.policy_io.checks import one_policy
+from jaxprune.policy_io.files import whole_file
+from jaxprune.types import Masks, ObsStats, Params, Policy
+
+# Policy's static fields, which are part of every format of our own.
+STATIC = ("activation", "distribution", "obs_clip", "obs_std_offset")
+
+
+def save_policy(path: str | Path, policy: Policy, masks: Masks | None = None) -> None:
+    """One policy to a .npz file, which appears whole or not at all.
+
+    Args:
+        path: of the file; an old one is replaced.
+        policy: a single one.
+        masks: folded in: what they remove is written as 0. None keeps everything.
+
+    Raises:
+        InputError: policy or masks have leading axes.
+    """
+    policy = one_policy(policy, masks)
+    arrays: dict[str, Any] = {f"obs_{k}": v for k, v in policy.obs_stats._asdict().items()}
+    arrays |= {name: getattr(policy, name) for name in STATIC}
+    if policy.distribution == "normal":
+        arrays["log_std"] = policy.params.log_std
+    for prefix, layers in (("policy", policy.params.actor), ("value", policy.params.critic)):
+        for i in range(len(layers)):
+            for leaf, array in layers[f"layer_{i}"].items():
+                arrays[f"{prefix}/{i}/{leaf}"] = array
+    with whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+
+
+def read_policy(path: Path) -> Policy:
+    """What `save_policy` wrote; arrays in JAX's default float type, not yet checked.
+
+    Raises:
+        InputError: an array is missing.
+    """
+    raw = read_arrays(path)
+
+    def need(name: str) -> np.ndarray:
+        if name not in raw:
+            raise InputError(
+                f"policy file {path} lacks {name!r}: save it with jaxprune.save_policy"
+            )
+        return raw[name]
+
+    def network(prefix: str) -> dict[str, dict[str, jax.Array]]:
+        count = len({name.split("/")[1] for name in raw if name.startswith(f"{prefix}/")})
+        names = {leaf: f"{prefix}/{{}}/{leaf}" for leaf in ("kernel", "bias")}
+        return {
+            f"layer_{i}": {leaf: jnp.asarray(need(n.format(i)), float) for leaf, n in names.items()}
+            for i in range(max(count, 1))
+        }
+
+    def scalar(name: str) -> float:
+        value = need(name)
+        if value.shape or value.dtype.kind not in "fiu":
+            raise InputError(f"policy file {path} is inconsistent: {name} is not one number")
+        return float(value)
+
+    distribution = str(need("distribution"))
+    log_std = need("log_std") if distribution == "normal" else np.zeros(0)
+    return Policy(
+        params=Params(network("policy"), network("value"), jnp.asarray(log_std, float)),
+        obs_stats=ObsStats(*(jnp.asarray(need(f"obs_{x}"), float) for x in ObsStats._fields)),
+        activation=str(need("activation")),
+        distribution=distribution,
+        obs_clip=scalar("obs_clip"),
+        obs_std_offset=scalar("obs_std_offset"),
+    )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a .npz file; nothing in it is executed, and a broken one raises anything."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

@@ -1,0 +1,109 @@
+"""The statistics by which another library normalised observations, from files of their own.
+
+- .npz: `obs_mean` `[obs]`; `obs_std` `[obs]`, by which to divide (plus `obs_std_offset`, 0), or
+  `obs_var` `[obs]`, to which 1e-8 is added under the root, as the wrappers of Gymnasium (so
+  CleanRL's) and Stable-Baselines3 do; `obs_clip` (10, as in both); `obs_count` (0).
+- the pickle that Stable-Baselines3's VecNormalize saves.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.families import InputError
+from jaxprune.policy_io import inert
+from jaxprune.policy_io.files import refusing
+from jaxprune.policy_io.inert import Inert
+from jaxprune.policy_io.npz import read_arrays
+from jaxprune.types import ObsStats
+
+# Clipping here changes no float32 but the infinite ones, and unlike inf it is a number that files,
+# checks and interval arithmetic take.
+NO_CLIP = float(np.finfo(np.float32).max)
+VARIANCE_OFFSET = 1e-8
+
+
+class Normaliser(NamedTuple):
+    """x = clip((obs - mean) / (std + std_offset), -clip, clip)."""
+
+    stats: ObsStats
+    clip: float
+    std_offset: float
+
+
+def raw_observations(size: int) -> Normaliser:
+    """The one that changes nothing, for a policy that acts on raw observations `[size]`."""
+    stats = ObsStats(jnp.zeros(size), jnp.ones(size), jnp.zeros(()))
+    return Normaliser(stats, NO_CLIP, 0.0)
+
+
+def read_normaliser(path: Path) -> Normaliser:
+    """The normaliser in a .npz or in a pickle of VecNormalize.
+
+    Raises:
+        InputError: the file is missing, broken, or about something else.
+    """
+    if not path.exists():
+        raise InputError(
+            f"no statistics file at {path}: give a .npz or what VecNormalize.save wrote"
+        )
+    complaint = (
+        f"statistics file {path} is truncated or of no kind that is read: give a .npz with "
+        "obs_mean and obs_var or obs_std, or what VecNormalize.save wrote"
+    )
+    with refusing(complaint):
+        if zipfile.is_zipfile(path):
+            return _from_arrays(read_arrays(path), path)
+        return _from_vec_normalize(inert.load(path.read_bytes()), path)
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:
+    def number(name: str, default: float) -> float:
+        return float(arrays.get(name, default))
+
+    for names in (("obs_mean",), ("obs_std", "obs_var")):
+        if len(arrays.keys() & set(names)) != 1:
+            raise InputError(
+                f"statistics file {path} holds {', '.join(sorted(arrays)) or 'nothing'}: it needs "
+                f"exactly one of {', '.join(names)}"
+            )
+    count, clip = number("obs_count", 0.0), number("obs_clip", 10.0)
+    if "obs_std" in arrays:
+        std, offset = arrays["obs_std"], number("obs_std_offset", 0.0)
+    else:
+        std, offset = _std(arrays["obs_var"], VARIANCE_OFFSET), 0.0
+    return Normaliser(_stats(arrays["obs_mean"], std, count), clip, offset)
+
+
+def _from_vec_normalize(pickled: Any, path: Path) -> Normaliser:
+    """SB3: x = clip((obs - mean) / sqrt(var + epsilon), -clip_obs, clip_obs)."""
+    state = pickled.state if isinstance(pickled, Inert) else None
+    if not isinstance(state, dict) or not {"norm_obs", "clip_obs", "epsilon"} <= state.keys():
+        found = pickled.asked if isinstance(pickled, Inert) else type(pickled).__name__
+        raise InputError(
+            f"statistics file {path} is a pickle of {found}: only VecNormalize's is read; save it "
+            "with VecNormalize.save"
+        )
+    rms = state.get("obs_rms")
+    if state["norm_obs"] is not True or not isinstance(rms, Inert):
+        raise InputError(
+            f"statistics file {path} normalises no observations, or those of a dictionary: only "
+            "flat ones with norm_obs=True have statistics; without them the policy acts on raw "
+            "observations"
+        )
+    mean, var, count = (inert.array(rms.state[name]) for name in ("mean", "var", "count"))
+    std = _std(var, float(inert.array(state["epsilon"])))
+    clip = min(float(inert.array(state["clip_obs"])), NO_CLIP)
+    return Normaliser(_stats(mean, std, float(count)), clip, 0.0)
+
+
+def _std(var: np.ndarray, offset: float) -> np.ndarray:
+    """In double precision, and with the offset inside: the policy's own offset is then 0."""
+    return np.sqrt(var.astype(np.float64) + offset)
+
+
+def _stats(mean: np.ndarray, std: np.ndarray, count: float) -> ObsStats:
+    return ObsStats(jnp.asarray(mean, float), jnp.asarray(std, float), jnp.asarray(count, float))

@@ -1,0 +1,158 @@
+"""State dicts that torch.save wrote, read without PyTorch and without executing anything.
+
+The file is a zip archive: `NAME/data.pkl` pickles a dictionary whose tensors point at the raw
+numbers in `NAME/data/KEY`. The unpickler knows the five things such a dictionary is made of and
+refuses all others; they build descriptions, which become arrays afterwards.
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from jaxprune.families import InputError
+
+# How a file of before PyTorch 1.6 starts: a pickle of a fixed number.
+OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+ITEMS = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2"}
+
+
+def old_format(source: str | Path) -> str:
+    """The message for a file in PyTorch's format of before 1.6."""
+    return (
+        f"policy file {source} is in PyTorch's format of before version 1.6: load it there and "
+        "torch.save the state dict again, in the default format, or write it with safetensors"
+    )
+
+
+def read_state_dict(file: BinaryIO, source: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict by name; a broken file raises anything.
+
+    Args:
+        file: open for reading at its beginning.
+        source: what to call it in messages.
+
+    Raises:
+        InputError: it holds something else than tensors, or is in the old format.
+    """
+    if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
+        raise InputError(old_format(source))
+    with zipfile.ZipFile(file) as archive:
+        (root,) = (n.removesuffix("data.pkl") for n in archive.namelist() if _is_pickle(n))
+        named = _Unpickler(archive.read(f"{root}data.pkl"), source).load()
+        _check_tensors(named, source)
+        order = ">" if _is_big_endian(archive, root) else "<"
+        return {name: _array(tensor, archive, root, order) for name, tensor in named.items()}
+
+
+class _Tensor(NamedTuple):
+    """What the pickle says of a tensor, unverified."""
+
+    item: str  # numpy's name of the type, without the byte order
+    key: str  # of the file with the numbers
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _StateDict(dict[Any, Any]):
+    """Stands for an OrderedDict; modules attach a version number to theirs, which is dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+class _Builder:
+    """A callable for the unpickler that a pickle cannot alter."""
+
+    def __init__(self, build: Callable[..., Any]):
+        self.build = build
+
+    def __call__(self, *args: Any) -> Any:
+        return self.build(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+def _tensor(
+    storage: tuple[str, str], offset: int, size: Any, stride: Any, grad: bool, hooks: Any
+) -> _Tensor:
+    del grad, hooks
+    return _Tensor(*storage, offset, size, stride)
+
+
+def _parameter(tensor: _Tensor, grad: bool, hooks: Any) -> _Tensor:
+    del grad, hooks
+    return tensor
+
+
+BUILDERS = {
+    "collections.OrderedDict": _Builder(_StateDict),
+    "torch._utils._rebuild_tensor_v2": _Builder(_tensor),
+    "torch._utils._rebuild_parameter": _Builder(_parameter),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds `_Tensor`s and dictionaries of them."""
+
+    def __init__(self, data: bytes, source: str | Path):
+        super().__init__(io.BytesIO(data))
+        self.source = source
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """The builder behind a name of the pickle; for a storage, the type of its items."""
+        asked = f"{module_name}.{global_name}"
+        if asked in BUILDERS:
+            return BUILDERS[asked]
+        if module_name == "torch" and global_name in ITEMS:
+            return ITEMS[global_name]
+        raise InputError(
+            f"policy file {self.source} asks for {asked!r}, and a state dict is made of "
+            f"{', '.join(ITEMS)} only: nothing was executed; save agent.state_dict() as floats"
+        )
+
+    def persistent_load(self, pid: Any) -> tuple[str, str]:
+        """Where a tensor's numbers are: ("storage", type, key, device, length) -> (type, key)."""
+        kind, item, key, _, _ = pid
+        if kind != "storage":
+            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+        return item, key
+
+
+def _check_tensors(named: Any, source: str | Path) -> None:
+    """Raises `InputError` unless these are tensors by name."""
+    strangers = ["the whole"]
+    if isinstance(named, dict):
+        strangers = [k for k, v in named.items() if not isinstance(v, _Tensor)]
+    if strangers:
+        raise InputError(
+            f"policy file {source} is no state dict ({strangers[0]!r} is no tensor): "
+            "torch.save(agent.state_dict(), FILE) and nothing else"
+        )
+
+
+def _array(tensor: _Tensor, archive: zipfile.ZipFile, root: str, order: str) -> np.ndarray:
+    """The numbers of a tensor; numpy checks that size and strides stay inside them."""
+    item = np.dtype(order + tensor.item)
+    numbers = archive.read(f"{root}data/{tensor.key}")
+    if math.prod(tensor.size) * item.itemsize > len(numbers):
+        raise ValueError(f"{tensor.size} is more than {len(numbers)} bytes hold")
+    strides = [item.itemsize * step for step in tensor.stride]
+    view = np.ndarray(tensor.size, item, numbers, item.itemsize * tensor.offset, strides)
+    return view.astype(item.newbyteorder("="))
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith("/data.pkl")
+
+
+def _is_big_endian(archive: zipfile.ZipFile, root: str) -> bool:
+    name = f"{root}byteorder"
+    return name in archive.namelist() and archive.read(name) == b"big"
