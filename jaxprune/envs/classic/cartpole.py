@@ -1,12 +1,9 @@
-"""Tasks whose equations of motion are written out: exact, and cheap enough for a laptop.
-
-Source: Gymnasium 1.x `envs/classic_control`, itself after Barto, Sutton and Anderson (1983).
-"""
+"""CartPole, after Barto, Sutton and Anderson (1983)."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune.envs.base import EnvSpec
+from jaxprune.envs.base import EnvSpec, conclude
 from jaxprune.types import Array, EnvState, Key, TimeStep
 
 
@@ -36,6 +33,7 @@ class CartPole:
         horizon=500,
         eps=0.1,
         reward_range=(0.0, 1.0),
+        reward_clip=(0.0, 1.0),
     )
 
     def reset(self, key: Key) -> tuple[EnvState, Array]:
@@ -60,9 +58,4 @@ class CartPole:
         obs = state.physics + self.DT * jnp.array([x_dot, x_acc, theta_dot, theta_acc])
         time = state.time + 1
         terminated = (jnp.abs(obs[0]) > self.X_LIMIT) | (jnp.abs(obs[2]) > self.THETA_LIMIT)
-        return EnvState(obs, time), TimeStep(
-            obs=obs,
-            reward=jnp.ones((), obs.dtype),
-            terminated=terminated,
-            truncated=(time >= self.spec.horizon) & ~terminated,
-        )
+        return EnvState(obs, time), conclude(self.spec, time, obs, jnp.ones(()), terminated)
