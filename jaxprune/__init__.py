@@ -14,7 +14,16 @@ from jaxprune.certify import Certificate, certify
 from jaxprune.envs import Environment, EnvSpec, make_env
 from jaxprune.evaluation import evaluate
 from jaxprune.families import InputError
-from jaxprune.policy_io import load_agents, load_policy, save_agents, save_policy
+from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
+from jaxprune.policy_io import (
+    export_policy,
+    load_agents,
+    load_exported,
+    load_policy,
+    numpy_policy,
+    save_agents,
+    save_policy,
+)
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.types import Masks, Policy
 
@@ -27,10 +36,14 @@ __all__ = [
     "Policy",
     "certify",
     "evaluate",
+    "evaluate_in_gymnasium",
+    "export_policy",
     "load_agents",
+    "load_exported",
     "load_policy",
     "make_env",
     "mask_policy",
+    "numpy_policy",
     "prune",
     "save_agents",
     "save_policy",

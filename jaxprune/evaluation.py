@@ -44,9 +44,10 @@ def evaluate(
         mad_config: settings of the "mad" attack.
 
     Returns:
-        `return` (undiscounted, the task's raw units), `length` (steps), `terminated` and
-        `distance` (the largest D reached, see `Distribution.distance`), each `[..., episodes]`
-        with the leading axes of the masks (of the policy without masks).
+        `return` (undiscounted, the task's raw units), `length` (steps), `terminated`, `diverged`
+        (the simulator failed: the return ends before it) and `distance` (the largest D reached, see
+        `Distribution.distance`), each `[..., episodes]` with the leading axes of the masks (of the
+        policy without masks).
 
     Raises:
         InputError: unknown attack, eps < 0, no episode, or a policy that does not fit the task.

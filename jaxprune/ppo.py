@@ -119,6 +119,7 @@ class Transition(NamedTuple):
     reward: Array  # [], raw
     terminated: Array  # bool []
     truncated: Array  # bool []
+    diverged: Array  # bool []
     episode_return: Array  # [], raw return of the episode so far, this step included
     discounted_return: Array  # [], the same with older rewards discounted
 
@@ -159,6 +160,7 @@ class Metrics(NamedTuple):
 
     episode_return: Array  # mean raw return of the episodes that ended; NaN if none did
     episodes: Array  # how many ended
+    diverged: Array  # how many of these because the simulator left the finite numbers
     policy_loss: Array
     value_loss: Array
     entropy: Array
@@ -308,6 +310,7 @@ def rollout(
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
+            diverged=jnp.asarray(after.diverged),
             episode_return=worker.episode_return,
             discounted_return=worker.discounted_return,
         )
@@ -487,4 +490,5 @@ def summarise(steps: Transition, losses: Losses, masks: Masks) -> Metrics:
     done = steps.terminated | steps.truncated
     episodes = jnp.sum(done)
     mean_return = jnp.sum(jnp.where(done, steps.episode_return, 0.0)) / episodes  # NaN if none
-    return Metrics(mean_return, episodes, *losses, sparsity_of(masks))
+    diverged = jnp.sum(steps.diverged)
+    return Metrics(mean_return, episodes, diverged, *losses, sparsity_of(masks))

@@ -24,7 +24,30 @@ class Episode(NamedTuple):
     return_: Array  # [], undiscounted sum of the raw rewards
     length: Array  # int32 [], steps taken
     terminated: Array  # bool [], ended by the task; False: by the time limit
+    diverged: Array  # bool [], ended because the simulator left the finite numbers
     distance: Array  # [], largest D between pi(.|s) and pi(.|s') that the adversary reached
+
+
+def act(
+    key: Key, victim: Policy, perturb: Perturb, memory: Any, obs: Array, eps: Array
+) -> tuple[Array, Any, Array]:
+    """The victim's deterministic action at a perturbed observation: (action, memory', D).
+
+    The action is the mean, or the likeliest choice; D is how far the adversary moved the action
+    distribution.
+
+    Args:
+        key: consumed.
+        victim: the policy, already masked.
+        perturb: the adversary's step.
+        memory: what the adversary remembers.
+        obs: raw observation `[obs_size]`.
+        eps: radius of the ball in normalised units, `[]`.
+    """
+    obs_norm = normalise(victim, obs)
+    seen, memory = perturb(memory, key, victim, obs_norm, eps)
+    clean, attacked = (action_distribution(victim, x) for x in (obs_norm, seen))
+    return attacked.mode(), memory, clean.distance(attacked)
 
 
 def episode(
@@ -51,7 +74,8 @@ def episode(
     key_reset, key_attack = jax.random.split(key)
     state, obs = env.reset(key_reset)
     zero = jnp.zeros((), obs.dtype)
-    start = Episode(zero, jnp.int32(0), jnp.bool_(False), zero)
+    false = jnp.bool_(False)
+    start = Episode(zero, jnp.int32(0), false, false, zero)
 
     def unfinished(carry):
         *_, done, _ = carry
@@ -59,19 +83,17 @@ def episode(
 
     def step(carry):
         state, obs, memory, _, so_far = carry
-        obs_norm = normalise(victim, obs)
         key_t = jax.random.fold_in(key_attack, so_far.length)
-        seen, memory = perturb(memory, key_t, victim, obs_norm, eps)
-        clean, attacked = (action_distribution(victim, x) for x in (obs_norm, seen))
-
-        state, after = env.step(state, attacked.mode())
+        action, memory, distance = act(key_t, victim, perturb, memory, obs, eps)
+        state, after = env.step(state, action)
         so_far = Episode(
             return_=so_far.return_ + after.reward,
             length=so_far.length + 1,
             terminated=after.terminated,
-            distance=jnp.maximum(so_far.distance, clean.distance(attacked)),
+            diverged=jnp.asarray(after.diverged),
+            distance=jnp.maximum(so_far.distance, distance),
         )
         return state, after.obs, memory, after.terminated | after.truncated, so_far
 
-    *_, result = jax.lax.while_loop(unfinished, step, (state, obs, memory, jnp.bool_(False), start))
+    *_, result = jax.lax.while_loop(unfinished, step, (state, obs, memory, false, start))
     return result

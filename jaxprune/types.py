@@ -59,3 +59,4 @@ class TimeStep(NamedTuple):
     reward: Array  # []
     terminated: Array  # bool [], the task ended: nothing can be earned after this step
     truncated: Array  # bool [], the time limit cut the episode: the state still has value
+    diverged: Array | bool = False  # bool [], the simulator left the finite numbers: terminated

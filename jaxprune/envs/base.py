@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax.numpy as jnp
+
 from jaxprune.types import Array, EnvState, Key, TimeStep
 
 
@@ -15,7 +17,7 @@ class EnvSpec:
     """The simulator behind the task; "analytic" where the equations are written out."""
     obs_size: int
     action_size: int
-    """Actions are `[action_size]` floats, clipped to [-1, 1]; if `discrete`, one of so many."""
+    """Actions are `[action_size]` floats, which the task clips; if `discrete`, one of so many."""
     discrete: bool
     horizon: int
     """Steps after which an episode is truncated."""
@@ -23,6 +25,8 @@ class EnvSpec:
     """Default radius of the l_inf ball, in normalised observation units."""
     reward_range: tuple[float, float] | None
     """A-priori bounds of one reward, 0 included if episodes can terminate; None if unbounded."""
+    reward_clip: tuple[float, float]
+    """Value certificates hold for the return of rewards clipped to this; `reward_range` if any."""
 
 
 class Environment(Protocol):
@@ -40,3 +44,22 @@ class Environment(Protocol):
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step. There is no auto-reset: the caller decides what follows an episode."""
         ...
+
+
+def conclude(
+    spec: EnvSpec, time: Array, obs: Array, reward: Array, terminated: Array | bool
+) -> TimeStep:
+    """The time step that ends after `time` steps, with the time limit and the divergence guard.
+
+    A simulator that leaves the finite numbers has no next observation: the episode ends, that step
+    earns 0 and shows zeros, and `diverged` says so, so that it can be counted.
+    """
+    diverged = ~(jnp.all(jnp.isfinite(obs)) & jnp.isfinite(reward))
+    terminated = terminated | diverged
+    return TimeStep(
+        obs=jnp.where(diverged, 0.0, obs),
+        reward=jnp.where(diverged, 0.0, jnp.asarray(reward, obs.dtype)),
+        terminated=terminated,
+        truncated=(time >= spec.horizon) & ~terminated,
+        diverged=diverged,
+    )

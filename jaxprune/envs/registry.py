@@ -3,10 +3,47 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from jaxprune.envs.base import Environment
-from jaxprune.envs.classic import CartPole
+from jaxprune.envs.classic import (
+    Acrobot,
+    CartPole,
+    MountainCar,
+    MountainCarContinuous,
+    Pendulum,
+)
 from jaxprune.families import InputError, lookup
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What Brax's and Gymnasium's version of a task have in common."""
+
+    eps: float
+    reward_clip: tuple[float, float]
+    bounded: bool = False
+    """Whether `reward_clip` bounds the reward as it is."""
+
+    @property
+    def for_spec(self) -> dict[str, Any]:
+        """The fields of `EnvSpec` that follow."""
+        bounds = self.reward_clip if self.bounded else None
+        return {"eps": self.eps, "reward_clip": self.reward_clip, "reward_range": bounds}
+
+
+# eps: the radius of the published robust-RL tables (SA-PPO, Zhang et al. 2020) where the task has
+# one; the pendulums, reacher and swimmer have none, and 0.1 is our choice.
+# reward_clip: wide enough for the rewards of trained policies; a test looks at random ones.
+HOPPER = Facts(0.075, (-10.0, 10.0))
+WALKER2D = Facts(0.05, (-10.0, 10.0))
+HALF_CHEETAH = Facts(0.15, (-20.0, 20.0))
+ANT = Facts(0.15, (-10.0, 15.0))
+HUMANOID = Facts(0.075, (-10.0, 20.0))
+INVERTED_PENDULUM = Facts(0.1, (0.0, 1.0), bounded=True)
+INVERTED_DOUBLE_PENDULUM = Facts(0.1, (0.0, 10.0))
+REACHER = Facts(0.1, (-4.0, 0.0))
+SWIMMER = Facts(0.1, (-5.0, 5.0))
 
 
 @dataclass(frozen=True)
@@ -19,39 +56,105 @@ class Task:
     """Backend -> environment."""
 
 
-def _cartpole(backend: str) -> Environment:
-    del backend  # there is only one
-    return CartPole()
+def _analytic_task(make: Callable[[], Environment]) -> Task:
+    return Task(("analytic",), lambda backend: make())  # there is only one backend
 
 
-def _brax(name: str, eps: float, reward_range: tuple[float, float] | None, backend: str):
+def _brax(backend: str, name: str, facts: Facts) -> Environment:
     from jaxprune.envs.brax import BraxEnv
 
-    return BraxEnv(name, backend, horizon=1000, eps=eps, reward_range=reward_range)
+    return BraxEnv(name, backend, horizon=1000, **facts.for_spec)
 
 
 def _brax_task(
     name: str,
-    eps: float,
-    reward_range: tuple[float, float] | None = None,
+    facts: Facts,
     backends: tuple[str, ...] = ("mjx", "spring", "positional", "generalized"),
 ) -> Task:
-    return Task(backends, partial(_brax, name, eps, reward_range))
+    return Task(backends, partial(_brax, name=name, facts=facts))
 
 
-# eps: the radius of the published robust-RL tables (SA-PPO, Zhang et al. 2020) where the task has
-# one; the pendulums, reacher, swimmer and cartpole have none, and 0.1 is our choice.
+def _gym(backend: str, name: str, facts: Facts) -> Environment:
+    from jaxprune.envs.mujoco import MujocoEnv
+
+    del backend  # there is only one
+    return MujocoEnv(name, **facts.for_spec)
+
+
+def _playground(backend: str, name: str) -> Environment:
+    from jaxprune.envs.playground import PlaygroundEnv
+
+    del backend  # there is only one
+    return PlaygroundEnv(name, eps=0.1)
+
+
 TASKS: dict[str, Task] = {
-    "cartpole": Task(("analytic",), _cartpole),
-    "hopper": _brax_task("hopper", 0.075),
-    "walker2d": _brax_task("walker2d", 0.05),
-    "halfcheetah": _brax_task("halfcheetah", 0.15),
-    "ant": _brax_task("ant", 0.15),
-    "humanoid": _brax_task("humanoid", 0.075),
-    "inverted_pendulum": _brax_task("inverted_pendulum", 0.1, reward_range=(0.0, 1.0)),
-    "inverted_double_pendulum": _brax_task("inverted_double_pendulum", 0.1),
-    "reacher": _brax_task("reacher", 0.1),
-    "swimmer": _brax_task("swimmer", 0.1, backends=("generalized",)),
+    "cartpole": _analytic_task(CartPole),
+    "acrobot": _analytic_task(Acrobot),
+    "mountain_car": _analytic_task(MountainCar),
+    "mountain_car_continuous": _analytic_task(MountainCarContinuous),
+    "pendulum": _analytic_task(Pendulum),
+    "hopper": _brax_task("hopper", HOPPER),
+    "walker2d": _brax_task("walker2d", WALKER2D),
+    "halfcheetah": _brax_task("halfcheetah", HALF_CHEETAH),
+    "ant": _brax_task("ant", ANT),
+    "humanoid": _brax_task("humanoid", HUMANOID),
+    "inverted_pendulum": _brax_task("inverted_pendulum", INVERTED_PENDULUM),
+    "inverted_double_pendulum": _brax_task("inverted_double_pendulum", INVERTED_DOUBLE_PENDULUM),
+    "reacher": _brax_task("reacher", REACHER),
+    "swimmer": _brax_task("swimmer", SWIMMER, backends=("generalized",)),
+}
+
+# Gymnasium's MuJoCo tasks, in both versions.
+GYM = {
+    "Hopper": HOPPER,
+    "Walker2d": WALKER2D,
+    "HalfCheetah": HALF_CHEETAH,
+    "Ant": ANT,
+    "Humanoid": HUMANOID,
+    "InvertedPendulum": INVERTED_PENDULUM,
+    "InvertedDoublePendulum": INVERTED_DOUBLE_PENDULUM,
+    "Reacher": REACHER,
+    "Swimmer": SWIMMER,
+}
+TASKS |= {
+    f"gym/{name}-{version}": Task(
+        ("mjx",), partial(_gym, name=f"gym/{name}-{version}", facts=facts)
+    )
+    for name, facts in GYM.items()
+    for version in ("v4", "v5")
+}
+
+# The DM Control suite of MuJoCo Playground, which is the extra `dmc`; eps is our choice.
+PLAYGROUND = (
+    "AcrobotSwingup",
+    "AcrobotSwingupSparse",
+    "BallInCup",
+    "CartpoleBalance",
+    "CartpoleBalanceSparse",
+    "CartpoleSwingup",
+    "CartpoleSwingupSparse",
+    "CheetahRun",
+    "FingerSpin",
+    "FingerTurnEasy",
+    "FingerTurnHard",
+    "FishSwim",
+    "HopperHop",
+    "HopperStand",
+    "HumanoidStand",
+    "HumanoidWalk",
+    "HumanoidRun",
+    "PendulumSwingup",
+    "PointMass",
+    "ReacherEasy",
+    "ReacherHard",
+    "SwimmerSwimmer6",
+    "WalkerRun",
+    "WalkerStand",
+    "WalkerWalk",
+)
+TASKS |= {
+    f"dmc/{name}": Task(("mjx",), partial(_playground, name=f"dmc/{name}")) for name in PLAYGROUND
 }
 
 

@@ -1,0 +1,109 @@
+"""Our policies, masks and attacks in a Gymnasium environment: any number of ours, checked there."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.attacks import MADConfig, make_attack
+from jaxprune.envs import Environment
+from jaxprune.evaluation import check_evaluation, episode_keys
+from jaxprune.families import InputError
+from jaxprune.pruning import mask_policy
+from jaxprune.rollout import act
+from jaxprune.types import Array, Key, Masks, Policy
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+def evaluate_in_gymnasium(
+    make: Callable[[], "gymnasium.Env"],
+    env: Environment,
+    policy: Policy,
+    masks: Masks | None = None,
+    attack: str = "none",
+    eps: float | None = None,
+    episodes: int = 50,
+    key: Key | None = None,
+    mad_config: MADConfig | None = None,
+) -> dict[str, np.ndarray]:
+    """`jaxprune.evaluate` for one policy with another simulator under it.
+
+        evaluate_in_gymnasium(lambda: gymnasium.make("Hopper-v4"), env, policy, attack="mad")
+
+    Episode i starts from Gymnasium's `reset(seed=i)`. The policy, the attack and their random
+    numbers are those of `evaluate`; all episodes advance together, so that they are one program.
+
+    Args:
+        make: a fresh Gymnasium environment; called once per episode.
+        env: the same task here, which attacks may need to prepare.
+        policy: a single one.
+        masks: of this policy; None for no pruning.
+        attack: a key of `ATTACKS`.
+        eps: radius of the l_inf ball in normalised observation units; None for the task's.
+        episodes: how many.
+        key: of the attack, default `jax.random.key(0)`; consumed.
+        mad_config: settings of the "mad" attack.
+
+    Returns:
+        `return` (undiscounted, raw units), `length`, `terminated`, `distance`, each `[episodes]`.
+
+    Raises:
+        InputError: as `evaluate` does, or the two environments differ in size.
+    """
+    eps = env.spec.eps if eps is None else eps
+    check_evaluation(env, policy, eps, episodes)
+    victim = policy if masks is None else mask_policy(policy, masks)
+    adversary = make_attack(attack, mad_config or MADConfig())
+    keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
+
+    params = adversary.prepare(jax.random.fold_in(keys[0], 2), victim, env)
+    keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    memory = jax.vmap(partial(adversary.init, params))(keys_memory)
+
+    @jax.jit
+    def choose(time: Array, memory: Any, obs: Array) -> tuple[Array, Any, Array]:
+        def one(key: Key, memory: Any, obs: Array):
+            perturb = partial(adversary.perturb, params)
+            return act(jax.random.fold_in(key, time), victim, perturb, memory, obs, eps)
+
+        return jax.vmap(one)(keys, memory, obs)
+
+    envs = [make() for _ in range(episodes)]
+    obs = np.stack([_flat(e.reset(seed=i)[0]) for i, e in enumerate(envs)])
+    if obs.shape[1] != env.spec.obs_size:
+        raise InputError(
+            f"the Gymnasium environment shows {obs.shape[1]} numbers, {env.spec.name!r} "
+            f"{env.spec.obs_size}: give the same task and version twice"
+        )
+    return _lockstep(envs, choose, memory, obs)
+
+
+def _lockstep(
+    envs: list["gymnasium.Env"], choose: Callable[..., Any], memory: Any, obs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every episode to its end: one action program per time step, one Python step per episode."""
+    count = len(envs)
+    total, length = np.zeros(count), np.zeros(count, np.int32)
+    terminated, running = np.zeros(count, bool), np.ones(count, bool)
+    distance = np.zeros(count)
+    time = 0
+    while running.any():
+        actions, memory, moved = choose(time, memory, jnp.asarray(obs, jnp.float32))
+        distance = np.where(running, np.maximum(distance, moved), distance)
+        for i, action in zip(np.flatnonzero(running), np.asarray(actions)[running], strict=True):
+            seen, reward, terminated[i], truncated, _ = envs[i].step(action)
+            obs[i] = _flat(seen)
+            total[i] += float(reward)
+            length[i] += 1
+            running[i] = not (terminated[i] or truncated)
+        time += 1
+    return {"return": total, "length": length, "terminated": terminated, "distance": distance}
+
+
+def _flat(obs: Any) -> np.ndarray:
+    return np.ravel(np.asarray(obs, np.float64))
