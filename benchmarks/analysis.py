@@ -1,6 +1,6 @@
 """From tables to curves, regret terms and sweet spots: numbers only, no drawing and no files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -218,6 +218,22 @@ def violations(results: Results, certificates: Columns) -> list[str]:
             if (excess > 0).any():
                 problems.append(f"{attack} exceeds {bound.bound} for {method} at eps {eps:g}")
     return problems
+
+
+def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict[float, int]]:
+    """Diverged episodes of every group of rows that has any, by sparsity.
+
+    Args:
+        table: of returns (a flag per episode) or of training (a count per iteration).
+        by: the columns whose values name a group.
+    """
+    found: dict[tuple[Any, ...], dict[float, int]] = {}
+    counts = table.get("diverged", np.zeros(0, int))  # an old run did not count
+    for row in np.flatnonzero(counts):
+        group = found.setdefault(tuple(table[name][row] for name in by), {})
+        sparsity = float(table["sparsity"][row])
+        group[sparsity] = group.get(sparsity, 0) + int(counts[row])
+    return {group: dict(sorted(at.items())) for group, at in found.items()}
 
 
 def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:

@@ -100,7 +100,9 @@ class Experiment:
     prune_window: tuple[float, float] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
     policy: Path | None = None
-    """A .npz policy to prune, attack and certify instead of training."""
+    """A policy to prune, attack and certify instead of training: .npz, or of another library."""
+    policy_stats: Path | None = None
+    """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
     out: Path | None = None
     """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
     seed: int = 0
@@ -116,13 +118,15 @@ class Experiment:
 
     def settings(self) -> dict[str, Any]:
         """What determines the results, as JSON values: all but where and whether to write."""
-        values = asdict(replace(self, out=None, dry_run=False, policy=None))
-        values["policy"] = None if self.policy is None else str(self.policy)
-        values["policy_sha256"] = (
-            None
-            if self.policy is None or not self.policy.is_file()
-            else hashlib.sha256(self.policy.read_bytes()).hexdigest()
-        )
+        values = asdict(replace(self, out=None, dry_run=False))
+        for name in ("policy", "policy_stats"):
+            file = getattr(self, name)
+            values[name] = None if file is None else str(file)
+            values[f"{name}_sha256"] = (
+                None
+                if file is None or not file.is_file()
+                else hashlib.sha256(file.read_bytes()).hexdigest()
+            )
         for name in ("out", "dry_run"):
             del values[name]
         return json.loads(json.dumps(values))
@@ -132,7 +136,8 @@ class Experiment:
         if self.out is not None:
             return self.out
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
-        return Path("results") / f"{self.env}-{digest[:8]}"
+        task = self.env.replace("/", "-")  # one folder, not one inside another
+        return Path("results") / f"{task}-{digest[:8]}"
 
     def resolved(self, env: Environment) -> "Experiment":
         """With the task's backend and eps in place of the defaults; a policy file is one seed."""
@@ -140,11 +145,12 @@ class Experiment:
         return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,), seeds=seeds)
 
 
-# Learner settings of tasks for which those of the preset are not good.
+# Learner settings of tasks for which those of the preset are not good, or much more than they need.
 CARTPOLE = PPOConfig(
     steps=150_000, num_envs=8, unroll=128, epochs=4, minibatches=4, hyper=Hyper(learning_rate=1e-3)
 )
-LEARNERS = {"cartpole": CARTPOLE}
+PENDULUM = PPOConfig(steps=300_000, hyper=Hyper(learning_rate=1e-3, gamma=0.95))
+LEARNERS = {"cartpole": CARTPOLE, "acrobot": CARTPOLE, "pendulum": PENDULUM}
 PRESETS = {
     "smoke": Experiment(
         preset="smoke",
@@ -222,6 +228,11 @@ def check(experiment: Experiment) -> Environment:
         raise InputError(
             f"method {trained[0]!r} prunes during training, which --policy skips: choose from "
             f"{', '.join(name for name, method in METHODS.items() if not method.schedule)}"
+        )
+    if experiment.policy_stats is not None and experiment.policy is None:
+        raise InputError(
+            f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
+            "--policy, or leave them out to train one"
         )
     return make_env(experiment.env, experiment.backend or default_backend(experiment.env))
 

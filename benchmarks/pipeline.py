@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.experiment import Experiment
 from benchmarks.programs import Programs
 from jaxprune.certify import BOUNDS, certify, vacuity, value_gap
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation import Shared, cell_program, check_evaluation, episode_keys
 from jaxprune.policy_io import load_policy
 from jaxprune.population import lane_width, layout, over_population, take
@@ -190,11 +190,12 @@ def load_agents(experiment: Experiment, env: Environment) -> Agents | None:
     """The policy of `--policy` as a population of one; None if the experiment trains its own.
 
     Raises:
-        InputError: the file is no policy, or one that does not fit the task.
+        InputError: the files hold no policy, or one that does not fit the task.
     """
     if experiment.policy is None:
         return None
-    policy = jax.tree.map(lambda x: np.asarray(x)[None], load_policy(experiment.policy))
+    loaded = load_policy(experiment.policy, experiment.policy_stats)
+    policy = jax.tree.map(lambda x: np.asarray(x)[None], loaded)
     check_evaluation(env, policy, experiment.eps[0], experiment.episodes)
     return Agents([Arm(0, "none", 0.0)], policy, jax.device_get(dense(policy.params)), None)
 
@@ -319,6 +320,7 @@ def _returns_table(
         "return": episodes.return_,
         "length": episodes.length,
         "terminated": episodes.terminated,
+        "diverged": episodes.diverged,
         "distance": episodes.distance,
     }
 
@@ -329,8 +331,8 @@ def _returns_table(
 def certify_population(
     experiment: Experiment, env: Environment, population: Population, progress: Progress
 ) -> Columns:
-    """Every bound of every cell: on D, on TV, its vacuity and, where rewards are bounded, value."""
-    gamma, rewards = float(experiment.ppo.hyper.gamma), env.spec.reward_range
+    """Every bound of every cell: on D, on TV, its vacuity, and on the value."""
+    gamma = float(experiment.ppo.hyper.gamma)
     described = _described(experiment, env, population)
     progress.stage("certify", len(set(experiment.eps)) * len(population.rows))
     tables: list[Columns] = []
@@ -353,8 +355,7 @@ def certify_population(
             distance, tv = (np.concatenate(x) for x in zip(*(p[name] for p in parts), strict=True))
             quantities = {"D": (distance, unit), "TV": (tv, "probability")}
             quantities["vacuity"] = (vacuity(tv, gamma), "share of the trivial bound")
-            if rewards is not None:
-                quantities["value_gap"] = (value_gap(tv, gamma, rewards), "discounted return")
+            quantities |= value_quantity(env.spec, tv, gamma)
             tables += [
                 {
                     **described,
@@ -369,6 +370,15 @@ def certify_population(
                 for quantity, (value, unit) in quantities.items()
             ]
     return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+
+
+def value_quantity(spec: EnvSpec, tv: np.ndarray, gamma: float) -> dict[str, tuple[Any, str]]:
+    """The value gap and its unit; its name and unit say for which rewards it holds."""
+    if spec.reward_range is not None:
+        return {"value_gap": (value_gap(tv, gamma, spec.reward_range), "discounted return")}
+    low, high = spec.reward_clip
+    unit = f"discounted return of rewards clipped to [{low:g}, {high:g}]"
+    return {"value_gap_clipped": (value_gap(tv, gamma, spec.reward_clip), unit)}
 
 
 # --- shared ---------------------------------------------------------------------------------------

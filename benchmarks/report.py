@@ -33,45 +33,64 @@ FOOTNOTES = """\
   can and do.
 - **TV**: the bound on the total variation of the action distribution that follows from D. The
   *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
-  nothing about the return. Both hold for the stochastic policy. {value}
+  nothing about the return. Both hold for the stochastic policy.{value}
 - **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference:.1f} is the best
   unpruned agent of this run, a reference and not the optimum.
 - **Sweet spots** are chosen on the first half of the episodes and reported on the second half.
 """
+# By the quantity in the table of certificates.
 VALUE_NOTES = {
-    True: "The tables hold the value gap too.",
-    False: "The reward of this task has no a-priori bounds, so there is no value certificate.",
+    "value_gap": "The tables hold the value gap too.",
+    "value_gap_clipped": (
+        "The rewards of this task have no a-priori bounds, so the value gap in the tables is that "
+        "of the {unit}."
+    ),
 }
+# What every count of diverged episodes is followed by.
+DIVERGED = (
+    "the simulator left the finite numbers and the episode ended there, with the return until then"
+)
 
 
 def write_report(folder: RunFolder, console: Console) -> None:
     """Write metrics.json, figures and report.md beside the tables; print what a person wants."""
     returns, certificates = (read_table(folder.path, name) for name in ("returns", "certificates"))
+    trained = (folder.path / "training.parquet").exists()
+    training = read_table(folder.path, "training") if trained else {}
     results = analysis.collect(returns)
     described = read_json(folder.path / "experiment.json")
     title = f"{returns['env'][0]} ({returns['backend'][0]})"
 
     folder.write_json("metrics.json", analysis.metrics(results, certificates))
     drawn = figures.draw(results, certificates, title, folder.path)
-    text = markdown(results, certificates, described, title, drawn)
+    problems = list(warnings(results, returns, training, certificates))
+    text = markdown(results, certificates, described, title, drawn, problems)
     folder.write_text("report.md", text)
 
     for method in results.pruned_methods():
         for eps in results.radii:
             for table in terminal_tables(results, certificates, method, eps):
                 console.print(table)
-    for line in warnings(results, returns, certificates):
+    note = _seed_warning(len(results.clean("none").returns), str(returns["regime"][0]))
+    for line in [*problems, *([note] if note else [])]:
         console.print(f"warning: {line}", style="yellow", markup=False)
 
 
 def markdown(
-    results: Results, certificates: Columns, described: dict[str, Any], title: str, drawn: Any
+    results: Results,
+    certificates: Columns,
+    described: dict[str, Any],
+    title: str,
+    drawn: Any,
+    problems: Sequence[str],
 ) -> str:
     """The whole report."""
     seeds, regime = len(results.clean("none").returns), str(certificates["regime"][0])
     dense = results.clean("none").interval()
     lines = [f"# What pruning does to the robustness of {title}", ""]
     lines += [f"Dense, clean: {_interval(dense, 0)}.", ""]
+    if problems:
+        lines += ["## Warnings", "", *(f"- {line}" for line in problems), ""]
     lines += ["## Findings", "", *(f"- {line}" for line in findings(results)), ""]
     for name, file in drawn.items():
         lines += [f"![{name} against sparsity]({file})", ""]
@@ -88,7 +107,7 @@ def markdown(
             warning=f" {note}" if (note := _seed_warning(seeds, regime)) else "",
             distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
             reference=results.reference,
-            value=VALUE_NOTES["value_gap" in certificates["quantity"]],
+            value=_value_note(certificates),
         )
     ]
     lines += ["## Provenance", ""]
@@ -109,16 +128,21 @@ def findings(results: Results) -> Iterator[str]:
                 )
 
 
-def warnings(results: Results, returns: Columns, certificates: Columns) -> Iterator[str]:
-    """What a reader has to know before believing the numbers."""
+def warnings(
+    results: Results, returns: Columns, training: Columns, certificates: Columns
+) -> Iterator[str]:
+    """What a reader has to know before believing the numbers; `training` may be empty."""
     broken = int((~np.isfinite(returns["return"])).sum())
     if broken:
         yield f"{broken} of {len(returns['return'])} episodes have a return that is not finite"
+    attacked = analysis.divergences(returns, ("method", "attack", "eps"))
+    if attacked:
+        yield _divergence_warning(attacked, len(returns["return"]), "episodes")
+    trained = analysis.divergences(training, ("method",))
+    if trained:
+        yield _divergence_warning(trained, int(training["episodes"].sum()), "training episodes")
     for problem in analysis.violations(results, certificates):
         yield f"{problem}: a bound or an attack is wrong, please report this"
-    seeds = len(results.clean("none").returns)
-    if note := _seed_warning(seeds, str(returns["regime"][0])):
-        yield note
 
 
 def table_rows(
@@ -184,6 +208,27 @@ def _seed_warning(seeds: int, regime: str) -> str:
         f"With {seeds} seed{'s' if seeds > 1 else ''} the intervals are no more than a hint; "
         "use --seeds 10 for a claim about a method."
     )
+
+
+def _divergence_warning(found: dict[tuple[Any, ...], dict[float, int]], of: int, what: str) -> str:
+    """How many, what it means, and where: (method) or (method, attack, eps), and sparsities."""
+    places = []
+    for (method, *adversary), counts in found.items():
+        words = ["dense" if method == "none" else str(method)]
+        if adversary:
+            attack, eps = adversary
+            words.append("clean" if attack == "none" else f"{attack} at eps {eps:g}")
+        at = [str(n) if method == "none" else f"{n} at sparsity {s:g}" for s, n in counts.items()]
+        places.append(f"{', '.join(words)}: {', '.join(at)}")
+    total = sum(sum(counts.values()) for counts in found.values())
+    return f"{total} of {of} {what} diverged: {DIVERGED} ({'; '.join(places)})"
+
+
+def _value_note(certificates: Columns) -> str:
+    """For which rewards the value gap holds; nothing where an old run has none."""
+    units = dict(zip(certificates["quantity"], certificates["unit"], strict=True))
+    found = [f" {n.format(unit=units[name])}" for name, n in VALUE_NOTES.items() if name in units]
+    return "".join(found)
 
 
 def _interval(interval: Interval, i: int) -> str:

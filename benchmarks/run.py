@@ -3,6 +3,7 @@
 python -m benchmarks.run --sparsity-grid 0:0.95:20
 python -m benchmarks.run --preset smoke
 python -m benchmarks.run --policy policy.npz --env hopper
+python -m benchmarks.run --policy ppo.zip --policy-stats vecnormalize.pkl --env hopper
 """
 
 import shlex

@@ -36,6 +36,7 @@ RETURNS = pa.schema(
         ("return", pa.float64()),
         ("length", pa.int32()),
         ("terminated", pa.bool_()),
+        ("diverged", pa.bool_()),
         ("distance", pa.float64()),
     ]
 )
@@ -62,6 +63,7 @@ TRAINING = pa.schema(
         ("env_steps", pa.int64()),
         ("episode_return", pa.float64()),
         ("episodes", pa.int32()),
+        ("diverged", pa.int32()),
         ("policy_loss", pa.float64()),
         ("value_loss", pa.float64()),
         ("entropy", pa.float64()),
@@ -70,6 +72,8 @@ TRAINING = pa.schema(
     ]
 )
 SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES, "training": TRAINING}
+# Columns that the tables of older runs lack.
+LATER = {"diverged"}
 
 
 class RunFolder:
@@ -132,16 +136,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
-    """The columns of a table of a run folder.
+    """The columns of a table of a run folder, without those of `LATER` that an old run lacks.
 
     Raises:
         InputError: the table is missing or damaged.
     """
+    file = path / f"{name}.parquet"
     try:
-        table = pq.read_table(path / f"{name}.parquet", columns=SCHEMAS[name].names)
+        absent = LATER - set(pq.read_schema(file).names)
+        table = pq.read_table(file, columns=[c for c in SCHEMAS[name].names if c not in absent])
     except (OSError, pa.ArrowInvalid):
         raise InputError(
-            f"{path}/{name}.parquet is missing or damaged: give the folder of a complete run"
+            f"{file} is missing or damaged: give the folder of a complete run"
         ) from None
     return {column: table[column].to_numpy() for column in table.column_names}
 

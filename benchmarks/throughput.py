@@ -7,6 +7,7 @@ median of the repeats with their range; compilation is timed apart. Every rate i
 ratio to bare stepping: random actions, no policy, in the same process.
 """
 
+import copy
 import json
 import statistics
 import sys
@@ -29,8 +30,10 @@ from jaxprune import population
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.envs import Environment, make_env
+from jaxprune.envs.mujoco import MujocoEnv
+from jaxprune.envs.physics import mjx
 from jaxprune.evaluation import Shared, cell_program, episode_keys
-from jaxprune.families import InputError
+from jaxprune.families import InputError, lookup
 from jaxprune.policy import init_policy
 from jaxprune.population import lane_width, layout, over_population
 from jaxprune.ppo import PPOConfig, make_learner
@@ -57,6 +60,17 @@ class Options:
     """Masks certified in one call."""
     repeats: int = 5
     """Timed calls of everything."""
+    rates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
+        "stepping",
+        "training",
+        "evaluation",
+        "bounds",
+    )
+    """What to time, of these and `mjx`: a gym/ task stepped by MJX's own program."""
+    mjx_iterations: int | None = None
+    """For `mjx`: the most solver iterations; default: the model's."""
+    mjx_ls_iterations: int | None = None
+    """For `mjx`: line search iterations of each; default: the model's."""
     json: Path | None = None
     """File for the figures."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(
@@ -96,21 +110,18 @@ def measure(options: Options, console: Console) -> None:
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
     options.ppo.check()
+    for name in options.rates:
+        lookup(RATES, name, "rate")
     population.configure()
     env = make_env(options.env, options.backend)
-    rates = [
-        bare_stepping(options, env),
-        training(options, env),
-        *(evaluation(options, env, attack) for attack in ("none", "mad")),
-        *(bounds(options, env, name) for name in BOUNDS),
-    ]
-    bare = rates[0].median
+    rates = [rate for name in options.rates for rate in RATES[name](options, env)]
+    bare = next((rate.median for rate in rates if rate.name == STEPPING), None)
     table = Table(title=f"{env.spec.name} on {env.spec.backend}", title_justify="left")
     for name in ("what", "median", "range", "unit", "ratio to bare", "compile s"):
         table.add_column(name, justify="left" if name in ("what", "unit") else "right")
     for rate in rates:
         spread = f"{rate.low:,.0f} - {rate.high:,.0f}"
-        ratio = f"{rate.median / bare:.3g}"
+        ratio = f"{rate.median / bare:.3g}" if bare else "-"
         table.add_row(
             rate.name,
             f"{rate.median:,.0f}",
@@ -121,14 +132,15 @@ def measure(options: Options, console: Console) -> None:
         )
     console.print(table)
     if options.json is not None:
-        figures = [rate._asdict() | {"ratio_to_bare": rate.median / bare} for rate in rates]
+        ratios = [{"ratio_to_bare": rate.median / bare if bare else None} for rate in rates]
+        figures = [rate._asdict() | ratio for rate, ratio in zip(rates, ratios, strict=True)]
         facts = {"env": env.spec.name, "backend": env.spec.backend, **provenance()}
         settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
         text = json.dumps({**facts, "settings": settings, "rates": figures}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
 
 
-def bare_stepping(options: Options, env: Environment) -> Rate:
+def bare_stepping(options: Options, env: Environment, name: str) -> Rate:
     """Random actions in `agents * num_envs` environments, ended episodes start again."""
     spec, lanes = env.spec, options.agents * options.ppo.num_envs
     width = lane_width(1, lanes)
@@ -155,7 +167,36 @@ def bare_stepping(options: Options, env: Environment) -> Rate:
     compiled, seconds = compile_timed(program, ((), keys))
     work = lanes * options.bare_steps
     run = lambda: compiled((), keys)  # noqa: E731
-    return timed("bare stepping", "env steps/s", options, run, work, seconds)
+    return timed(name, "env steps/s", options, run, work, seconds)
+
+
+class PlainMJX:
+    """A simulator of `jaxprune.envs.physics` whose steps are MJX's own."""
+
+    def __init__(self, physics: Any, options: Options):
+        self._ours = physics
+        given = (options.mjx_iterations, options.mjx_ls_iterations)
+        names = ("opt.iterations", "opt.ls_iterations")
+        changes = {name: n for name, n in zip(names, given, strict=True) if n is not None}
+        self._model = physics.model.tree_replace(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ours, name)
+
+    def simulate(self, qpos: Array, qvel: Array, qacc_warmstart: Array, ctrl: Array) -> Any:
+        """One control step."""
+        start = self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
+        step = lambda _, data: mjx.step(self._model, data)  # noqa: E731
+        return jax.lax.fori_loop(0, self.frame_skip, step, start)
+
+
+def plain_stepping(options: Options, env: Environment) -> Rate:
+    """Bare stepping of a gym/ task by MJX, with the model's solver settings or with others."""
+    if not isinstance(env, MujocoEnv):
+        raise InputError(f"rate mjx times gym/ tasks, not {env.spec.name!r}: leave it out")
+    plain: Any = copy.copy(env)
+    plain.physics = PlainMJX(env.physics, options)
+    return bare_stepping(options, plain, "bare stepping by MJX")
 
 
 def training(options: Options, env: Environment) -> Rate:
@@ -205,6 +246,16 @@ def bounds(options: Options, env: Environment, name: str) -> Rate:
     run()
     first = time.monotonic() - start
     return timed(f"bound {name}", "bounds/s", options, run, options.masks, first)
+
+
+STEPPING = "bare stepping"
+RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
+    "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
+    "training": lambda options, env: [training(options, env)],
+    "evaluation": lambda options, env: [evaluation(options, env, x) for x in ("none", "mad")],
+    "bounds": lambda options, env: [bounds(options, env, name) for name in BOUNDS],
+    "mjx": lambda options, env: [plain_stepping(options, env)],
+}
 
 
 def compile_timed(program: Any, arguments: tuple) -> tuple[Callable[..., Any], float]:

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.envs import EnvSpec
+from jaxprune.envs.base import conclude
 from jaxprune.types import Array, EnvState, Key, TimeStep
 
 
 def probe_spec(name: str, horizon: int, **changes) -> EnvSpec:
     """One observation, one continuous action, unless `changes` says otherwise."""
     facts = {"obs_size": 1, "action_size": 1, "discrete": False, "eps": 0.1, "reward_range": None}
-    return EnvSpec(name=name, backend="analytic", horizon=horizon, **{**facts, **changes})
+    facts |= {"backend": "analytic", "reward_clip": changes.get("reward_range") or (-1.0, 1.0)}
+    return EnvSpec(name=name, horizon=horizon, **{**facts, **changes})
 
 
 def random_sign(key: Key) -> Array:
@@ -163,6 +165,39 @@ class Drift:
         )
 
 
+WHERE = ("obs", "reward")
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Observation 1, and reward 1 a step up to a time limit; every other simulator breaks before.
+
+    Those whose first observation is -1 do, at step `at`: `broken` takes the place of the reward or
+    the observation, and the state is lost too. Their return is what the steps before it earned.
+    """
+
+    where: str = "obs"
+    broken: float = float("nan")
+    at: int = 3
+    length: int = 5
+
+    @property
+    def spec(self) -> EnvSpec:
+        return probe_spec("breakdown", horizon=self.length, reward_range=(0.0, 1.0))
+
+    def reset(self, key: Key) -> tuple[EnvState, Array]:
+        obs = random_sign(key)
+        return EnvState(obs, jnp.int32(0)), obs
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        del action  # nothing to decide
+        time = state.time + 1
+        breaks = (state.physics[0] < 0) & (time >= self.at)
+        obs, reward = (jnp.where(breaks & (self.where == x), self.broken, 1.0) for x in WHERE)
+        state = EnvState(jnp.where(breaks, jnp.nan, state.physics), time)
+        return state, conclude(self.spec, time, obs[None], reward, False)
+
+
 PROBES = [
     ConstantReward(),
     ObservationReward(),
@@ -172,4 +207,5 @@ PROBES = [
     Treadmill(terminates=True),
     Treadmill(terminates=False),
     Drift(),
+    Breakdown(),
 ]

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import cache
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import scipy.stats
 from probes import PROBES
 
 from jaxprune.envs import TASKS, default_backend, make_env
+from jaxprune.envs.carry import Carry
 from jaxprune.families import InputError
 from jaxprune.types import EnvState
 
@@ -21,13 +23,31 @@ pytestmark = pytest.mark.filterwarnings(
 
 STEPS, LANES = 20, 3
 
-QUICK = {("cartpole", "analytic"), ("hopper", "mjx"), ("inverted_pendulum", "generalized")}
-PAIRS = [(name, backend) for name, task in TASKS.items() for backend in task.backends]
-# Every task compiles for 5 to 60 seconds.
+ANALYTIC = [(name, "analytic") for name, task in TASKS.items() if "analytic" in task.backends]
+QUICK = {*ANALYTIC, ("hopper", "mjx"), ("inverted_pendulum", "generalized")}
+PAIRS = [
+    (name, backend)
+    for name, task in TASKS.items()
+    for backend in task.backends
+    if not name.startswith("dmc/")
+]
+# One adaptor makes all of Playground's tasks: here those with contacts, a target, a fluid.
+DMC = [(f"dmc/{name}", "mjx") for name in ("HopperHop", "FingerTurnEasy", "SwimmerSwimmer6")]
+needs_playground = pytest.mark.skipif(
+    not find_spec("mujoco_playground"), reason="needs the extra dmc: pip install 'jaxprune[dmc]'"
+)
+# Every simulated task compiles for 5 to 60 seconds.
 CONTRACT = [
     pytest.param(pair, id="-".join(pair), marks=() if pair in QUICK else pytest.mark.slow)
     for pair in PAIRS
-] + [pytest.param(probe, id=f"probe-{i}-{probe.spec.name}") for i, probe in enumerate(PROBES)]
+]
+CONTRACT += [
+    pytest.param(pair, id="-".join(pair), marks=(pytest.mark.slow, needs_playground))
+    for pair in DMC
+]
+CONTRACT += [
+    pytest.param(probe, id=f"probe-{i}-{probe.spec.name}") for i, probe in enumerate(PROBES)
+]
 
 contract = pytest.mark.parametrize("which", CONTRACT)
 
@@ -139,6 +159,7 @@ def test_truncation_comes_exactly_at_the_horizon(which):
 SOLVER_AGREEMENT = {
     ("walker2d", "mjx"): 1e-4,
     ("humanoid", "mjx"): 1e-4,
+    ("dmc/SwimmerSwimmer6", "mjx"): 1e-4,
     ("humanoid", "generalized"): 1e-3,
 }
 
@@ -195,7 +216,7 @@ def test_continuous_actions_are_clipped(which):
 
 
 @pytest.mark.parametrize(
-    "which", [("cartpole", "analytic"), *PROBES], ids=lambda which: type(which).__name__
+    "which", [*ANALYTIC, *PROBES], ids=lambda w: w[0] if isinstance(w, tuple) else w.spec.name
 )
 def test_jit_changes_nothing(which):
     env = environment(which)
@@ -321,10 +342,10 @@ def assert_same_as_brax(name: str, backend: str, steps: int, tolerance: float):
 
     whole = reduced = brax_reset(key)
     for action in np.clip(draw_actions(env.spec, steps), -1.0, 1.0):
-        carried = env._pack(whole)
+        carried = env._carry.pack(whole)
         _, ours = step(EnvState(carried, jnp.int32(0)), action)
         whole = brax_step(whole, action)
-        reduced = brax_step(env._unpack(env._pack(reduced)), action)
+        reduced = brax_step(env._carry.unpack(env._carry.pack(reduced)), action)
         for name in ("obs", "reward", "done"):
             assert np.array_equal(getattr(reduced, name), getattr(whole, name)), name
         np.testing.assert_allclose(ours.obs, whole.obs, rtol=tolerance, atol=tolerance)
@@ -358,6 +379,25 @@ def test_the_state_of_hopper_is_small():
     whole = jax.eval_shape(brax_original("hopper", "mjx").reset, jax.random.key(0))
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
     assert count(state) < 100 < 1000 < count(whole)
+
+
+def test_what_no_later_step_reads_is_not_carried():
+    """`slow` reaches the output two steps later; nothing reads `idle`, `echo` and `key`."""
+
+    def step(state, action):
+        idle = state["idle"] + state["fast"]
+        echo = 2 * state["slow"]
+        after = {"fast": state["slow"], "slow": action, "idle": idle, "echo": echo}
+        return {**after, "key": state["key"]}, state["fast"] + action
+
+    state = {"fast": 1.0, "slow": 2.0, "idle": 3.0, "echo": 4.0, "key": jax.random.key(5)}
+    state = jax.tree.map(jnp.asarray, state)
+    carry = Carry(step, jax.eval_shape(lambda: state), jnp.zeros(()))
+    assert carry.pack(state) == [1.0, 2.0]
+    again = carry.unpack(carry.pack(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    assert jax.random.key_data(again.pop("key")).any() == jnp.bool_(False)
+    assert again == {"fast": 1.0, "slow": 2.0, "idle": 0.0, "echo": 0.0}
 
 
 # --- names

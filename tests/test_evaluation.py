@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Drift, ObservationReward, Treadmill
+from probes import Breakdown, Drift, ObservationReward, Treadmill
 
 from jaxprune.attacks import ATTACKS, MADConfig
 from jaxprune.envs import make_env
@@ -20,7 +20,7 @@ from jaxprune.pruning import dense, mask_policy
 from jaxprune.types import Masks, Policy
 
 CARTPOLE, DRIFT = make_env("cartpole"), Drift()
-COLUMNS = {"return", "length", "terminated", "distance"}
+COLUMNS = {"return", "length", "terminated", "diverged", "distance"}
 
 
 @cache
@@ -72,7 +72,7 @@ def test_leading_axes_are_those_of_the_masks(agents, cells):
     assert all(isinstance(x, np.ndarray) for x in table.values())
     assert table["return"].dtype == table["distance"].dtype == np.float32
     assert table["length"].dtype == np.int32
-    assert table["terminated"].dtype == bool
+    assert table["terminated"].dtype == table["diverged"].dtype == bool
 
 
 def test_probes_have_their_analytic_returns():
@@ -82,6 +82,18 @@ def test_probes_have_their_analytic_returns():
         assert np.all(table["return"] == 3.0)
         assert np.all(table["length"] == 3)
         assert np.all(table["terminated"] == terminates)
+        assert not np.any(table["diverged"])
+
+
+def test_diverged_episodes_are_marked_and_leave_the_others_alone():
+    """Half of this probe's episodes break at step 3 of 5; each step earns 1."""
+    table = evaluate(Breakdown(), policies(Breakdown(), 2), attack="mad", episodes=16)
+    diverged = table["diverged"]
+    assert 0 < diverged.sum() < diverged.size
+    assert np.array_equal(table["return"], np.where(diverged, 2.0, 5.0))
+    assert np.array_equal(table["length"], np.where(diverged, 3, 5))
+    assert np.array_equal(table["terminated"], diverged)
+    assert np.isfinite(table["distance"]).all()
 
 
 # --- a cell is the same whatever else is computed

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probes import (
+    WHERE,
+    Breakdown,
     ConstantReward,
     ContinuousAction,
     DelayedReward,
@@ -321,6 +323,41 @@ def test_an_iteration_without_an_ending_has_no_return():
     assert seen == [(0, pytest.approx(np.nan, nan_ok=True)), (2, 15.0), (2, 15.0)]
 
 
+def test_rollout_shows_no_broken_number_and_starts_afresh():
+    """Workers at -1 break at step 3 and go on from their fresh state; the others have 5 steps."""
+    env = Breakdown()
+    workers, steps = jax.jit(
+        lambda key: rollout(key, env, fresh_policy(env), 0.5, start_workers(env, 8), 4)
+    )(KEY)
+    broken = np.asarray(steps.obs[0, :, 0]) < 0
+    assert 0 < broken.sum() < 8
+    for n in range(8):
+        ends = [False, False, bool(broken[n]), False]
+        assert steps.diverged[:, n].tolist() == steps.terminated[:, n].tolist() == ends
+        assert steps.reward[:, n].tolist() == ([1, 1, 0, 1] if broken[n] else [1] * 4)
+        assert steps.episode_return[:, n].tolist() == ([1, 2, 2, 1] if broken[n] else [1, 2, 3, 4])
+        assert float(steps.next_obs[2, n, 0]) == (0.0 if broken[n] else 1.0)
+    assert np.array_equal(workers.env_state.time, np.where(broken, 1, 4))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((workers, steps)))
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_training_survives_a_simulator_that_breaks_and_counts_it(where):
+    """Episodes return 2 if they broke and 5 if not, so the mean return follows from the counts."""
+    state, metrics = train(Breakdown(where), replace(TINY, steps=1600))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state._replace(key=0), metrics)))
+    episodes, diverged = np.asarray(metrics.episodes), np.asarray(metrics.diverged)
+    assert 0 < diverged.sum() < episodes.sum()
+    expected = (2 * diverged + 5 * (episodes - diverged)) / episodes
+    np.testing.assert_allclose(metrics.episode_return, expected, rtol=1e-6)
+
+
+def test_no_episode_of_a_sound_simulator_is_counted_as_diverged():
+    _, metrics = train(DelayedReward(), TINY)
+    assert metrics.episodes.sum() > 0
+    assert metrics.diverged.tolist() == [0] * 4
+
+
 # --- one update
 
 
@@ -337,6 +374,7 @@ def transition(reward, terminated, truncated, obs=0.0, next_obs=0.0) -> Transiti
         reward=column(reward),
         terminated=column(terminated),
         truncated=column(truncated),
+        diverged=column([False] * T),
         episode_return=zeros,
         discounted_return=zeros,
     )

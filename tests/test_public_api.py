@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,16 +16,22 @@ from jaxprune.certify import BOUNDS
 from jaxprune.policy import init_policy
 
 
-def run_python(program: str, *arguments: str) -> str:
-    """What a fresh interpreter prints; its complaints if it fails."""
+def start_python(program: str, *arguments: str, cwd: Path | None = None):
+    """A fresh interpreter's `CompletedProcess`; its complaints if it fails."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def run_python(program: str, *arguments: str) -> str:
+    """What a fresh interpreter prints; its complaints if it fails."""
+    return start_python(program, *arguments).stdout
 
 
 def test_the_snippet_of_the_documentation(tmp_path):
@@ -60,7 +67,8 @@ def test_the_snippet_of_the_documentation(tmp_path):
         assert np.isfinite(value) and value > 0
         assert (monotone, scope) == (BOUNDS[name].monotone, BOUNDS[name].scope)
     table = result["table"]
-    assert set(table) == {"return", "length", "terminated", "distance"}
+    assert set(table) == {"return", "length", "terminated", "diverged", "distance"}
+    assert table["diverged"] == [False] * 3
     assert all(len(column) == 3 for column in table.values())
     # Cartpole pays 1 a step and a random policy fails within seconds.
     assert table["return"] == table["length"] and table["terminated"] == [True] * 3
@@ -95,6 +103,20 @@ def test_importing_does_not_load_a_simulator():
         print([name for name in heavy if name in sys.modules])
     """
     assert run_python(program).strip() == "[]"
+
+
+def test_making_an_environment_says_nothing_and_writes_nothing(tmp_path):
+    """MuJoCo's compiler complains about these two models, into a file in the working directory."""
+    program = """
+        import sys
+        import jaxprune
+
+        for name in sys.argv[1:]:
+            jaxprune.make_env(name)
+    """
+    done = start_python(program, "halfcheetah", "gym/HalfCheetah-v4", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_is_sorted_and_there():

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import (
+    WHERE,
+    Breakdown,
     ConstantReward,
     DelayedReward,
     Drift,
@@ -77,7 +79,8 @@ def test_return_length_and_ending_of_the_probes(env, return_, length, terminated
     assert bool(result.terminated) is terminated
     assert float(result.distance) == 0.0
     assert result.length.dtype == jnp.int32
-    assert [x.shape for x in result] == [()] * 4
+    assert not bool(result.diverged)
+    assert [x.shape for x in result] == [()] * 5
 
 
 def test_lanes_that_end_early_are_frozen():
@@ -90,6 +93,34 @@ def test_lanes_that_end_early_are_frozen():
     assert together.length.tolist() == [int(x.length) for x in alone]
     assert together.return_.tolist() == [float(x.return_) for x in alone]
     assert together.terminated.all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("where", WHERE)
+def test_a_simulator_that_breaks_ends_its_own_episode(where, broken):
+    """Step 3 of 5 breaks in some lanes: 1 + 1 + 0 there, and 5 in the lanes beside them."""
+    env = Breakdown(where, broken)
+    policy = policy_for(env)
+    together = jax.vmap(lambda s: run(env, policy, seed=s))(jnp.arange(8))
+    alone = [run(env, policy, seed=s) for s in range(8)]
+    diverged = np.asarray(together.diverged)
+    assert 0 < diverged.sum() < 8
+    assert together.return_.tolist() == np.where(diverged, 2.0, 5.0).tolist()
+    assert together.length.tolist() == np.where(diverged, 3, 5).tolist()
+    assert np.array_equal(together.terminated, diverged)
+    for ours, each in zip(together, zip(*alone, strict=True), strict=True):
+        assert ours.tolist() == [x.item() for x in each]
+
+
+def test_a_break_at_the_time_limit_is_a_break():
+    """Nothing can be earned after it, so it terminates; the last step earns 0."""
+    env = Breakdown(at=5)
+    result = jax.vmap(lambda s: run(env, policy_for(env), seed=s))(jnp.arange(8))
+    diverged = np.asarray(result.diverged)
+    assert 0 < diverged.sum() < 8
+    assert result.return_.tolist() == np.where(diverged, 4.0, 5.0).tolist()
+    assert result.length.tolist() == [5] * 8
+    assert np.array_equal(result.terminated, diverged)
 
 
 def test_an_episode_is_the_loop_of_its_definition():

@@ -114,6 +114,39 @@ def test_an_attack_above_a_certificate_is_reported():
     assert all("exceeds path" in problem for problem in problems)
 
 
+def test_divergences_are_counted_by_group_and_sparsity():
+    table = returns_table(shuffle=True)
+    table["diverged"] = np.zeros(len(table["return"]), bool)
+    by = ("method", "attack", "eps")
+    assert analysis.divergences(table, by) == {}
+
+    def mark(method, attack, sparsity, episode):
+        place = zip(("method", "attack", "sparsity"), (method, attack, sparsity), strict=True)
+        rows = np.all([table[name] == value for name, value in place], axis=0)
+        table["diverged"] |= rows & (table["episode"] < episode)  # of both seeds
+
+    mark("magnitude", "mad", 0.9, 3)
+    mark("magnitude", "mad", 0.5, 1)
+    mark("none", "none", 0.0, 2)
+    found = analysis.divergences(table, by)
+    assert found == {
+        ("magnitude", "mad", 0.1): {0.5: 2, 0.9: 6},
+        ("none", "none", 0.0): {0.0: 4},
+    }
+    assert list(found["magnitude", "mad", 0.1]) == [0.5, 0.9]
+
+
+def test_divergences_of_training_are_counts_and_an_old_run_has_none():
+    training = {
+        "method": np.array(["none", "none", "micro"]),
+        "sparsity": np.array([0.0, 0.0, 0.5]),
+        "diverged": np.array([2, 3, 0]),
+    }
+    assert analysis.divergences(training, ("method",)) == {("none",): {0.0: 5}}
+    assert analysis.divergences(returns_table(), ("method",)) == {}
+    assert analysis.divergences({}, ("method",)) == {}
+
+
 def test_metrics_have_unique_keys_and_directions():
     rows = analysis.metrics(analysis.collect(returns_table()), certificates_table(40.0))
     keys = [row["key"] for row in rows]

@@ -1,5 +1,6 @@
 """The command line: grids, presets, identity of an experiment, and one line for every bad input."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -103,6 +104,7 @@ OTHER = {
     "episodes": 9,
     "prune_window": (0.1, 0.5),
     "policy": Path("policy.npz"),
+    "policy_stats": Path("stats.npz"),
     "seed": 5,
     "lanes": 8,
     "mad": replace(PRESETS["smoke"].mad, steps=3),
@@ -119,6 +121,16 @@ def test_every_field_but_the_place_identifies_the_experiment():
     assert replace(base, dry_run=True).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
+
+
+def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
+    for env, name in (("gym/Hopper-v4", "gym-Hopper-v4"), ("hopper", "hopper")):
+        folder = Experiment(env=env).folder()
+        assert folder.parent == Path("results")
+        assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", folder.name)
+        assert Experiment(env=env).settings()["env"] == env
+    out = Path("runs/gym/Hopper-v4")
+    assert Experiment(env="gym/Hopper-v4", out=out).folder() == out
 
 
 BAD = [
@@ -144,6 +156,7 @@ BAD = [
     ("--allocation erk2", ["'erk2'", "global, uniform"]),
     ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
     ("--policy p.npz --methods micro", ["'micro'", "magnitude"]),
+    ("--policy-stats s.pkl", ["s.pkl", "--policy"]),
     ("--nonsense 3", ["--nonsense"]),
 ]
 

@@ -1,6 +1,7 @@
 """What an experiment is broken down into, without running it: arms, cells, keys, counts, blocks."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,11 +20,20 @@ ENV = make_env("cartpole")
 SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).resolved(ENV)
 
 
-def agents_of(experiment) -> pipeline.Agents:
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self, units: int) -> None: ...
+
+
+def agents_of(experiment, spec=ENV.spec) -> pipeline.Agents:
     """Fresh agents in place of trained ones."""
     todo = pipeline.arms(experiment)
     keys = jax.random.split(jax.random.key(0), len(todo))
-    policy = jax.device_get(jax.vmap(lambda key: init_policy(key, 4, 2, discrete=True))(keys))
+    make = partial(init_policy, obs_size=spec.obs_size, action_size=spec.action_size)
+    make = partial(make, discrete=spec.discrete)
+    policy = jax.device_get(jax.vmap(make)(keys))
     return pipeline.Agents(todo, policy, jax.device_get(dense(policy.params)), None)
 
 
@@ -57,6 +67,18 @@ def test_a_policy_file_is_one_seed():
     loaded = replace(PRESETS["smoke"], policy=Path("p.npz"), methods=("magnitude",)).resolved(ENV)
     assert loaded.seeds == 1
     assert pipeline.cell_count(loaded) == 1 + 4
+
+
+def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
+    policy = Path(__file__).parents[1] / "data" / "sb3_cartpole.zip"
+    np.savez(tmp_path / "stats.npz", obs_mean=np.arange(4.0), obs_var=np.full(4, 0.25))
+    raw = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
+    normalised = replace(raw, policy_stats=tmp_path / "stats.npz")
+    for experiment, mean, std in ((raw, np.zeros(4), 1.0), (normalised, np.arange(4.0), 0.5)):
+        loaded = pipeline.load_agents(experiment, ENV)
+        assert loaded is not None
+        np.testing.assert_array_equal(loaded.policy.obs_stats.mean, [mean])
+        np.testing.assert_allclose(loaded.policy.obs_stats.std, np.full((1, 4), std), rtol=1e-6)
 
 
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
@@ -130,11 +152,32 @@ def test_an_agent_that_diverged_costs_only_its_own_certificates():
     bias[1] = np.nan  # the dense agent of seed 1
     population.policy.params.actor["layer_1"]["bias"] = bias
 
-    class Silent:
-        def stage(self, name: str, total: int) -> None: ...
-        def advance(self, units: int) -> None: ...
-
     table = pipeline.certify_population(SMOKE, ENV, population, Silent())
     diverged = (table["seed"] == 1) & (table["method"] != "micro")
     assert np.isnan(table["value"][diverged]).all()
     assert np.isfinite(table["value"][~diverged]).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "quantity", "unit", "width"),
+    [
+        ("cartpole", "value_gap", "discounted return", 1.0),
+        (
+            "mountain_car_continuous",  # no lower bound: it pays for actions outside +-1 too
+            "value_gap_clipped",
+            "discounted return of rewards clipped to [-0.1, 100]",
+            100.1,
+        ),
+    ],
+)
+def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantity, unit, width):
+    """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
+    env, few = make_env(task), replace(SMOKE, seeds=1, methods=("magnitude",))
+    population = pipeline.make_population(few, agents_of(few, env.spec))
+    table = pipeline.certify_population(few, env, population, Silent())
+    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity}
+    rows = table["quantity"] == quantity
+    assert set(table["unit"][rows]) == {unit}
+    trivial = width / (1 - few.ppo.hyper.gamma)
+    vacuities = table["value"][table["quantity"] == "vacuity"]
+    np.testing.assert_allclose(table["value"][rows], trivial * vacuities, rtol=1e-6)

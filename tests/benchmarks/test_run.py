@@ -50,7 +50,9 @@ def test_the_folder_explains_itself(run: Path):
     described = json.loads((run / "experiment.json").read_text())
     assert set(described["programs"]) == {"init", "train", "evaluate"}
     assert described["settings"]["env"] == "cartpole"
-    assert (run / "report.md").read_text().count("|") > 100
+    report = (run / "report.md").read_text()
+    assert report.count("|") > 100
+    assert "## Warnings" not in report
 
 
 def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
@@ -58,6 +60,7 @@ def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
     # 2 seeds x (1 dense + 3 methods x 20 sparsities) x 3 attacks x 4 episodes
     assert len(table["return"]) == 2 * 61 * 3 * 4
     assert np.isfinite(table["return"]).all()
+    assert not table["diverged"].any()
     kernels = 4 * 64 + 64 * 64 + 64 * 2
     counts = table["sparsity_achieved"] * kernels
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-6)
@@ -76,6 +79,7 @@ def test_training_is_on_record(run: Path):
     assert len(table["kl"]) == (2 + 2 * 20) * iterations
     assert table["env_steps"].max() == iterations * 8 * 64
     assert np.isfinite(table["value_loss"]).all()
+    assert not table["diverged"].any()
     micro = (table["method"] == "micro") & (table["iteration"] == iterations)
     np.testing.assert_allclose(
         table["sparsity_now"][micro], table["sparsity"][micro], atol=0.5 / (4 * 64 + 64 * 66)

@@ -1,0 +1,304 @@
+"""How closely the gym/ tasks follow Gymnasium: step by step, and in returns under attack.
+
+    python -m benchmarks.parity --out results/gym-parity --policies published/*.npz
+
+Steps: from states that random actions and a briefly trained policy visit in MuJoCo C, one step
+there and one here. Returns: policies that others trained, clean and attacked, both simulators from
+the same initial states. Writes `steps.csv`, `returns.csv` and `report.md`.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import tyro
+from pyarrow import csv
+from rich.console import Console
+
+from benchmarks.display import complain, make_console
+from benchmarks.store import provenance, write_whole
+from jaxprune import population
+from jaxprune.attacks import ATTACKS, MADConfig, make_attack
+from jaxprune.envs import Environment, make_env
+from jaxprune.envs.gym_tasks import TASKS
+from jaxprune.envs.mujoco import MujocoEnv, MujocoState
+from jaxprune.evaluation import episode_keys
+from jaxprune.families import InputError, lookup
+from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
+from jaxprune.policy_io import load_policy, numpy_policy
+from jaxprune.population import layout, over_population, take
+from jaxprune.ppo import PPOConfig, make_train
+from jaxprune.rollout import Episode, episode
+from jaxprune.types import Array, EnvState, Key, Policy
+
+# Of random actions: all of their range, little of it, and beyond it, where the motors clip.
+REACHES = (1.0, 0.3, 1.5)
+# Steps of one kind of action, and the most that an episode goes on after its natural end.
+PHASE, OVERTIME, LONGEST = 25, 10, 250
+LANES = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    out: Path
+    """Folder for the tables."""
+    envs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = tuple(TASKS)
+    """Gymnasium ids whose steps are compared."""
+    states: int = 1000
+    """States per task."""
+    train_steps: int = 200_000
+    """Training of the policy that visits half of them; 0: random actions only."""
+    policies: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
+    """Policies whose returns are compared."""
+    policy_env: str = "Hopper-v4"
+    """Their task."""
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(ATTACKS)
+    """Attacks on them."""
+    episodes: int = 128
+    """Episodes per policy and attack."""
+
+    def check(self) -> None:
+        """Raises `InputError` for settings that compare nothing."""
+        for name in (*self.envs, self.policy_env):
+            lookup(TASKS, name, "Gymnasium id")
+        for name in self.attacks:
+            lookup(ATTACKS, name, "attack")
+        for name, least in (("states", 2), ("train_steps", 0), ("episodes", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} {getattr(self, name)} is too few: give at least {least}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    console = make_console()
+    try:
+        options = tyro.cli(Options, args=list(argv), prog="benchmarks.parity")
+        options.check()
+        population.configure()
+        policies = {path.stem: load_policy(path) for path in options.policies}
+        options.out.mkdir(parents=True, exist_ok=True)
+        compare(options, policies, " ".join(argv), console)
+    except InputError as error:
+        complain(error)
+        return 2
+    return 0
+
+
+def compare(options: Options, policies: dict[str, Policy], command: str, console: Console) -> None:
+    """Both tables, each printed line by line and written when it is whole."""
+    parts = [f"`python -m benchmarks.parity {command}`"]
+    for name, title, lines in (
+        ("steps", "One step from the same state", steps_table(options)),
+        ("returns", "Returns from the same initial states", returns_table(options, policies)),
+    ):
+        rows = []
+        for row in lines:
+            rows.append(row)
+            console.print(" ".join(f"{key}={value}" for key, value in row.items()))
+        if rows:
+            table = pa.Table.from_pylist(rows)
+            write_whole(options.out / f"{name}.csv", partial(csv.write_csv, table))
+            parts += [f"## {title}", markdown(rows)]
+    facts = provenance()
+    parts.append(f"{facts['device']}, {facts['cores']} cores, {facts['versions']}, {facts['git']}")
+    text = "\n\n".join(parts) + "\n"
+    write_whole(options.out / "report.md", lambda path: path.write_text(text))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of rows that have the same keys."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(x) for x in r.values()] for r in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+class Visited(NamedTuple):
+    """States that MuJoCo C visited, what was done there and what it answered; `[states, ...]`."""
+
+    state: MujocoState
+    action: np.ndarray
+    obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    touching: np.ndarray  # bool, whether anything is in contact
+
+
+def steps_table(options: Options) -> Iterator[dict[str, Any]]:
+    """One line per task."""
+    for name in options.envs:
+        env = make_env(f"gym/{name}")
+        assert isinstance(env, MujocoEnv)
+        policy = trained(env, options.train_steps)
+        there = visit(name, env, policy, options.states)
+        here = jax.device_get(step_all(env)(there.state, there.action.astype(np.float32)))
+        yield {"env": name, "states": options.states, **differences(there, here)}
+
+
+def differences(there: Visited, here: Any) -> dict[str, Any]:
+    """Errors of one step. Relative: to the norm, to 1 + |x| by element, to max(1, |r|)."""
+    error = np.abs(here.obs - there.obs)
+    norm = np.linalg.norm(error, axis=1) / np.linalg.norm(there.obs, axis=1)
+    element = (error / (1 + np.abs(there.obs))).max(axis=1)
+    reward = np.abs(here.reward - there.reward) / np.maximum(1, np.abs(there.reward))
+    return {
+        "in contact": round(float(there.touching.mean()), 2),
+        "obs median": f"{np.median(norm):.1e}",
+        "obs max": f"{norm.max():.1e}",
+        "element max": f"{element.max():.1e}",
+        "element > 1e-4": f"{(element > 1e-4).mean():.2%}",
+        "reward median": f"{np.median(reward):.1e}",
+        "reward max": f"{reward.max():.1e}",
+        "termination differs": int((here.terminated != there.terminated).sum()),
+        "terminated": int(there.terminated.sum()),
+    }
+
+
+def step_all(env: MujocoEnv) -> Callable[..., Any]:
+    """(states, actions) `[N]` -> `TimeStep [N]`."""
+
+    def one(state: MujocoState, action: Array):
+        return env.step(EnvState(state, jnp.int32(0)), action)[1]
+
+    def run(states: MujocoState, actions: Array):
+        return jax.lax.map(lambda x: one(*x), (states, actions), batch_size=LANES)
+
+    # In JAX's own precision, whatever C's arrays have.
+    return jax.jit(lambda s, a: run(jax.tree.map(lambda x: jnp.asarray(x, float), s), a))
+
+
+def trained(env: Environment, steps: int) -> Policy | None:
+    """A policy after a short training: it need not be good, only different from noise."""
+    if not steps:
+        return None
+    train = make_train(PPOConfig(steps=steps, num_envs=64, unroll=32), env)
+    program = jax.jit(lambda key: train(key, PPOConfig().hyper)[0].policy)
+    return program(jax.random.key(0))
+
+
+def visit(name: str, env: MujocoEnv, policy: Policy | None, states: int) -> Visited:
+    """States on the way of random actions and, every other phase, of the policy's."""
+    simulator = gymnasium_env(name).unwrapped
+    act = numpy_policy(policy) if policy is not None else None
+    high, rng = simulator.action_space.high, np.random.default_rng(0)
+    obs, records, steps, over = simulator.reset(seed=0)[0], [], 0, 0
+    for i in range(states):
+        phase = i // PHASE
+        if act is not None and phase % 2:
+            action = act(obs)
+        else:
+            action = rng.uniform(-1, 1, high.shape) * high * REACHES[(phase // 2) % len(REACHES)]
+        action = np.asarray(action, np.float32)
+        state = state_of(env, simulator.data)
+        obs, reward, terminated, _, _ = simulator.step(action)
+        records.append(Visited(state, action, obs, reward, terminated, simulator.data.ncon > 0))
+        steps, over = steps + 1, over + terminated
+        if over > OVERTIME or steps > LONGEST:
+            obs, steps, over = simulator.reset(seed=i)[0], 0, 0
+    return jax.tree.map(lambda *x: np.stack(x), *records)
+
+
+def state_of(env: MujocoEnv, data: Any) -> MujocoState:
+    """Our state from MuJoCo C's `MjData`."""
+    tracked = env.task.tracked(data)
+    if env.task.root:
+        tracked = tracked - data.qpos[: env.task.root]
+    parts = (data.qpos, data.qvel, data.qacc_warmstart, tracked)
+    copies: list[Any] = [np.array(x) for x in parts]
+    return MujocoState(*copies)
+
+
+def gymnasium_env(name: str) -> Any:
+    """Gymnasium's environment, without its notice that v4 is old."""
+    import gymnasium
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return gymnasium.make(name, disable_env_checker=True)
+
+
+class Started:
+    """The same task, always from one state."""
+
+    def __init__(self, env: MujocoEnv, qpos: Array, qvel: Array):
+        self.spec, self.step = env.spec, env.step
+        self._start = env.set_state(qpos, qvel)
+
+    def reset(self, key: Key) -> tuple[EnvState, Array]:
+        """That state."""
+        del key  # nothing is random
+        return self._start
+
+
+def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dict[str, Any]]:
+    """One line per policy and attack."""
+    env = make_env(f"gym/{options.policy_env}")
+    assert isinstance(env, MujocoEnv)
+    for name, policy in policies.items():
+        for attack in options.attacks:
+            make = partial(gymnasium_env, options.policy_env)
+            there = evaluate_in_gymnasium(
+                make, env, policy, attack=attack, episodes=options.episodes
+            )
+            here = episodes_here(env, policy, attack, options)
+            yield {
+                "policy": name,
+                "attack": attack,
+                "eps": env.spec.eps,
+                "episodes": options.episodes,
+                **compare_returns(there["return"], np.asarray(here.return_, np.float64)),
+                "diverged": int(here.diverged.sum()),
+            }
+
+
+def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, Any]:
+    """Means with standard errors, and their difference in standard errors of a difference."""
+    errors = [x.std(ddof=1) / len(x) ** 0.5 for x in (there, here)]
+    return {
+        "MuJoCo C": f"{there.mean():.0f} +- {errors[0]:.0f}",
+        "here": f"{here.mean():.0f} +- {errors[1]:.0f}",
+        "difference / SE": f"{(here.mean() - there.mean()) / np.hypot(*errors):+.2f}",
+        "std C": f"{there.std(ddof=1):.0f}",
+        "std here": f"{here.std(ddof=1):.0f}",
+        "median C": f"{np.median(there):.0f}",
+        "median here": f"{np.median(here):.0f}",
+    }
+
+
+def episodes_here(env: MujocoEnv, policy: Policy, attack: str, options: Options) -> Episode:
+    """Episodes from the states of Gymnasium's `reset(seed=i)`: `Episode [episodes]`."""
+    starts = []
+    simulator = gymnasium_env(options.policy_env)
+    for i in range(options.episodes):
+        simulator.reset(seed=i)
+        data = simulator.unwrapped.data
+        starts.append((np.float32(data.qpos), np.float32(data.qvel)))
+    keys = episode_keys(jax.random.key(0), options.episodes)
+    order, place = layout(options.episodes, LANES)
+    items = (keys, *(np.stack(x) for x in zip(*starts, strict=True)))
+    run = over_population(partial(one_episode, env, make_attack(attack, MADConfig())), width=LANES)
+    return take(jax.device_get(run(policy, take(items, order))), place)
+
+
+def one_episode(env: MujocoEnv, attack: Any, policy: Policy, item: tuple[Key, Array, Array]):
+    """One episode from a given state."""
+    key, qpos, qvel = item
+    key_prepare, key_memory, key = jax.random.split(key, 3)
+    params = attack.prepare(key_prepare, policy, env)
+    memory = attack.init(params, key_memory)
+    started = Started(env, qpos, qvel)
+    return episode(
+        key, started, policy, partial(attack.perturb, params), memory, jnp.float32(env.spec.eps)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""What a report says besides its numbers: episodes that diverged, and rewards that are clipped."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from probes import Breakdown
+from rich.console import Console
+
+from benchmarks import analysis, pipeline, report
+from benchmarks.experiment import PRESETS
+from benchmarks.store import RunFolder, read_table
+from jaxprune.ppo import PPOConfig
+
+ENV = Breakdown()  # half of its episodes diverge
+SMALL = replace(
+    PRESETS["smoke"],
+    methods=("magnitude",),
+    attacks=("random",),
+    sparsity_grid=(0.0, 0.5),
+    seeds=1,
+    episodes=8,
+    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
+).resolved(ENV)
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self, units: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment whose simulator breaks, with its report."""
+    folder = RunFolder(tmp_path_factory.mktemp("report") / "run", SMALL.settings())
+    results = pipeline.run(SMALL, ENV, None, Silent())
+    folder.describe({})
+    for name in ("training", "returns", "certificates"):
+        folder.write_table(name, getattr(results, name))
+    print_report(folder.path)
+    return folder.path
+
+
+def print_report(path: Path) -> str:
+    """Write the report of a run; what a person reads on the terminal."""
+    console = Console(width=1000, highlight=False)
+    with console.capture() as printed:
+        report.write_report(RunFolder(path, SMALL.settings()), console)
+    return printed.get()
+
+
+def found(path: Path, **changes: np.ndarray) -> list[str]:
+    """The warnings of a run whose table of returns is changed."""
+    returns = read_table(path, "returns") | changes
+    training, certificates = (read_table(path, name) for name in ("training", "certificates"))
+    return list(report.warnings(analysis.collect(returns), returns, training, certificates))
+
+
+def test_diverged_episodes_are_counted_explained_and_placed(run: Path):
+    """Episode i starts alike everywhere, so every cell loses the same ones."""
+    table = read_table(run, "returns")
+    np.testing.assert_array_equal(table["diverged"], table["return"] == 2)  # it breaks at step 3
+    each = int(table["diverged"][:8].sum())
+    assert 0 < each < 8
+    warning = found(run)[0]
+    assert warning == (
+        f"{6 * each} of 48 episodes diverged: the simulator left the finite numbers and the "
+        "episode ended there, with the return until then ("
+        f"dense, clean: {each}; "
+        f"magnitude, clean: {each} at sparsity 0, {each} at sparsity 0.5; "
+        f"dense, random at eps 0.1: {each}; "
+        f"magnitude, random at eps 0.1: {each} at sparsity 0, {each} at sparsity 0.5)"
+    )
+
+
+def test_diverged_training_episodes_are_counted_too(run: Path):
+    training = read_table(run, "training")
+    diverged, episodes = training["diverged"].sum(), training["episodes"].sum()
+    assert 0 < diverged < episodes
+    _, warning = found(run)
+    assert warning.startswith(f"{diverged} of {episodes} training episodes diverged: the simulator")
+    assert warning.endswith(f"(dense: {diverged})")
+
+
+def test_the_warnings_are_in_the_report_and_on_the_terminal(run: Path):
+    printed, text = print_report(run), (run / "report.md").read_text()
+    listed = re.search(r"## Warnings\n\n((- .*\n)+)", text)
+    assert listed is not None
+    assert listed[1].splitlines() == [f"- {line}" for line in found(run)]
+    for line in found(run):
+        assert f"warning: {line}\n" in printed
+
+
+def test_nothing_is_said_where_nothing_diverged(run: Path):
+    nothing = np.zeros(len(read_table(run, "returns")["return"]), bool)
+    (only,) = found(run, diverged=nothing)
+    assert "training episodes diverged" in only
+
+
+def test_an_old_run_that_did_not_count_can_be_drawn_again(run: Path, tmp_path: Path):
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    for name in ("returns", "training"):
+        table = pq.read_table(old / f"{name}.parquet")
+        pq.write_table(table.drop_columns("diverged"), old / f"{name}.parquet")
+    assert "diverged" not in print_report(old)
+    (old / "training.parquet").unlink()  # as of a policy that was loaded
+    assert "diverged" not in print_report(old)
+    assert "## Warnings" not in (old / "report.md").read_text()
+
+
+def test_the_report_says_for_which_rewards_the_value_gap_holds(run: Path):
+    certificates = read_table(run, "certificates")
+    assert "The tables hold the value gap too." in (run / "report.md").read_text()
+    rows = certificates["quantity"] == "value_gap"
+    unit = "discounted return of rewards clipped to [-10, 10]"
+    clipped = certificates | {
+        "quantity": np.where(rows, "value_gap_clipped", certificates["quantity"]),
+        "unit": np.where(rows, unit, certificates["unit"]),
+    }
+    note = report._value_note(clipped)
+    assert "no a-priori bounds" in note
+    assert unit in note
+    old = {name: column[~rows] for name, column in certificates.items()}
+    assert report._value_note(old) == ""
