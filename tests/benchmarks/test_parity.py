@@ -37,6 +37,7 @@ def test_a_small_comparison_writes_both_tables_and_a_report(tmp_path, devices_ar
 
     (steps,) = table(tmp_path / "out" / "steps.csv")
     assert steps["env"] == "InvertedPendulum-v4" and steps["states"] == "40"
+    assert steps["solver in C"] == "Newton"
     assert float(steps["obs max"]) < 1e-5 and steps["termination differs"] == "0"
     assert int(steps["terminated"]) > 0
     (returns,) = table(tmp_path / "out" / "returns.csv")
@@ -44,7 +45,7 @@ def test_a_small_comparison_writes_both_tables_and_a_report(tmp_path, devices_ar
     assert returns["MuJoCo C"] == returns["here"]  # a pole that falls in a few steps
     report = (tmp_path / "out" / "report.md").read_text()
     assert "python -m benchmarks.parity" in report
-    assert "| InvertedPendulum-v4 | 40 |" in report
+    assert "| InvertedPendulum-v4 | Newton | 40 |" in report
 
 
 def test_differences_are_those_of_the_formulas():

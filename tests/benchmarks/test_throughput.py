@@ -1,0 +1,63 @@
+"""The speed measurement, as a program; how fast anything is, it does not say."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import throughput
+from jaxprune.envs import make_env
+
+
+@pytest.fixture(autouse=True)
+def devices_are_set(monkeypatch):
+    """The tests' own devices stay."""
+    monkeypatch.setattr(throughput.population, "configure", lambda: None)
+
+
+def test_chosen_rates_are_timed_and_written(tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    settings = "--rates stepping bounds --repeats 2 --bare-steps 5 --masks 4"
+    arguments = f"--env cartpole {settings} --json {figures}"
+    assert throughput.main(arguments.split()) == 0
+    assert "bare stepping" in capsys.readouterr().out
+    written = json.loads(figures.read_text())
+    names = [rate["name"] for rate in written["rates"]]
+    assert names == ["bare stepping", "bound frobenius", "bound path", "bound spectral"]
+    assert written["rates"][0]["ratio_to_bare"] == 1
+    assert all(rate["low"] <= rate["median"] <= rate["high"] for rate in written["rates"])
+
+
+def test_without_stepping_there_is_no_ratio(tmp_path):
+    figures = tmp_path / "figures.json"
+    arguments = f"--env cartpole --rates bounds --repeats 1 --masks 4 --json {figures}"
+    assert throughput.main(arguments.split()) == 0
+    rates = json.loads(figures.read_text())["rates"]
+    assert [rate["ratio_to_bare"] for rate in rates] == [None] * len(rates)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--rates jumping", "unknown rate 'jumping'"),
+        ("--rates mjx", "rate mjx times gym/ tasks, not 'cartpole'"),
+        ("--repeats 0", "repeats 0 is below 1"),
+    ],
+)
+def test_bad_settings_end_in_one_line(arguments, words, capsys):
+    assert throughput.main(["--env", "cartpole", *arguments.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caps", [{}, {"mjx_iterations": 4, "mjx_ls_iterations": 4}])
+def test_what_is_compared_is_the_same_step(caps):
+    """MJX's own program and ours, from one state in contact."""
+    env = make_env("gym/Hopper-v4")
+    plain = throughput.PlainMJX(env.physics, throughput.Options(**caps))
+    at = (jnp.zeros(6).at[1].set(1.2), jnp.full(6, 0.1), jnp.zeros(6), jnp.array([0.5, -0.5, 1.0]))
+    ours, theirs = (jax.jit(physics.simulate)(*at) for physics in (env.physics, plain))
+    np.testing.assert_allclose(ours.qpos, theirs.qpos, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.qvel, theirs.qvel, rtol=1e-4, atol=1e-5)
