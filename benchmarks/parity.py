@@ -164,6 +164,7 @@ def differences(there: Visited, here: Any) -> dict[str, Any]:
         "in contact": round(float(there.touching.mean()), 2),
         "obs median": f"{np.median(norm):.1e}",
         "obs max": f"{norm.max():.1e}",
+        "obs > 1e-4": f"{(norm > 1e-4).mean():.2%}",
         "element max": f"{element.max():.1e}",
         "element > 1e-4": f"{(element > 1e-4).mean():.2%}",
         "reward median": f"{np.median(reward):.1e}",

@@ -65,6 +65,7 @@ def test_differences_are_those_of_the_formulas():
     )
     found = parity.differences(there, here)
     assert found["obs max"] == "1.0e-01"  # 0.5 of |(3, 4)|
+    assert found["obs > 1e-4"] == "50.00%"
     assert found["element max"] == "1.0e-01"  # 0.5 of 1 + 4
     assert found["element > 1e-4"] == "50.00%"
     assert found["reward max"] == "5.0e-01"  # of max(1, 0)
