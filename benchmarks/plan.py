@@ -1,5 +1,6 @@
 """What a run is going to do, told before it does it."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,17 @@ STEPS_PER_SECOND = {
     "positional": 30_000,
     "spring": 55_000,
 }
-# Relative cost of the task's physics, hopper = 1.
-TASK_COST = {"humanoid": 6.0, "ant": 3.0, "halfcheetah": 1.5, "walker2d": 1.5}
+# Relative cost of the task's physics, hopper = 1; without the version of gym/ tasks.
+TASK_COST = {
+    "humanoid": 6.0,
+    "ant": 3.0,
+    "halfcheetah": 1.5,
+    "walker2d": 1.5,
+    "gym/Hopper": 1.5,
+    "gym/Walker2d": 1.9,
+    "gym/Ant": 6.4,
+    "gym/Humanoid": 60.0,
+}
 # Of one program, two of which compile at a time.
 COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
 # Interpreter, compiler and simulator: the peak that was measured, with nothing compiled yet.
@@ -54,7 +64,8 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     programs = (("init", "train") if training else ()) + ("evaluate",)
 
     devices = len(jax.devices())
-    rate = STEPS_PER_SECOND[spec.backend] / TASK_COST.get(spec.name, 1.0) * devices
+    cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
+    rate = STEPS_PER_SECOND[spec.backend] / cost * devices
     # Pruned policies fall early: a third of the horizon is typical.
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     seconds = compiling + steps / rate + episodes * spec.horizon / 3 / rate

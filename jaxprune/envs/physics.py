@@ -2,7 +2,7 @@
 
 Positions, collisions, inertias and constraint rows are MJX's. Ours are the loop around them and
 the constraint solver (`jaxprune.envs.newton`), which reaches the same minimum as MuJoCo's Newton
-solver. results/gym-parity holds what each change gained and the parity that was measured.
+solver. results/reference/gym-parity holds what each change gained and the parity that was measured.
 """
 
 from collections.abc import Callable
@@ -94,6 +94,7 @@ class Physics:
         data = self._align_contacts(data)
         for stage in MOVING:
             data = stage(self.model, data)
+        data = data.replace(qpos=state.qpos)  # MJX makes unit quaternions of them, C leaves them
         rows = data._impl  # MJX shows constraint rows nowhere else
         if not rows.efc_J.size:
             return data.replace(qacc=data.qacc_smooth)

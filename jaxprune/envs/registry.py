@@ -41,7 +41,7 @@ HALF_CHEETAH = Facts(0.15, (-20.0, 20.0))
 ANT = Facts(0.15, (-10.0, 15.0))
 HUMANOID = Facts(0.075, (-10.0, 20.0))
 INVERTED_PENDULUM = Facts(0.1, (0.0, 1.0), bounded=True)
-INVERTED_DOUBLE_PENDULUM = Facts(0.1, (0.0, 10.0))
+INVERTED_DOUBLE_PENDULUM = Facts(0.1, (-10.0, 10.0))
 REACHER = Facts(0.1, (-4.0, 0.0))
 SWIMMER = Facts(0.1, (-5.0, 5.0))
 
