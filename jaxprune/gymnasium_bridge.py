@@ -81,7 +81,10 @@ def evaluate_in_gymnasium(
             f"the Gymnasium environment shows {obs.shape[1]} numbers, {env.spec.name!r} "
             f"{env.spec.obs_size}: give the same task and version twice"
         )
-    return _lockstep(envs, choose, memory, obs)
+    table = _lockstep(envs, choose, memory, obs)
+    for each in envs:
+        each.close()
+    return table
 
 
 def _lockstep(

@@ -1,4 +1,4 @@
-"""MuJoCo models on MJX, stepped exactly as MuJoCo C does it and several times faster than MJX does.
+"""MuJoCo models on MJX, stepped as MuJoCo C steps them and several times faster than MJX does.
 
 Positions, collisions, inertias and constraint rows are MJX's. Ours are the loop around them and
 the constraint solver (`jaxprune.envs.newton`), which reaches the same minimum as MuJoCo's Newton
@@ -96,8 +96,6 @@ class Physics:
             data = stage(self.model, data)
         data = data.replace(qpos=state.qpos)  # MJX makes unit quaternions of them, C leaves them
         rows = data._impl  # MJX shows constraint rows nowhere else
-        if not rows.efc_J.size:
-            return data.replace(qacc=data.qacc_smooth)
         problem = newton.Problem(
             mass=mjx.full_m(self.model, data),
             smooth=data.qacc_smooth,
@@ -115,7 +113,7 @@ class Physics:
         """Friction directions of a capsule on a plane: along the capsule, however steep it is.
 
         MuJoCo C takes the capsule's axis as it lies in the plane. MJX does so up to 60 degrees, and
-        takes a fixed direction beyond: another friction pyramid, and half a percent of ant's steps.
+        takes a fixed direction beyond: another friction pyramid, which changes ant's steps.
         """
         if not self._steep.contacts.size:
             return data

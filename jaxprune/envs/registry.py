@@ -34,7 +34,7 @@ class Facts:
 
 # eps: the radius of the published robust-RL tables (SA-PPO, Zhang et al. 2020) where the task has
 # one; the pendulums, reacher and swimmer have none, and 0.1 is our choice.
-# reward_clip: wide enough for the rewards of trained policies; a test looks at random ones.
+# reward_clip: our choice; tests check that random episodes of the gym/ tasks stay within it.
 HOPPER = Facts(0.075, (-10.0, 10.0))
 WALKER2D = Facts(0.05, (-10.0, 10.0))
 HALF_CHEETAH = Facts(0.15, (-20.0, 20.0))
