@@ -1,45 +1,62 @@
 """The bounds by name, with what each of them proves, and `certify`."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.certify import norms
-from jaxprune.certify.divergence import TOTAL_VARIATION
+from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
+from jaxprune.certify.interval import Box, ibp
+from jaxprune.certify.query import Query, length, make_query, with_rows
+from jaxprune.certify.rounding import outward, slack
 from jaxprune.families import InputError, lookup
-from jaxprune.policy import affine_layers, inverse_std
+from jaxprune.policy import affine_layers, inverse_std, normalise
+from jaxprune.population import layout, over_population, take
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.types import Array, Masks, Policy
 
-# Masks certified in one vectorised call; bounds the memory of a large grid.
-CHUNK = 256
+# What a device bounds in one vectorised call; limits the memory of a large grid.
+CHUNK = 256  # masks, of a global bound
+ROWS = 256  # observations of one mask, of a local bound
+# The largest choice of actions over whose subsets the total variation is maximised exactly.
+MOST_ENUMERATED = 8
 
 
 class Bound(NamedTuple):
-    """A bound on D and what is known of it."""
+    """A way to bound how far the outputs of a query can move, and what is known of it."""
 
-    bound: Callable[..., Array]
-    """(layers, eps [obs_size], inv_std) -> [], an upper bound on D."""
+    bound: Callable[[Query], Any]
+    """Global: Query -> [], an upper bound on D. Local: Query -> `Box` of the outputs."""
     monotone: bool
     """Removing weights can never raise it, bit for bit."""
     scope: str
     """Where it holds: "global" at every state, "local" at a given one."""
     norm: str
     """The norm it works in between layers."""
+    slow: bool = False
+    """Costs hundreds of times its neighbours: computed only if asked for by name."""
 
 
 BOUNDS = {
     "frobenius": Bound(norms.frobenius, monotone=True, scope="global", norm="l2"),
     "path": Bound(norms.path, monotone=True, scope="global", norm="linf"),
     "spectral": Bound(norms.spectral, monotone=False, scope="global", norm="l2"),
+    "ibp": Bound(ibp, monotone=False, scope="local", norm="linf"),
 }
-
 
 # Of D, by `Policy.distribution`.
 UNITS = {"normal": "standard deviations", "categorical": "logits"}
+# Arithmetic that a certificate can be computed in, and what it then proves.
+SOUND = {
+    "float64": "real arithmetic, computed in float64 and rounded outward",
+    "float32": "real arithmetic, computed in float32 and rounded outward",
+}
 
 
 class Certificate(NamedTuple):
@@ -51,6 +68,19 @@ class Certificate(NamedTuple):
     scope: str
     unit: str
     sound: str  # in which arithmetic the statement holds
+    # Local bounds only, else None:
+    low: np.ndarray | None = None  # of the mean action or the logits, `[..., rows, outputs]`
+    high: np.ndarray | None = None
+    fixed_action: np.ndarray | None = None  # bool: the likeliest action cannot change (categorical)
+
+
+class Local(NamedTuple):
+    """What a local bound says at one observation."""
+
+    distance: Array  # []
+    total_variation: Array  # []
+    box: Box  # [outputs], of the mean action or the logits
+    fixed_action: Array | None  # bool []; None for a Gaussian policy
 
 
 def certify(
@@ -58,74 +88,236 @@ def certify(
     masks: Masks | None = None,
     eps: float | Array = 0.0,
     obs: Array | None = None,
-    bounds: Sequence[str] = tuple(BOUNDS),
+    bounds: Sequence[str] | None = None,
+    precision: str = "float64",
 ) -> dict[str, Certificate]:
-    """Certificates of masked policies, in float64 with outward rounding.
+    """Certificates of masked policies, rounded outward.
 
     Args:
         policy: leading axes `[...]` are agents.
         masks: leading axes are those of the policy, then any number more; None for no pruning.
         eps: radius of the l_inf ball in normalised observation units, or one per coordinate.
-        obs: raw observations `[n, obs_size]`; a global bound is the same at each of them, and its
-            value is repeated along a last axis. None: no such axis.
-        bounds: keys of `BOUNDS`.
+        obs: raw observations `[n, obs_size]` that local bounds hold at, the same for every policy,
+            or `[..., n, obs_size]` with the leading axes of the masks. A global bound is the same
+            at each of them, and its value is repeated along a last axis. None: no such axis.
+        bounds: keys of `BOUNDS`; default: all that are not slow, local ones if there are `obs`.
+        precision: "float64", or "float32": faster, and a little looser.
 
     Returns:
         Name -> `Certificate`. All values bound the same D: standard deviations of the action
         (Gaussian) or logits (categorical).
 
     Raises:
-        InputError: unknown bound, negative eps, weights not finite, or axes that do not fit.
+        InputError: unknown bound or precision, a local bound without obs, eps negative or beyond
+            the clip range of the observations, weights not finite, or axes that do not fit.
     """
-    chosen = {name: lookup(BOUNDS, name, "bound") for name in bounds}
-    size = policy.obs_stats.mean.shape[-1]
-    if np.shape(eps) not in ((), (size,)):
-        raise InputError(f"eps has shape {np.shape(eps)}: give one radius, or {size}, one each")
-    if obs is not None and np.shape(obs)[1:] != (size,):
-        raise InputError(f"obs has shape {np.shape(obs)}: give rows of {size} raw observations")
-    if not np.all(np.asarray(eps) >= 0):
-        raise InputError(f"eps {eps} is negative: give a radius >= 0 in normalised units")
-    numbers = (policy.params.actor, policy.params.log_std)
-    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(numbers)):
-        raise InputError("the policy has weights that are not finite: nothing can be certified")
-
+    names = _chosen(bounds, obs)
+    lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
-    rows = () if obs is None else (len(obs),)
-    with jax.enable_x64(True):
-        policies = jax.tree.map(lambda x: np.asarray(x, np.float64), policies)
-        radius = np.broadcast_to(np.asarray(eps, np.float64), policies.obs_stats.mean.shape[-1:])
-        values = jax.device_get(_values(policies, cells, radius, bounds=tuple(chosen)))
-    values = jax.tree.map(lambda v: v.reshape(shape + (1,) * len(rows)), values)
-    values = jax.tree.map(lambda v: np.broadcast_to(v, shape + rows), values)
-    return {
-        name: Certificate(
-            *values[name],
-            monotone=bound.monotone,
-            scope=bound.scope,
-            unit=UNITS[policy.distribution],
-            sound="float64, rounded outward",
+    rows = _check(policy, eps, obs, shape)
+    with jax.enable_x64(True) if precision == "float64" else nullcontext():
+        policies, eps, obs = jax.tree.map(
+            lambda x: np.asarray(x, precision), (policies, eps, obs), is_leaf=_is_number
         )
-        for name, bound in chosen.items()
+        shared = Shared(policies, np.broadcast_to(eps, policies.obs_stats.mean.shape[-1:]))
+        cells, obs = jax.device_get(cells), _per_cell(obs, shape)
+        values = _run(_global_program, names["global"], CHUNK, shared, cells, None)
+        values |= _run(_local_program, names["local"], 1, shared, cells, obs)
+    return {
+        name: _certificate(values[name], BOUNDS[name], policy.distribution, precision, shape, rows)
+        for name in names["asked"]
     }
 
 
-@partial(jax.jit, static_argnames="bounds")
-def _values(
-    policies: Policy, cells: Cell, eps: Array, *, bounds: tuple[str, ...]
-) -> dict[str, tuple[Array, Array]]:
+def _chosen(bounds: Sequence[str] | None, obs: Any) -> dict[str, tuple[str, ...]]:
+    """Names by scope, and all of them as asked for."""
+    if bounds is None:
+        scopes = ("global",) if obs is None else ("global", "local")
+        bounds = [n for n, bound in BOUNDS.items() if bound.scope in scopes and not bound.slow]
+    found = {name: lookup(BOUNDS, name, "bound").scope for name in bounds}
+    names = {s: tuple(n for n, of in found.items() if of == s) for s in ("global", "local")}
+    names["asked"] = tuple(found)
+    if names["local"] and obs is None:
+        raise InputError(
+            f"bound {names['local'][0]!r} holds at given observations only: pass obs, or choose "
+            f"from {', '.join(n for n, bound in BOUNDS.items() if bound.scope == 'global')}"
+        )
+    return names
+
+
+def _check(policy: Policy, eps: Any, obs: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axis of the observations: (n,) or ()."""
+    size = policy.obs_stats.mean.shape[-1]
+    if np.shape(eps) not in ((), (size,)):
+        raise InputError(f"eps has shape {np.shape(eps)}: give one radius, or {size}, one each")
+    if not np.all(np.asarray(eps) >= 0):
+        raise InputError(f"eps {eps} is negative: give a radius >= 0 in normalised units")
+    if np.any(np.asarray(eps) > policy.obs_clip):
+        raise InputError(
+            f"eps {eps} is larger than the range that observations are clipped to, "
+            f"+-{policy.obs_clip:g}: give a radius in normalised units"
+        )
+    if obs is not None and (
+        np.shape(obs)[-1:] != (size,) or np.shape(obs)[:-2] not in ((), shape) or np.ndim(obs) < 2
+    ):
+        raise InputError(
+            f"obs has shape {np.shape(obs)}: give rows of {size} raw observations, the same for "
+            f"every policy or with leading axes {shape}"
+        )
+    numbers = (policy.params.actor, policy.params.log_std)
+    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(numbers)):
+        raise InputError("the policy has weights that are not finite: nothing can be certified")
+    if obs is not None and not np.all(np.isfinite(obs)):
+        raise InputError("obs has entries that are not finite: nothing can be certified there")
+    return () if obs is None else (np.shape(obs)[-2],)
+
+
+class Shared(NamedTuple):
+    """What all cells of a call have in common."""
+
+    policies: Policy  # [agents]
+    eps: Any  # [obs_size]
+
+
+class Item(NamedTuple):
+    """One cell and where to look at it."""
+
+    cell: Cell
+    obs: Any  # raw [n, obs_size]; None for global bounds
+
+
+def _per_cell(obs: Any, shape: tuple[int, ...]) -> Any:
+    """Observations `[N, n, obs_size]`."""
+    if obs is None:
+        return None
+    return np.broadcast_to(obs, (*shape, *obs.shape[-2:])).reshape(-1, *obs.shape[-2:])
+
+
+def _run(
+    program: Any, names: tuple[str, ...], widest: int, shared: Shared, cells: Cell, obs: Any
+) -> dict[str, Any]:
+    """Name -> values of every cell, `[N, ...]`, computed on all devices."""
+    if not names:
+        return {}
+    size = cells.agent.size
+    # Whole chunks only: a program for the remainder could add up in another order, and bounds
+    # that are monotone bit for bit would no longer be.
+    width = max(1, min(widest, -(-size // len(jax.devices()))))
+    order, place = layout(size, width)
+    values = program(names, width)(shared, take(Item(cells, obs), order))
+    return take(jax.device_get(values), place)
+
+
+@lru_cache(maxsize=32)
+def _global_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item], Any]:
     """Name -> (D, TV) of every cell, `[N]` each."""
 
-    def of_cell(cell: Cell) -> dict[str, tuple[Array, Array]]:
-        policy = masked_policy(policies, cell)
-        layers, inv_std = affine_layers(policy), inverse_std(policy)
-        distances = {name: BOUNDS[name].bound(layers, eps, inv_std) for name in bounds}
+    def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array]]:
+        policy = masked_policy(shared.policies, item.cell)
+        query = _query(policy, shared.eps)
+        distances = {name: BOUNDS[name].bound(query) for name in names}
         to_tv = TOTAL_VARIATION[policy.distribution]
         return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
 
-    # Whole chunks only: a program for the remainder could add up in another order, and bounds
-    # that are monotone bit for bit would no longer be.
-    size = cells.agent.size
-    chunk = max(1, min(size, CHUNK))
-    fill = np.minimum(np.arange(-(-size // chunk) * chunk), size - 1)
-    cells = jax.tree.map(lambda x: x[fill], cells)
-    return jax.tree.map(lambda v: v[:size], jax.lax.map(of_cell, cells, batch_size=chunk))
+    return over_population(of_cell, width=width)
+
+
+@lru_cache(maxsize=32)
+def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item], Any]:
+    """Name -> `Local` of every cell at every observation, `[N, n, ...]`."""
+
+    def of_cell(shared: Shared, item: Item) -> dict[str, Local]:
+        policy = masked_policy(shared.policies, item.cell)
+
+        def at(obs: Array) -> dict[str, Local]:
+            query = _query(policy, shared.eps, normalise(policy, obs))
+            to_local = partial(LOCAL[policy.distribution], query=query)
+            return {name: to_local(BOUNDS[name].bound) for name in names}
+
+        found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
+        return {name: _in_action_units(policy, local) for name, local in found.items()}
+
+    return over_population(of_cell, width=width)
+
+
+def _query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:
+    layers, inv_std = affine_layers(policy), inverse_std(policy)
+    return make_query(layers, eps, inv_std, policy.activation, centre)
+
+
+def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
+    """D and TV from the box of the standardised mean."""
+    box = bound(query)
+    distance = length(query, _furthest(box, _value(query)))
+    distance = outward(distance, distance.size)
+    return Local(distance, TOTAL_VARIATION["normal"](distance), box, None)
+
+
+def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
+    """D from the box of the logits, TV and the likeliest action from their differences too."""
+    actions = query.layers[-1].bias.size
+    box, at = bound(query), _value(query)
+    distance = outward(length(query, _furthest(box, at)), 1)
+    # One row per ordered pair of actions: z_i - z_j.
+    one_hot = jnp.eye(actions, dtype=query.eps.dtype)
+    pairs = with_rows(query, (one_hot[:, None] - one_hot[None]).reshape(-1, actions))
+    gaps = bound(pairs)
+    oscillation = jnp.max(gaps.high - _value(pairs).low)
+    tv = jnp.minimum(tv_of_oscillation(oscillation), TOTAL_VARIATION["categorical"](distance))
+    if actions <= MOST_ENUMERATED:
+        tv = jnp.minimum(tv, categorical_tv_of_box(at, box))
+    best = jnp.argmax(at.low + at.high)
+    ahead = gaps.low.reshape(actions, actions)[best] > 0
+    fixed = jnp.all(ahead | (jnp.arange(actions) == best))
+    return Local(distance, tv, box, fixed)
+
+
+# By `Policy.distribution`.
+LOCAL: dict[str, Callable[..., Local]] = {
+    "normal": gaussian_local,
+    "categorical": categorical_local,
+}
+
+
+def _value(query: Query) -> Box:
+    """The outputs at the centre, enclosed."""
+    return ibp(replace(query, eps=jnp.zeros_like(query.eps)))
+
+
+def _furthest(box: Box, at: Box) -> Array:
+    """The largest change of each output from its value at the centre, `[outputs]`."""
+    return jnp.maximum(jnp.maximum(box.high - at.low, at.high - box.low), 0.0)
+
+
+def _in_action_units(policy: Policy, local: Local) -> Local:
+    """The box of the standardised mean as one of the mean."""
+    if policy.distribution != "normal":
+        return local
+    std = jnp.exp(policy.params.log_std)
+    low, high = (end * std for end in local.box)
+    lost = slack(2, low.dtype)
+    box = Box(low - lost * jnp.abs(low), high + lost * jnp.abs(high))
+    return local._replace(box=box)
+
+
+def _certificate(
+    found: Any,
+    bound: Bound,
+    distribution: str,
+    precision: str,
+    shape: tuple[int, ...],
+    rows: tuple[int, ...],
+) -> Certificate:
+    facts = (bound.monotone, bound.scope, UNITS[distribution], SOUND[precision])
+    if bound.scope == "global":
+        repeated = (np.reshape(v, shape + (1,) * len(rows)) for v in found)
+        distance, tv = (np.broadcast_to(v, shape + rows) for v in repeated)
+        return Certificate(distance, tv, *facts)
+    found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
+    low, high = found.box
+    distance, tv = found.distance, found.total_variation
+    return Certificate(distance, tv, *facts, low, high, found.fixed_action)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, float | int)

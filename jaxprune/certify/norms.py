@@ -1,78 +1,54 @@
 """Global bounds from products of norms: one number per policy, valid at every state.
 
-All bound the same quantity, for any two observations at most eps_j apart in coordinate j:
-
-    Gaussian     D = ||Sigma^(-1/2) (mu(s) - mu(s'))||_2
-    categorical  D = max_i |z_i(s) - z_i(s')|
-
-They ask of the activation only slopes in [0, 1] and element-wise action (tanh, ReLU). eps is folded
-into the columns of the first layer and 1 / sigma into the rows of the last, so that what remains is
-a gain from the unit l_inf ball. Biases do not enter.
+They ask of the activation only slopes in [0, 1] and element-wise action (tanh, ReLU). Biases do
+not enter.
 
 `frobenius` and `path` are nondecreasing functions of every |w_ij|, term by term and in floating
 point too, so masking can only lower them. `spectral` is tighter and is not: zeroing the -1 of
 [[1, 1], [1, -1]] raises the norm from 1.41421 to 1.61803.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
-from jaxprune.policy import Affine
+from jaxprune.certify.query import Query, length, unit_ball_weights
+from jaxprune.certify.rounding import outward
 from jaxprune.types import Array
 
 # Squarings of the Gram iteration; the excess over sigma_max is at most rank^(2^-21), 2e-6 at 64.
 GRAM_ITERATIONS = 20
 
 
-def frobenius(layers: Sequence[Affine], eps: Array, inv_std: Array | None) -> Array:
+def frobenius(query: Query) -> Array:
     """sqrt(obs_size) * prod_k ||W_k||_F, eps and 1 / sigma folded in.
 
     The l_inf ball lies in the l_2 ball of radius sqrt(obs_size) * eps, and ||W||_2 <= ||W||_F.
-
-    Args:
-        layers: the actor's, `Affine.weight [out, in]`.
-        eps: radius per normalised coordinate, `[obs_size]`.
-        inv_std: `[action_size]`; None for logits, whose l_inf change is at most their l_2 change.
     """
-    weights = _fold(layers, eps, inv_std)
-    bound = jnp.sqrt(jnp.asarray(eps.size, eps.dtype))
+    weights = unit_ball_weights(query)
+    bound = jnp.sqrt(jnp.asarray(query.eps.size, query.eps.dtype))
     for w in weights:
         bound = bound * jnp.sqrt(jnp.sum(w * w))
-    return _outward(bound, sum(w.size for w in weights))
+    return outward(bound, sum(w.size for w in weights))
 
 
-def path(layers: Sequence[Affine], eps: Array, inv_std: Array | None) -> Array:
+def path(query: Query) -> Array:
     """|| |W_L| ... |W_1| eps ||, l_2 for a Gaussian policy and l_inf for logits.
 
     The inf -> 2 (inf -> inf) path norm: never above the Frobenius product, for one chain of
     matrix-vector products. The cheapest good monotone bound.
-
-    Args:
-        layers: the actor's, `Affine.weight [out, in]`.
-        eps: radius per normalised coordinate, `[obs_size]`.
-        inv_std: `[action_size]`, or None for logits.
     """
-    weights = _fold(layers, eps, inv_std)
-    reach = jnp.ones_like(eps)  # how far each unit can move
+    weights = unit_ball_weights(query)
+    reach = jnp.ones_like(query.eps)  # how far each unit can move
     for w in weights:
         # Sums of products rather than a matrix product: one order of addition on every device.
         reach = jnp.sum(jnp.abs(w) * reach, axis=-1)
-    bound = jnp.max(reach) if inv_std is None else jnp.sqrt(jnp.sum(reach * reach))
-    return _outward(bound, sum(w.shape[1] for w in weights) + weights[-1].shape[0])
+    return outward(length(query, reach), sum(w.shape[1] for w in weights) + weights[-1].shape[0])
 
 
-def spectral(layers: Sequence[Affine], eps: Array, inv_std: Array | None) -> Array:
-    """sqrt(obs_size) * prod_k ||W_k||_2, each factor an upper bound by Gram iteration.
-
-    Args:
-        layers: the actor's, `Affine.weight [out, in]`.
-        eps: radius per normalised coordinate, `[obs_size]`.
-        inv_std: `[action_size]`; None for logits, whose l_inf change is at most their l_2 change.
-    """
-    weights = _fold(layers, eps, inv_std)
-    bound = jnp.sqrt(jnp.asarray(eps.size, eps.dtype))
+def spectral(query: Query) -> Array:
+    """sqrt(obs_size) * prod_k ||W_k||_2, each factor an upper bound by Gram iteration."""
+    weights = unit_ball_weights(query)
+    bound = jnp.sqrt(jnp.asarray(query.eps.size, query.eps.dtype))
     for w in weights:
         bound = bound * spectral_norm(w)
     return bound
@@ -98,7 +74,7 @@ def spectral_norm(w: Array) -> Array:
 
     zero = jnp.zeros((), w.dtype)
     # Scaled by the largest entry, products neither overflow nor vanish, and the logarithm stays
-    # small: its rounding error would grow with |log sigma|, beyond what `_outward` covers.
+    # small: its rounding error would grow with |log sigma|, beyond what `outward` covers.
     scale = jnp.maximum(jnp.max(jnp.abs(w)), jnp.finfo(w.dtype).tiny)
     # The first product changes the shape, so it stands before the loop.
     gram, log_scale = square(0, (small / scale, zero))
@@ -106,23 +82,9 @@ def spectral_norm(w: Array) -> Array:
     log_norm = (jnp.log(_frobenius_norm(gram)) + log_scale) / 2**GRAM_ITERATIONS
     n, m = small.shape[1], small.shape[0]
     # Squaring t adds at most a relative n^1.5 u, and the root divides it by 2^t: n^1.5 + m in all.
-    return jnp.where(jnp.any(w != 0), _outward(scale * jnp.exp(log_norm), n**1.5 + m), zero)
-
-
-def _fold(layers: Sequence[Affine], eps: Array, inv_std: Array | None) -> list[Array]:
-    weights = [layer.weight for layer in layers]
-    weights[0] = weights[0] * eps
-    if inv_std is not None:
-        weights[-1] = weights[-1] * inv_std[:, None]
-    return weights
+    return jnp.where(jnp.any(w != 0), outward(scale * jnp.exp(log_norm), n**1.5 + m), zero)
 
 
 def _frobenius_norm(w: Array) -> Array:
     """||W||_F, at least the smallest normal number: dividing by it is safe."""
     return jnp.maximum(jnp.sqrt(jnp.sum(w * w)), jnp.finfo(w.dtype).tiny)
-
-
-def _outward(bound: Array, operations: float) -> Array:
-    """`bound` plus twice the rounding that `operations` additions and products can have lost."""
-    unit_roundoff = float(jnp.finfo(bound.dtype).eps) / 2
-    return bound * (1 + 2 * (operations + 16) * unit_roundoff)

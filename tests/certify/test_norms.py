@@ -1,8 +1,6 @@
 """The global bounds: golden values, counter-examples, monotonicity bit for bit, and soundness."""
 
-import itertools
 import math
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,56 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import bound, network, policy_of
 
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.norms import frobenius, path, spectral, spectral_norm
-from jaxprune.policy import Affine, action_distribution, init_policy
+from jaxprune.certify.query import make_query
+from jaxprune.policy import Affine, action_distribution
 from jaxprune.pruning import prune
 from jaxprune.types import Policy
 
 MONOTONE = [name for name, bound in BOUNDS.items() if bound.monotone]
+GLOBAL = [name for name, bound in BOUNDS.items() if bound.scope == "global"]
 HEADS = ["normal", "categorical"]
-
-
-def network(seed: int, sizes: tuple[int, ...], hidden_gain: float = 1.0) -> list[Affine]:
-    """The reference networks of certificates.md 4.2, drawn layer by layer in float64."""
-    rng, layers = np.random.default_rng(seed), []
-    for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        gain = hidden_gain if k < len(sizes) - 2 else 1.0
-        weight = gain * rng.standard_normal((fan_out, fan_in)) / math.sqrt(fan_in)
-        layers.append(Affine(weight, 0.1 * rng.standard_normal(fan_out)))
-    return layers
-
-
-def policy_of(layers: list[Affine], distribution="normal", activation="tanh", std=1.0) -> Policy:
-    """A float32 policy with these actor layers."""
-    fan_in, fan_out = layers[0].weight.shape[1], layers[-1].weight.shape[0]
-    discrete = distribution == "categorical"
-    hidden = [layer.weight.shape[0] for layer in layers[:-1]]
-    policy = init_policy(
-        jax.random.key(0),
-        fan_in,
-        fan_out,
-        discrete=discrete,
-        hidden=hidden,
-        activation=activation,
-        init_log_std=math.log(std),
-    )
-    actor = {
-        f"layer_{i}": {"kernel": jnp.asarray(w.T, "float32"), "bias": jnp.asarray(b, "float32")}
-        for i, (w, b) in enumerate(layers)
-    }
-    return replace(policy, params=policy.params._replace(actor=actor))
-
-
-def bound(fn, layers, eps=1.0, inv_std=1.0) -> float:
-    """A norm function in float64; `inv_std` None for logits."""
-    with jax.enable_x64(True):
-        layers = [Affine(*(jnp.asarray(x, "float64") for x in layer)) for layer in layers]
-        size, actions = layers[0].weight.shape[1], layers[-1].weight.shape[0]
-        eps = jnp.broadcast_to(jnp.asarray(eps, "float64"), (size,))
-        inv_std = None if inv_std is None else jnp.full(actions, inv_std)
-        return float(jax.jit(fn)(layers, eps, inv_std))
 
 
 GOLDEN = {  # sizes, gain of the hidden layers, values as printed in certificates.md 4.2
@@ -225,7 +185,7 @@ def test_monotone_bounds_never_rise_along_nested_masks(name, distribution, dtype
                 Affine(jnp.where(k, jnp.asarray(w, dtype), 0), jnp.asarray(b, dtype))
                 for k, (w, b) in zip(keep, layers, strict=True)
             ]
-            return BOUNDS[name].bound(masked, eps, inv_std)
+            return BOUNDS[name].bound(make_query(masked, eps, inv_std))
 
         values = np.asarray(jax.jit(jax.vmap(jax.vmap(of_masks)))(keep))
     assert values.shape == (200, len(counts)) and values.dtype == dtype
@@ -320,7 +280,7 @@ def test_bounds_agree_with_plain_numpy(shape, distribution):
         assert bounds["spectral"].value[s] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", GLOBAL)
 @pytest.mark.parametrize("inv_std", [1.0, None])
 def test_eps_scales_the_bound(name, inv_std):
     """A power of two scales the path bound in every bit; the others to rounding."""
@@ -334,7 +294,7 @@ def test_eps_scales_the_bound(name, inv_std):
     assert bound(fn, layers, 0.0, inv_std) == 0
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", GLOBAL)
 def test_a_coordinate_that_cannot_move_does_not_count(name):
     """eps_j = 0 is the network without input j, but for the sqrt(d) of the l_2 bounds."""
     layers, fn = network(5, (5, 8, 3)), BOUNDS[name].bound
@@ -346,13 +306,13 @@ def test_a_coordinate_that_cannot_move_does_not_count(name):
     assert bound(fn, cut, eps[moving]) == pytest.approx(root * value, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", GLOBAL)
 def test_halving_sigma_doubles_the_distance(name):
     layers, fn = network(6, (5, 8, 3)), BOUNDS[name].bound
     assert bound(fn, layers, 0.1, 2.0) == pytest.approx(2 * bound(fn, layers, 0.1), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", GLOBAL)
 @pytest.mark.parametrize("inv_std", [1.0, None])
 def test_biases_do_not_enter(name, inv_std):
     layers, fn = network(7, (5, 8, 3)), BOUNDS[name].bound
@@ -389,7 +349,7 @@ def test_no_perturbation_in_the_ball_exceeds_a_bound(distribution, activation, r
     policy = policy_of(network(8, (6, 12, 3)), distribution, activation, std=0.4)
     bounds = certify(policy, prune(policy, "magnitude", [0.0]), eps=eps)
     found = largest_distance(policy, eps, 0)
-    for name in BOUNDS:
+    for name in GLOBAL:
         assert found <= bounds[name].value[0], name
     assert found > 0.05 * bounds["path"].value[0]  # the search is not idle
 
@@ -407,7 +367,7 @@ def test_path_is_attained_by_a_non_negative_network(distribution):
     assert found == pytest.approx(value, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", GLOBAL)
 def test_every_bound_is_attained_by_a_single_weight(name):
     """One input, one action, mu = w x: D = |w| eps / sigma, and no bound is above it."""
     policy = policy_of([Affine(np.array([[-1.5]]), np.zeros(1))], std=0.5)
