@@ -1,7 +1,47 @@
 """Certificates: what no adversary in the ball can exceed."""
 
 from jaxprune.certify.certificates import BOUNDS, Certificate, certify
-from jaxprune.certify.divergence import TOTAL_VARIATION
-from jaxprune.certify.value import vacuity, value_gap
+from jaxprune.certify.divergence import (
+    TOTAL_VARIATION,
+    clipped_box,
+    clipped_gaussian_tv,
+    gaussian_kl,
+)
+from jaxprune.certify.radius import certified_radius
+from jaxprune.certify.smoothing import certified_quantile
+from jaxprune.certify.value import (
+    ValueBound,
+    certification_rate,
+    certified_return,
+    expected_value_gap,
+    finite_vacuity,
+    finite_value_gap,
+    on_policy_value_gap,
+    sa_mdp_published,
+    sampled_value_gap,
+    vacuity,
+    value_gap,
+)
 
-__all__ = ["BOUNDS", "TOTAL_VARIATION", "Certificate", "certify", "vacuity", "value_gap"]
+__all__ = [
+    "BOUNDS",
+    "TOTAL_VARIATION",
+    "Certificate",
+    "ValueBound",
+    "certification_rate",
+    "certified_quantile",
+    "certified_radius",
+    "certified_return",
+    "certify",
+    "clipped_box",
+    "clipped_gaussian_tv",
+    "expected_value_gap",
+    "finite_vacuity",
+    "finite_value_gap",
+    "gaussian_kl",
+    "on_policy_value_gap",
+    "sa_mdp_published",
+    "sampled_value_gap",
+    "vacuity",
+    "value_gap",
+]
