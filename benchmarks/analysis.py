@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,11 @@ from jaxprune.statistics import Interval, bootstrap_mean
 
 # A sweet spot by the smallest gap may cost this share of the dense clean return.
 TOLERATED_LOSS = 0.05
+
+# Of the statements that hold with high probability over the episodes.
+CONFIDENCE = 0.95
+# The "bound" of what an attack reached at visited states.
+ATTACK_ROWS = "attack"
 
 Columns = dict[str, np.ndarray]
 
@@ -25,6 +31,7 @@ class Curve:
     eps: float
     sparsity: np.ndarray  # [S]
     returns: np.ndarray  # [seeds, S, episodes]
+    discounted: np.ndarray  # [seeds, S, episodes], discounted returns
     distance: np.ndarray  # [seeds, S], the largest D that the adversary reached
 
     def interval(self, episodes: slice = slice(None)) -> Interval:
@@ -61,6 +68,7 @@ def curves(table: Columns) -> list[Curve]:
                         float(eps),
                         sparsity,
                         part["return"].reshape(shape),
+                        part["return_discounted"].reshape(shape),
                         part["distance"].reshape(shape).max(-1),
                     )
                 )
@@ -73,7 +81,7 @@ class Results(NamedTuple):
     by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
     methods: list[str]  # without "none"
     adversaries: list[tuple[str, float]]  # (attack, eps) without the clean run
-    reference: float  # J_ref
+    victim: str  # "deterministic" or "stochastic"
 
     def clean(self, method: str) -> Curve:
         """The curve without an adversary."""
@@ -94,12 +102,38 @@ class Results(NamedTuple):
 
 
 def collect(table: Columns) -> Results:
-    """Curves by key. J_ref is the best mean clean return of an unpruned agent of this run."""
+    """Curves by key."""
     by_key = {(c.method, c.attack, c.eps): c for c in curves(table)}
     methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m != "none"]
     adversaries = list(dict.fromkeys((a, e) for _, a, e in by_key if a != "none"))
-    dense = by_key["none", "none", 0.0].returns.mean(-1)
-    return Results(by_key, methods, adversaries, float(dense.max()))
+    return Results(by_key, methods, adversaries, str(table["victim"][0]))
+
+
+def reference(results: Results, quantity: str = "returns") -> float:
+    """J_ref: the best mean clean return of an unpruned agent of this run, not the optimum."""
+    return float(getattr(results.clean("none"), quantity).mean(-1).max())
+
+
+class Halves(NamedTuple):
+    """Episodes to choose on, and fresh ones to report; a single episode serves for both."""
+
+    choose: slice
+    judge: slice
+
+
+def halves(results: Results) -> Halves:
+    """The first half of the episodes and the second."""
+    episodes = results.clean("none").returns.shape[-1]
+    return Halves(slice(0, max(episodes // 2, 1)), slice(episodes // 2, None))
+
+
+def strongest(results: Results, method: str, eps: float) -> Curve:
+    """The adversary of radius eps with the lowest mean, on the episodes to choose on.
+
+    The minimum of noisy means is too low on the episodes that picked it.
+    """
+    choose = halves(results).choose
+    return min(results.attacked(method, eps), key=lambda c: c.returns[:, :, choose].mean())
 
 
 class RegretCurve(NamedTuple):
@@ -112,17 +146,25 @@ class RegretCurve(NamedTuple):
     total: Interval
 
 
-def regret_curve(results: Results, method: str, eps: float) -> RegretCurve:
+def regret_curve(
+    results: Results, method: str, eps: float, quantity: str = "returns"
+) -> RegretCurve:
     """The regret of one method, under the strongest adversary of radius eps.
 
-    Strongest by its mean over the whole curve. The terms are differences of the same episodes.
+    The terms are differences of the same episodes, fresh ones.
+
+    Args:
+        results: of a run.
+        method: of pruning.
+        eps: radius of the adversaries.
+        quantity: of a `Curve`: "returns" or "discounted".
     """
-    worst = min(results.attacked(method, eps), key=lambda curve: curve.returns.mean())
+    worst, judge = strongest(results, method, eps), halves(results).judge
     terms = decompose(
-        np.asarray(results.reference),
-        results.clean("none").returns,  # [seeds, 1, episodes]
-        results.clean(method).returns,
-        worst.returns,
+        np.asarray(reference(results, quantity)),
+        getattr(results.clean("none"), quantity)[..., judge],  # [seeds, 1, episodes]
+        getattr(results.clean(method), quantity)[..., judge],
+        getattr(worst, quantity)[..., judge],
     )
     parts = np.broadcast_arrays(*terms, terms.total)
     return RegretCurve(worst.attack, *(replicated_interval(part) for part in parts))
@@ -145,14 +187,12 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
     Chosen on the first half of the episodes and reported on the second, because a maximum over
     noisy means is too good on the episodes that picked it. A single episode serves for both.
     """
-    clean, attacked = results.clean(method), results.attacked(method, eps)
-    episodes = clean.returns.shape[-1]
-    choose, judge = slice(0, max(episodes // 2, 1)), slice(episodes // 2, None)
+    clean, worst = results.clean(method), strongest(results, method, eps)
+    choose, judge = halves(results)
 
     def mean(curve: Curve, part: slice) -> np.ndarray:
         return curve.returns[:, :, part].mean((0, 2))
 
-    worst = min(attacked, key=lambda curve: mean(curve, choose).mean())
     c, a = mean(clean, choose), mean(worst, choose)
     dense = results.clean("none").returns[:, :, choose].mean()
     affordable = c >= dense - TOLERATED_LOSS * abs(dense)
@@ -187,32 +227,111 @@ class BoundCurve(NamedTuple):
 
     bound: str
     monotone: bool
+    scope: str
     sparsity: np.ndarray  # [S]
     values: np.ndarray  # [seeds, S]
     unit: str
 
 
-def bound_curves(table: Columns, method: str, eps: float, quantity: str = "D") -> list[BoundCurve]:
-    """The bounds of one method and radius from a certificates table."""
-    found = []
+def bound_curves(
+    table: Columns,
+    method: str,
+    eps: float,
+    quantity: str = "D",
+    scope: str | None = None,
+    confidence: float | None = None,
+) -> list[BoundCurve]:
+    """The bounds of one method and radius from a certificates table.
+
+    Args:
+        table: of certificates.
+        method: of pruning.
+        eps: radius.
+        quantity: what is bounded.
+        scope: "global" or "local"; None for both.
+        confidence: of the statements, NaN for estimates; None for any.
+    """
     wanted = (table["method"] == method) & (table["eps"] == eps) & (table["quantity"] == quantity)
-    for bound in dict.fromkeys(table["bound"][wanted]):
-        rows = wanted & (table["bound"] == bound)
-        order = np.lexsort([table[k][rows] for k in ("sparsity", "seed")])
-        part = {k: v[rows][order] for k, v in table.items()}
-        sparsity = np.unique(part["sparsity"])
-        values = part["value"].reshape(-1, len(sparsity))
-        found.append(
-            BoundCurve(str(bound), bool(part["monotone"][0]), sparsity, values, part["unit"][0])
-        )
-    return found
+    wanted &= table["bound"] != ATTACK_ROWS
+    if scope is not None:
+        wanted &= table["scope"] == scope
+    if confidence is not None:
+        wanted &= np.isclose(table["confidence"], confidence, equal_nan=True)
+    return [_bound_curve(table, wanted, bound) for bound in dict.fromkeys(table["bound"][wanted])]
+
+
+def _bound_curve(table: Columns, wanted: np.ndarray, bound: str) -> BoundCurve:
+    rows = wanted & (table["bound"] == bound)
+    order = np.lexsort([table[k][rows] for k in ("sparsity", "seed")])
+    part = {k: v[rows][order] for k, v in table.items()}
+    sparsity = np.unique(part["sparsity"])
+    values = part["value"].reshape(-1, len(sparsity))
+    monotone, scope, unit = (part[k][0] for k in ("monotone", "scope", "unit"))
+    return BoundCurve(str(bound), bool(monotone), str(scope), sparsity, values, str(unit))
+
+
+class Bracket(NamedTuple):
+    """Between what the attacked return must be, `[S]` each, means over the seeds."""
+
+    unit: str  # "return" or "discounted return"
+    sparsity: np.ndarray
+    clean: np.ndarray  # measured
+    reached: np.ndarray  # at most: the strongest attack found, on fresh episodes
+    estimate: np.ndarray  # at least, without the allowance for chance
+    floor: np.ndarray  # at least: the best certificate; NaN where there is none
+    bound: str  # of the best certificate at the lowest sparsity
+
+
+def bracket(results: Results, certificates: Columns, method: str, eps: float) -> Bracket | None:
+    """The attacked return between the best certificate and the strongest attack.
+
+    None where no certificate speaks about the policy as it acted: deterministic continuous actions,
+    or rewards without a-priori bounds.
+    """
+    discounted = results.victim == "stochastic"
+    quantity, unit = ("discounted", "discounted return") if discounted else ("returns", "return")
+    judge = halves(results).judge
+    clean, worst = (
+        getattr(curve, quantity)[..., judge].mean((0, 2))
+        for curve in (results.clean(method), strongest(results, method, eps))
+    )
+    floors: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # bound -> (estimate, statement)
+    find = partial(bound_curves, certificates, method, eps)
+    if discounted:
+        for b in find("value_gap"):
+            floors[b.bound] = (clean - b.values.mean(0), clean - b.values.mean(0))
+        for b, e in zip(
+            find("value_gap_on_policy", confidence=CONFIDENCE),
+            find("value_gap_on_policy", confidence=np.nan),
+            strict=True,
+        ):
+            floors[b.bound] = (clean - e.values.mean(0), clean - b.values.mean(0))
+    else:
+        for b, e in zip(
+            find("return_floor", confidence=CONFIDENCE),
+            find("return_floor", confidence=np.nan),
+            strict=True,
+        ):
+            floors[b.bound] = (e.values.mean(0), b.values.mean(0))
+    if not floors:
+        return None
+    best = max(floors, key=lambda name: floors[name][0][0])
+    estimate, floor = (np.max([f[i] for f in floors.values()], axis=0) for i in (0, 1))
+    sparsity = results.clean(method).sparsity
+    return Bracket(unit, sparsity, clean, worst, estimate, floor, best)
 
 
 def violations(results: Results, certificates: Columns) -> list[str]:
     """Cells where an attack exceeded a certificate: there must be none."""
     problems = []
+    beyond = (certificates["quantity"] == "exceeded") & (certificates["value"] > 0)
+    for row in np.flatnonzero(beyond):
+        cell = {name: certificates[name][row] for name in ("value", "bound", "method", "eps")}
+        text = "an attack exceeds {bound} at {value:g} visited states for {method} at eps {eps:g}"
+        problems.append(text.format(**cell))
     for (method, attack, eps), curve in results.by_key.items():
-        for bound in bound_curves(certificates, method, eps):
+        # Local bounds hold where the clean policy went, and are compared there.
+        for bound in bound_curves(certificates, method, eps, scope="global"):
             # The attack's D is a float32 figure; the bound is float64.
             excess = curve.distance - bound.values * (1 + 1e-4) - 1e-6
             if (excess > 0).any():
@@ -228,7 +347,7 @@ def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict
         by: the columns whose values name a group.
     """
     found: dict[tuple[Any, ...], dict[float, int]] = {}
-    counts = table.get("diverged", np.zeros(0, int))  # an old run did not count
+    counts = table.get("diverged", np.zeros(0, int))  # nothing was trained
     for row in np.flatnonzero(counts):
         group = found.setdefault(tuple(table[name][row] for name in by), {})
         sparsity = float(table["sparsity"][row])

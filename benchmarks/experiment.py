@@ -14,10 +14,13 @@ from typing import Annotated, Any, TypeAlias
 import tyro
 
 from jaxprune.attacks import ATTACKS, MADConfig, make_attack
+from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.evaluation import VICTIMS
 from jaxprune.families import InputError, lookup
 from jaxprune.ppo import Hyper, PPOConfig
 from jaxprune.pruning import METHODS, SCHEDULES, Allocation, counts_per_iteration
+from jaxprune.types import OBS_CLIP
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -95,6 +98,12 @@ class Experiment:
     """Adversaries; the clean run "none" is always included."""
     eps: Radii = ()
     """Radii of the l_inf ball in normalised observation units; default: the task's own."""
+    victim: str = "deterministic"
+    """How the policy acts: deterministic (mean or likeliest action) or stochastic (drawn)."""
+    bounds: Names = ("frobenius", "path", "spectral", "liplt", "crown")
+    """Certificates: global ones hold everywhere, local ones at visited states."""
+    states: int = 256
+    """Visited states per cell at which local bounds are computed and attacked."""
     episodes: int = 10
     """Per cell (agent, method, sparsity, attack, eps)."""
     prune_window: tuple[float, float] = (0.2, 0.8)
@@ -207,19 +216,31 @@ def check(experiment: Experiment) -> Environment:
         lookup(METHODS, name, "pruning method")
     for name in experiment.attacks:
         make_attack(name, experiment.mad)
+    for name in experiment.bounds:
+        lookup(BOUNDS, name, "bound")
+    lookup(VICTIMS, experiment.victim, "victim")
+    local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
+    if local and experiment.episodes < 2:
+        raise InputError(
+            f"episodes {experiment.episodes} is below 2, too few for what bound {local[0]!r} says "
+            "about the return: give at least 2, or global --bounds only"
+        )
     if not set(experiment.attacks) - {"none"}:
         raise InputError(
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    for name in ("seeds", "episodes"):
+    for name in ("seeds", "episodes", "states"):
         if getattr(experiment, name) < 1:
             raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
     if experiment.lanes is not None and experiment.lanes < 1:
         raise InputError(f"lanes {experiment.lanes} is below 1: give at least 1")
     for eps in experiment.eps:
-        if not 0 <= eps < float("inf"):
-            raise InputError(f"eps {eps:g} is not a radius: give 0 or more, in normalised units")
+        if not 0 <= eps <= OBS_CLIP:
+            raise InputError(
+                f"eps {eps:g} is not a radius: give 0 or more, in normalised units, and at most "
+                f"{OBS_CLIP:g}, to which observations are clipped"
+            )
     experiment.ppo.check()
     iterations, window = experiment.ppo.iterations, experiment.prune_window
     counts_per_iteration(SCHEDULES["linear"], Allocation((0,), (1,)), iterations, window)

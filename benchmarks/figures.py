@@ -26,6 +26,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.dpi": 130,
 }
+# A local bound of a constant policy is what its rounding is.
+ROUNDING = 1e-12
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
 
@@ -106,8 +108,9 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
             bounds = bound_curves(certificates, method, eps)
             for bound, colour in zip(bounds, COLOURS, strict=False):
                 kind = "monotone" if bound.monotone else "not monotone"
-                label = f"{bound.bound}: upper bound, {kind}"
-                style = "-" if bound.monotone else "--"
+                where = ", at visited states" if bound.scope == "local" else ""
+                label = f"{bound.bound}: upper bound, {kind}{where}"
+                style = "-" if bound.monotone else "-." if where else "--"
                 _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
             if eps > 0:  # a ball of radius 0 moves no policy
                 _mark_constant(ax, bounds)
@@ -120,7 +123,9 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
 
 def _mark_constant(ax: Axes, bounds: list[BoundCurve]) -> None:
     """Shade where a bound is 0 for every seed, which a log axis cannot show."""
-    dead = [x for b in bounds for x, v in zip(b.sparsity, b.values.T, strict=True) if not v.any()]
+    dead = [
+        x for b in bounds for x, v in zip(b.sparsity, b.values.T, strict=True) if v.max() < ROUNDING
+    ]
     if dead:
         ax.axvspan(min(dead) - 0.025, max(dead) + 0.025, color="0.92", zorder=0)
         ax.text(
@@ -140,7 +145,7 @@ def _seed_band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, **style)
     """Geometric mean and range over the seeds, `[seeds, S]`; zeros have no place on a log axis."""
     mean, low, high = np.full((3, len(x)), np.nan)
     for i, column in enumerate(values.T):
-        if (positive := column[column > 0]).size:
+        if (positive := column[column > ROUNDING]).size:
             mean[i] = np.exp(np.log(positive).mean())
             low[i], high[i] = positive.min(), positive.max()
     _band(ax, x, mean, low, high, label, **style)

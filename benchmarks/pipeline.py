@@ -6,49 +6,53 @@ returns the function that runs the stage, so that programs compile side by side.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.cells import (
+    ATTACK,
+    PRUNE,
+    TRAIN,
+    Columns,
+    Population,
+    Progress,
+    Row,
+    blocks,
+    described,
+    key_for,
+)
+from benchmarks.certification import certify_population
 from benchmarks.experiment import Experiment
 from benchmarks.programs import Programs
-from jaxprune.certify import BOUNDS, certify, vacuity, value_gap
-from jaxprune.envs import Environment, EnvSpec
-from jaxprune.evaluation import Shared, cell_program, check_evaluation, episode_keys
+from benchmarks.visits import Visits, collect, visit_times
+from jaxprune.envs import Environment
+from jaxprune.evaluation import (
+    VICTIMS,
+    Shared,
+    cell_program,
+    check_evaluation,
+    episode_columns,
+    episode_keys,
+)
 from jaxprune.policy_io import load_policy
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.ppo import Hyper, Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import METHODS, SCHEDULES, allocate, counts_per_iteration, dense, prune
 from jaxprune.pruning.cells import Cell
 from jaxprune.pruning.masks import prunable_sizes
-from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.rollout import Play
+from jaxprune.types import Array, Masks, Policy
 
 # Calls that training is split into, between which the host shows progress.
 TRAINING_CALLS = 20
 # Chunks of cells that a device walks through in one call of the evaluation.
 CHUNKS_PER_CALL = 4
-# Cells certified in one call.
-CELLS_PER_CERTIFY = 256
-
-# What a random stream is for.
-TRAIN, PRUNE, ATTACK = range(3)
-
-
-class Progress(Protocol):
-    """Where the stages report to."""
-
-    def stage(self, name: str, total: int) -> None:
-        """Begin a stage of `total` units of work."""
-        ...
-
-    def advance(self, units: int) -> None:
-        """So many units of the current stage are done."""
-        ...
 
 
 class Arm(NamedTuple):
@@ -66,32 +70,6 @@ class Agents(NamedTuple):
     policy: Policy  # [agents], on the host
     masks: Masks  # [agents], what training itself removed
     metrics: Metrics | None  # [agents, iterations]; None without training
-
-
-class Row(NamedTuple):
-    """A cell as it appears in the tables."""
-
-    seed: int
-    method: str
-    sparsity: float
-    sparsity_achieved: float
-
-
-class Population(NamedTuple):
-    """The cells of the experiment: one policy with one mask each."""
-
-    policy: Policy  # [agents]
-    rows: list[Row]  # [cells]
-    cells: Cell  # [cells]
-
-
-Columns = dict[str, Any]
-
-
-def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
-    """The key of one item of one purpose: any slice of the population can be recomputed alone."""
-    base = jax.random.fold_in(jax.random.key(experiment.seed), purpose)
-    return jax.random.fold_in(base, index)
 
 
 # --- train ----------------------------------------------------------------------------------------
@@ -196,7 +174,8 @@ def load_agents(experiment: Experiment, env: Environment) -> Agents | None:
         return None
     loaded = load_policy(experiment.policy, experiment.policy_stats)
     policy = jax.tree.map(lambda x: np.asarray(x)[None], loaded)
-    check_evaluation(env, policy, experiment.eps[0], experiment.episodes)
+    for eps in experiment.eps:
+        check_evaluation(env, policy, eps, experiment.episodes)
     return Agents([Arm(0, "none", 0.0)], policy, jax.device_get(dense(policy.params)), None)
 
 
@@ -254,8 +233,10 @@ def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
 
 def prepare_attacks(
     experiment: Experiment, env: Environment, programs: Programs, policy: Any
-) -> Callable[[Population, Progress], Columns]:
-    """Start compiling the episodes; the result attacks every cell and returns the table.
+) -> Callable[[Population, Progress], tuple[Columns, Visits]]:
+    """Start compiling the episodes; the result attacks every cell.
+
+    It returns the table of the episodes and the states that the unattacked ones visited.
 
     Args:
         experiment: resolved.
@@ -271,7 +252,12 @@ def prepare_attacks(
     keys = episode_keys(key_for(experiment, ATTACK), experiment.episodes)
 
     run_cells = cell_program(env, names, experiment.mad, width)
-    shared = Shared(policy, np.int32(0), np.float32(0), keys)
+    play = Play(
+        np.bool_(VICTIMS[experiment.victim]),
+        gamma=np.float32(experiment.ppo.hyper.gamma),
+        times=visit_times(experiment, env.spec),
+    )
+    shared = Shared(policy, np.int32(0), np.float32(0), keys, play)
     one_mask = jax.eval_shape(lambda p: dense(take(p.params, 0)), policy)
     masks = jax.tree.map(lambda m: jax.ShapeDtypeStruct((block, *m.shape), bool), one_mask)
     agent = jax.ShapeDtypeStruct((block,), np.int32)
@@ -280,15 +266,16 @@ def prepare_attacks(
     def episodes_of(population: Population, name: str, eps: float, progress: Progress) -> Any:
         """One (attack, eps): `Episode [cells, episodes]`."""
         index = np.int32(names.index(name))
-        shared = Shared(population.policy, index, np.float32(eps), keys)
+        shared = Shared(population.policy, index, np.float32(eps), keys, play)
         parts = []
-        for cells, size in _blocks(population.cells, block):
-            episodes = jax.device_get(compiled.result()(shared, take(cells, order)))
+        for index, size in blocks(len(population.rows), block):
+            cells = take(population.cells, index[order])
+            episodes = jax.device_get(compiled.result()(shared, cells))
             parts.append(take(episodes, place[:size]))
             progress.advance(size)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def run(population: Population, progress: Progress) -> Columns:
+    def run(population: Population, progress: Progress) -> tuple[Columns, Visits]:
         progress.stage("attack", len(plan) * len(population.rows))
         # A chunk takes as long as its longest episode, so cells of like length go together: by
         # sparsity at first, then by how long they lasted without an adversary, longest first.
@@ -300,85 +287,28 @@ def prepare_attacks(
             results.append(take(episodes, np.argsort(ranking)))
             if name == "none":
                 ranking = np.argsort(-results[0].length.mean(-1), kind="stable")
-        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves).ravel(), *results)
-        return _returns_table(experiment, env, population, plan, joined)
+        visits = collect(experiment, env.spec, results[0])
+        flat = [{k: np.ravel(v) for k, v in episode_columns(r).items()} for r in results]
+        joined = {name: np.concatenate([r[name] for r in flat]) for name in flat[0]}
+        return _returns_table(experiment, env, population, plan, joined), visits
 
     return run
 
 
 def _returns_table(
-    experiment: Experiment, env: Environment, population: Population, plan: Any, episodes: Any
+    experiment: Experiment, env: Environment, population: Population, plan: Any, episodes: Columns
 ) -> Columns:
-    """One line per (attack, eps), cell and episode; `episodes` has flat leaves in that order."""
+    """One line per (attack, eps), cell and episode; `episodes` is flat and in that order."""
     cells, count = len(population.rows), experiment.episodes
-    described = _described(experiment, env, population)
+    facts = described(experiment, env.spec, population)
     return {
-        **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in described.items()},
+        **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in facts.items()},
+        "victim": np.repeat([experiment.victim], len(plan) * cells * count),
         "attack": np.repeat([name for name, _ in plan], cells * count),
         "eps": np.repeat([eps for _, eps in plan], cells * count),
         "episode": np.tile(np.arange(count), len(plan) * cells),
-        "return": episodes.return_,
-        "length": episodes.length,
-        "terminated": episodes.terminated,
-        "diverged": episodes.diverged,
-        "distance": episodes.distance,
+        **episodes,
     }
-
-
-# --- certify --------------------------------------------------------------------------------------
-
-
-def certify_population(
-    experiment: Experiment, env: Environment, population: Population, progress: Progress
-) -> Columns:
-    """Every bound of every cell: on D, on TV, its vacuity, and on the value."""
-    gamma = float(experiment.ppo.hyper.gamma)
-    described = _described(experiment, env, population)
-    progress.stage("certify", len(set(experiment.eps)) * len(population.rows))
-    tables: list[Columns] = []
-    for eps in dict.fromkeys(experiment.eps):
-        parts = []
-        for cells, size in _blocks(population.cells, CELLS_PER_CERTIFY):
-            policy = take(population.policy, cells.agent)
-            # An agent that diverged has no certificate: NaN, while the others keep theirs.
-            finite = _finite(policy)
-            bounds = certify(jax.tree.map(np.nan_to_num, policy), cells.masks, eps)
-            parts.append(
-                {
-                    name: tuple(np.where(finite, x, np.nan)[:size] for x in certificate[:2])
-                    for name, certificate in bounds.items()
-                }
-            )
-            progress.advance(size)
-        unit = next(iter(bounds.values())).unit
-        for name, bound in BOUNDS.items():
-            distance, tv = (np.concatenate(x) for x in zip(*(p[name] for p in parts), strict=True))
-            quantities = {"D": (distance, unit), "TV": (tv, "probability")}
-            quantities["vacuity"] = (vacuity(tv, gamma), "share of the trivial bound")
-            quantities |= value_quantity(env.spec, tv, gamma)
-            tables += [
-                {
-                    **described,
-                    "bound": [name] * len(value),
-                    "monotone": [bound.monotone] * len(value),
-                    "scope": [bound.scope] * len(value),
-                    "eps": [eps] * len(value),
-                    "quantity": [quantity] * len(value),
-                    "value": value,
-                    "unit": [unit] * len(value),
-                }
-                for quantity, (value, unit) in quantities.items()
-            ]
-    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-
-
-def value_quantity(spec: EnvSpec, tv: np.ndarray, gamma: float) -> dict[str, tuple[Any, str]]:
-    """The value gap and its unit; its name and unit say for which rewards it holds."""
-    if spec.reward_range is not None:
-        return {"value_gap": (value_gap(tv, gamma, spec.reward_range), "discounted return")}
-    low, high = spec.reward_clip
-    unit = f"discounted return of rewards clipped to [{low:g}, {high:g}]"
-    return {"value_gap_clipped": (value_gap(tv, gamma, spec.reward_clip), unit)}
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -400,8 +330,8 @@ def run(
         attack = prepare_attacks(experiment, env, programs, loaded.policy)
         agents = loaded
     population = make_population(experiment, agents)
-    returns = attack(population, progress)
-    certificates = certify_population(experiment, env, population, progress)
+    returns, visits = attack(population, progress)
+    certificates = certify_population(experiment, env.spec, population, visits, progress)
     training = training_table(experiment, env, agents)
     return Results(population, training, returns, certificates, programs.facts())
 
@@ -429,31 +359,3 @@ def policy_shapes(experiment: Experiment, env: Environment) -> Any:
     one = jax.eval_shape(partial(initial_policy, experiment.ppo, env.spec), jax.random.key(0))
     count = len(arms(experiment))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
-
-
-def _described(experiment: Experiment, env: Environment, population: Population) -> Columns:
-    """The columns that say what a cell is, `[cells]` each."""
-    rows = population.rows
-    constant = {
-        "env": env.spec.name,
-        "backend": env.spec.backend,
-        "regime": "ppo" if experiment.policy is None else "file",
-        "allocation": experiment.ppo.allocation,
-    }
-    return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
-        name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
-    }
-
-
-def _finite(policy: Policy) -> np.ndarray:
-    """Whether every parameter of a policy is finite, bool `[cells]`."""
-    leaves = jax.tree.leaves(policy.params)
-    return np.all([np.isfinite(x).reshape(len(x), x[0].size).all(1) for x in leaves], axis=0)
-
-
-def _blocks(cells: Cell, block: int) -> Iterator[tuple[Cell, int]]:
-    """Chunks of exactly `block` cells, the last cell repeated as padding, with their true sizes."""
-    count = len(cells.agent)
-    for start in range(0, count, block):
-        index = np.minimum(np.arange(start, start + block), count - 1)
-        yield take(cells, index), min(block, count - start)

@@ -20,8 +20,8 @@ from jaxprune.families import InputError
 from jaxprune.statistics import Interval
 
 FOOTNOTES = """\
-- **Return**: undiscounted sum of the task's raw rewards; the policy acts with its mean (or
-  likeliest action). Episode *i* starts from the same state in every cell, under every adversary.
+- **Return**: undiscounted sum of the task's raw rewards; the policy acts with {victim}. Episode
+  *i* starts from the same state in every cell, under every adversary.
 - **Sparsity**: exact fraction of the actor's kernel entries removed; biases, log_std and critic
   stay. With `global` allocation all kernels are ranked together, so that a layer can lose all its
   weights: the policy is then a constant, and its bounds are 0.
@@ -30,14 +30,26 @@ FOOTNOTES = """\
 - **Intervals**: 95 % percentile bootstrap over {unit}.{warning}
 - **D**: how far the action distribution moves, in {distance}. Attacks give lower bounds,
   certificates upper bounds. *Monotone* bounds can never rise when weights are removed; the others
-  can and do.
+  can and do. Global bounds hold everywhere; for local ones the largest value over the visited
+  states is shown, and the tables hold the mean under the discounted visitation too (`D_mean`,
+  `TV_mean`: the paper's F) and what an attack reached at the same states (bound `attack`).
 - **TV**: the bound on the total variation of the action distribution that follows from D. The
   *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
   nothing about the return. Both hold for the stochastic policy.{value}
+- **Attacked return, at least**: for drawn actions the clean return less the certified value gap
+  (of the largest TV, or of F from the visited states); for the likeliest of discrete actions what
+  was earned before the first state at which the action could change. The first figure is the
+  estimate, the second holds with 95 % confidence over the episodes of each policy. Two different
+  deterministic continuous actions have total variation 1, so that there is no such certificate.
 - **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference:.1f} is the best
   unpruned agent of this run, a reference and not the optimum.
-- **Sweet spots** are chosen on the first half of the episodes and reported on the second half.
+- **Sweet spots** and the strongest adversary are chosen on the first half of the episodes; sweet
+  spots and regret are reported on the second half.
 """
+VICTIM_NOTES = {
+    "deterministic": "its mean (or likeliest action)",
+    "stochastic": "actions drawn from its distribution",
+}
 # By the quantity in the table of certificates.
 VALUE_NOTES = {
     "value_gap": "The tables hold the value gap too.",
@@ -46,6 +58,10 @@ VALUE_NOTES = {
         "of the {unit}."
     ),
 }
+# Where a bound holds, by its scope.
+WHERE = {"global": "everywhere", "local": "at visited states"}
+# What the terms of the regret are differences of, by the quantity of a curve.
+REGRETS = {"returns": "Regret terms", "discounted": "Regret terms of the discounted return"}
 # What every count of diverged episodes is followed by.
 DIVERGED = (
     "the simulator left the finite numbers and the episode ended there, with the return until then"
@@ -96,17 +112,22 @@ def markdown(
         lines += [f"![{name} against sparsity]({file})", ""]
     for eps in results.radii:
         for method in results.pruned_methods():
-            header, rows = table_rows(results, certificates, method, eps)
-            lines += [f"## {method}, eps = {eps:g}", "", *_markdown_table(header, rows), ""]
-            header, rows = regret_rows(results, method, eps)
-            lines += ["Regret terms:", "", *_markdown_table(header, rows), ""]
+            lines += [f"## {method}, eps = {eps:g}", ""]
+            lines += [*_markdown_table(*table_rows(results, method, eps)), ""]
+            lines += ["Certificates:", ""]
+            lines += [*_markdown_table(*bound_rows(certificates, method, eps)), ""]
+            for quantity, title in REGRETS.items():
+                lines += [f"{title}:", ""]
+                lines += [*_markdown_table(*regret_rows(results, method, eps, quantity)), ""]
+            lines += [*_bracket(results, certificates, method, eps), ""]
     lines += ["## How to read this", ""]
     lines += [
         FOOTNOTES.format(
             unit="training seeds" if seeds > 1 else "episodes of the one policy",
             warning=f" {note}" if (note := _seed_warning(seeds, regime)) else "",
             distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
-            reference=results.reference,
+            victim=VICTIM_NOTES[results.victim],
+            reference=analysis.reference(results),
             value=_value_note(certificates),
         )
     ]
@@ -145,29 +166,52 @@ def warnings(
         yield f"{problem}: a bound or an attack is wrong, please report this"
 
 
-def table_rows(
-    results: Results, certificates: Columns, method: str, eps: float
-) -> tuple[list[str], list[list[str]]]:
-    """Sparsity, clean, every adversary (mean with interval), and the bounds on D with their TV."""
+def table_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
+    """Sparsity, clean and every adversary: mean with interval."""
     shown = [results.clean(method), *results.attacked(method, eps)]
-    bounds = analysis.bound_curves(certificates, method, eps)
-    tv = analysis.bound_curves(certificates, method, eps, "TV")
     header = ["sparsity", *("clean" if c.attack == "none" else c.attack for c in shown)]
-    header += [f"{b.bound} D" for b in bounds] + ["best TV bound"]
     intervals = [curve.interval() for curve in shown]
     rows = [
-        [f"{sparsity:.3g}"]
-        + [_text(Interval(*(x[i] for x in interval))) for interval in intervals]
-        + [f"{bound.values[:, i].mean():.3g}" for bound in bounds]
-        + [f"{min(t.values[:, i].mean() for t in tv):.3f}"]
+        [f"{sparsity:.3g}", *(_interval(interval, i) for interval in intervals)]
         for i, sparsity in enumerate(shown[0].sparsity)
     ]
     return header, rows
 
 
-def regret_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
+def bound_rows(certificates: Columns, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
+    """Every bound on D, means over the seeds, and the best bounds on TV of either scope."""
+    bounds = analysis.bound_curves(certificates, method, eps)
+    best = {
+        f"TV {WHERE[scope]}": np.min([c.values.mean(0) for c in curves], axis=0)
+        for scope in WHERE
+        if (curves := analysis.bound_curves(certificates, method, eps, "TV", scope))
+    }
+    header = ["sparsity", *(f"{b.bound} D" for b in bounds), *best]
+    rows = [
+        [f"{sparsity:.3g}"]
+        + [f"{bound.values[:, i].mean():.3g}" for bound in bounds]
+        + [f"{tv[i]:.3f}" for tv in best.values()]
+        for i, sparsity in enumerate(bounds[0].sparsity if bounds else [])
+    ]
+    return header, rows
+
+
+def bracket_rows(found: analysis.Bracket) -> tuple[list[str], list[list[str]]]:
+    """What the attacked return is at most and at least."""
+    header = ["sparsity", f"clean {found.unit}", "attacked: at most", "at least", "at least (95 %)"]
+    columns = (found.clean, found.reached, found.estimate, found.floor)
+    rows = [
+        [f"{sparsity:.3g}", *(f"{column[i]:.1f}" for column in columns)]
+        for i, sparsity in enumerate(found.sparsity)
+    ]
+    return header, rows
+
+
+def regret_rows(
+    results: Results, method: str, eps: float, quantity: str
+) -> tuple[list[str], list[list[str]]]:
     """The three terms and their sum at every sparsity."""
-    curve = analysis.regret_curve(results, method, eps)
+    curve = analysis.regret_curve(results, method, eps, quantity)
     header = ["sparsity", *figures.TERMS, f"total ({curve.attack})"]
     parts = (curve.clean, curve.pruning, curve.robustness, curve.total)
     rows = [
@@ -181,14 +225,14 @@ def terminal_tables(
     results: Results, certificates: Columns, method: str, eps: float
 ) -> Iterator[Table]:
     """What a person wants at the end of a run: the curve and its sweet spots."""
-    header, rows = table_rows(results, certificates, method, eps)
-    returns = 1 + 1 + len(results.attacked(method, eps))
+    header, rows = table_rows(results, method, eps)
+    bounds, certified = bound_rows(certificates, method, eps)
+    tv = [i for i, name in enumerate(bounds) if name.startswith("TV ")]
     curve = Table(title=f"{method}, eps = {eps:g}", title_justify="left")
-    for name in [*header[:returns], "certified D", "certified TV"]:
+    for name in [*header, *(bounds[i] for i in tv)]:
         curve.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        tightest = min(row[returns:-1], key=float)
-        curve.add_row(*row[:returns], tightest, row[-1])
+    for row, bound in zip(rows, certified, strict=True):
+        curve.add_row(*row, *(bound[i] for i in tv))
     yield curve
 
     spots = Table(title=f"sweet spots of {method}, eps = {eps:g}", title_justify="left")
@@ -199,6 +243,14 @@ def terminal_tables(
         clean, attacked = _text(spot.clean), _text(spot.attacked)
         spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
     yield spots
+
+
+def _bracket(results: Results, certificates: Columns, method: str, eps: float) -> list[str]:
+    found = analysis.bracket(results, certificates, method, eps)
+    if found is None:
+        return ["No certificate bounds the return of this policy as it acted (see below)."]
+    title = f"Where the attacked return is, by attack and certificate ({found.bound} at first):"
+    return [title, "", *_markdown_table(*bracket_rows(found))]
 
 
 def _seed_warning(seeds: int, regime: str) -> str:

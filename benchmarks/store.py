@@ -30,10 +30,12 @@ CELL = [
 RETURNS = pa.schema(
     [
         *CELL,
+        ("victim", pa.string()),
         ("attack", pa.string()),
         ("eps", pa.float64()),
         ("episode", pa.int32()),
         ("return", pa.float64()),
+        ("return_discounted", pa.float64()),
         ("length", pa.int32()),
         ("terminated", pa.bool_()),
         ("diverged", pa.bool_()),
@@ -50,6 +52,8 @@ CERTIFICATES = pa.schema(
         ("quantity", pa.string()),
         ("value", pa.float64()),
         ("unit", pa.string()),
+        ("confidence", pa.float64()),
+        ("note", pa.string()),
     ]
 )
 TRAINING = pa.schema(
@@ -72,8 +76,6 @@ TRAINING = pa.schema(
     ]
 )
 SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES, "training": TRAINING}
-# Columns that the tables of older runs lack.
-LATER = {"diverged"}
 
 
 class RunFolder:
@@ -136,15 +138,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
-    """The columns of a table of a run folder, without those of `LATER` that an old run lacks.
+    """The columns of a table of a run folder.
 
     Raises:
-        InputError: the table is missing or damaged.
+        InputError: the table is missing, damaged or of another version.
     """
     file = path / f"{name}.parquet"
     try:
-        absent = LATER - set(pq.read_schema(file).names)
-        table = pq.read_table(file, columns=[c for c in SCHEMAS[name].names if c not in absent])
+        absent = set(SCHEMAS[name].names) - set(pq.read_schema(file).names)
+        if absent:
+            raise InputError(
+                f"{file} lacks the column {min(absent)!r}: another version wrote it; run the "
+                "command in experiment.json again"
+            )
+        table = pq.read_table(file, columns=SCHEMAS[name].names)
     except (OSError, pa.ArrowInvalid):
         raise InputError(
             f"{file} is missing or damaged: give the folder of a complete run"

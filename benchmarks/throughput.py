@@ -39,6 +39,7 @@ from jaxprune.population import lane_width, layout, over_population
 from jaxprune.ppo import PPOConfig, make_learner
 from jaxprune.pruning import prune
 from jaxprune.pruning.cells import Cell
+from jaxprune.rollout import Play
 from jaxprune.types import Array
 
 
@@ -228,7 +229,8 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     width = lane_width(options.episodes, count)
     program = cell_program(env, (attack,), MADConfig(), width)
     keys = episode_keys(key, options.episodes)
-    shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys)
+    play = Play(times=np.zeros((options.episodes, 0), np.int32))
+    shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys, play)
     cells = Cell(np.zeros(count, np.int32), None)
     compiled, seconds = compile_timed(program, (shared, cells))
     steps = int(np.sum(compiled(shared, cells).length))

@@ -14,11 +14,14 @@ import numpy as np
 
 from jaxprune.attacks import Attack, MADConfig, make_attack, one_of
 from jaxprune.envs import Environment
-from jaxprune.families import InputError
+from jaxprune.families import InputError, lookup
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
-from jaxprune.rollout import Episode, episode
+from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, Key, Masks, Policy
+
+# Whether actions are drawn, by the name of the victim.
+VICTIMS = {"deterministic": False, "stochastic": True}
 
 
 def evaluate(
@@ -30,6 +33,9 @@ def evaluate(
     episodes: int = 50,
     key: Key | None = None,
     mad_config: MADConfig | None = None,
+    victim: str = "deterministic",
+    noise: float = 0.0,
+    gamma: float = 0.99,
 ) -> dict[str, np.ndarray]:
     """Episodes of a masked policy under one attack, on all devices.
 
@@ -42,18 +48,28 @@ def evaluate(
         episodes: per cell. Episode i starts from the same state in every cell and attack.
         key: default `jax.random.key(0)`; consumed.
         mad_config: settings of the "mad" attack.
+        victim: "deterministic" acts with the mean or the likeliest action, "stochastic" draws.
+        noise: sigma of the smoothed victim: N(0, sigma^2) on every coordinate of what it sees,
+            after the adversary, in normalised units. See `jaxprune.certify.certified_quantile`.
+        gamma: of the discounted return.
 
     Returns:
-        `return` (undiscounted, the task's raw units), `length` (steps), `terminated`, `diverged`
-        (the simulator failed: the return ends before it) and `distance` (the largest D reached, see
-        `Distribution.distance`), each `[..., episodes]` with the leading axes of the masks (of the
-        policy without masks).
+        `return` (undiscounted, the task's raw units), `return_discounted`, `length` (steps),
+        `terminated`, `diverged` (the simulator failed: the return ends before it) and `distance`
+        (the largest D reached, see `Distribution.distance`), each `[..., episodes]` with the
+        leading axes of the masks (of the policy without masks).
 
     Raises:
-        InputError: unknown attack, eps < 0, no episode, or a policy that does not fit the task.
+        InputError: unknown attack or victim, eps < 0, no episode, or a policy that does not fit
+            the task.
     """
     eps = env.spec.eps if eps is None else eps
     check_evaluation(env, policy, eps, episodes)
+    drawn = lookup(VICTIMS, victim, "victim")
+    if not 0 <= noise < float("inf"):
+        raise InputError(f"noise {noise:g} is no standard deviation: give a number >= 0")
+    never = np.zeros((episodes, 0), np.int32)
+    play = Play(drawn, np.float32(noise), np.float32(gamma), never)
     settings = mad_config or MADConfig()
     keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
     # From the host, because agents fresh from training are split over the devices.
@@ -62,11 +78,16 @@ def evaluate(
     order, place = layout(len(cells.agent), width)
 
     run = cell_program(env, (attack,), settings, width)
-    shared = Shared(policies, jnp.int32(0), jnp.float32(eps), keys)
+    shared = Shared(policies, jnp.int32(0), jnp.float32(eps), keys, play)
     result = take(jax.device_get(run(shared, take(cells, order))), place)
-    columns = {"return": result.return_, **result._asdict()}
-    del columns["return_"]
-    return {name: x.reshape(*shape, episodes) for name, x in columns.items()}
+    return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
+
+
+def episode_columns(result: Episode) -> dict[str, Any]:
+    """One number per episode, by the names of the tables."""
+    columns = {"return": result.return_, "return_discounted": result.discounted}
+    names = ("length", "terminated", "diverged", "distance")
+    return columns | {name: getattr(result, name) for name in names}
 
 
 def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
@@ -83,6 +104,11 @@ def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int
         )
     if not eps >= 0:
         raise InputError(f"eps {eps:g} is no radius: give a number >= 0 in normalised units")
+    if eps > policy.obs_clip:
+        raise InputError(
+            f"eps {eps:g} is larger than the range that the policy clips observations to, "
+            f"+-{policy.obs_clip:g}: give a radius in normalised units"
+        )
     if episodes < 1:
         raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
 
@@ -99,6 +125,7 @@ class Shared(NamedTuple):
     attack: Any  # int [], which of the program's attacks
     eps: Any  # []
     keys: Array  # [episodes]
+    play: Play  # `times [episodes, k]`: every episode has its own
 
 
 @lru_cache(maxsize=16)
@@ -115,21 +142,21 @@ def cell_program(
 
     def run(shared: Shared, cell: Cell) -> Episode:
         attack, victim = one_of(members, shared.attack), masked_policy(shared.policies, cell)
-        return cell_episodes(env, attack, victim, shared.eps, shared.keys)
+        return cell_episodes(env, attack, victim, shared)
 
     return over_population(run, width=width)
 
 
-def cell_episodes(
-    env: Environment, attack: Attack, victim: Policy, eps: Array, keys: Array
-) -> Episode:
+def cell_episodes(env: Environment, attack: Attack, victim: Policy, shared: Shared) -> Episode:
     """The episodes of one masked policy, one per key: `Episode [E]`."""
     # fold_in(key, i) is split(key)[i] under JAX's default generator: 2 is what `one` leaves free.
-    params = attack.prepare(jax.random.fold_in(keys[0], 2), victim, env)
+    params = attack.prepare(jax.random.fold_in(shared.keys[0], 2), victim, env)
 
-    def one(key: Key) -> Episode:
+    def one(key: Key, times: Array) -> Episode:
         key_episode, key_memory = jax.random.split(key)
         memory = attack.init(params, key_memory)
-        return episode(key_episode, env, victim, partial(attack.perturb, params), memory, eps)
+        perturb = partial(attack.perturb, params)
+        play = shared.play._replace(times=times)
+        return episode(key_episode, env, victim, perturb, memory, shared.eps, play)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(shared.keys, shared.play.times)

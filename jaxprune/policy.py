@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.scipy.special import erf
 
 from jaxprune.families import lookup
 from jaxprune.types import Array, Key, ObsStats, Params, Policy
@@ -58,6 +59,10 @@ class Gaussian(NamedTuple):
         """D = ||Sigma^(-1/2) (mu - mu')||_2, the quantity that certificates bound, `[]`."""
         return jnp.linalg.norm((self.mean - other.mean) * jnp.exp(-self.log_std))
 
+    def total_variation(self, other: "Gaussian") -> Array:
+        """TV of two distributions with this deviation, erf(D / (2 sqrt 2)), `[]`."""
+        return erf(self.distance(other) / 8**0.5)
+
 
 class Categorical(NamedTuple):
     """A choice among `action_size` actions."""
@@ -92,6 +97,11 @@ class Categorical(NamedTuple):
         """The largest logit change, the quantity that certificates bound, `[]`."""
         return jnp.max(jnp.abs(self.logits - other.logits))
 
+    def total_variation(self, other: "Categorical") -> Array:
+        """TV = 1/2 sum |p - q|, `[]`."""
+        p, q = jax.nn.softmax(self.logits), jax.nn.softmax(other.logits)
+        return 0.5 * jnp.sum(jnp.abs(p - q))
+
 
 class Distribution(Protocol):
     """What both heads offer; `other` is a distribution of the same head."""
@@ -102,6 +112,7 @@ class Distribution(Protocol):
     def entropy(self) -> Array: ...  # noqa: D102
     def kl(self, other: Any) -> Array: ...  # noqa: D102
     def distance(self, other: Any) -> Array: ...  # noqa: D102
+    def total_variation(self, other: Any) -> Array: ...  # noqa: D102
 
 
 # How the last layer's output and log_std become a distribution.

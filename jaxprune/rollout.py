@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune.envs import Environment
 from jaxprune.policy import action_distribution, normalise
@@ -18,23 +19,43 @@ from jaxprune.types import Array, Key, Policy
 Perturb: TypeAlias = Callable[[Any, Key, Policy, Array, Array], tuple[Array, Any]]
 
 
+class Play(NamedTuple):
+    """How an episode is played, and at which steps its observations are kept. May be traced."""
+
+    stochastic: Any = False  # bool [], draw actions instead of taking the mean or the likeliest
+    noise: Any = 0.0  # [], sigma of the smoothed policy: N(0, sigma^2) on all it sees
+    gamma: Any = 0.99  # [], of the discounted return
+    times: Any = np.zeros(0, np.int32)  # int [k]
+
+
+DETERMINISTIC = Play()
+
+
 class Episode(NamedTuple):
     """What is kept of one episode."""
 
     return_: Array  # [], undiscounted sum of the raw rewards
+    discounted: Array  # [], sum of gamma^t times the raw reward at t
     length: Array  # int32 [], steps taken
     terminated: Array  # bool [], ended by the task; False: by the time limit
     diverged: Array  # bool [], ended because the simulator left the finite numbers
     distance: Array  # [], largest D between pi(.|s) and pi(.|s') that the adversary reached
+    visited: Array  # [k, obs_size], the true raw observations at `Play.times`; 0 after the end
+    earned: Array  # [k], the raw rewards of those steps
 
 
 def act(
-    key: Key, victim: Policy, perturb: Perturb, memory: Any, obs: Array, eps: Array
+    key: Key,
+    victim: Policy,
+    perturb: Perturb,
+    memory: Any,
+    obs: Array,
+    eps: Array,
+    play: Play = DETERMINISTIC,
 ) -> tuple[Array, Any, Array]:
-    """The victim's deterministic action at a perturbed observation: (action, memory', D).
+    """The victim's action at a perturbed observation: (action, memory', D).
 
-    The action is the mean, or the likeliest choice; D is how far the adversary moved the action
-    distribution.
+    D is how far the adversary moved the action distribution, without noise.
 
     Args:
         key: consumed.
@@ -43,11 +64,16 @@ def act(
         memory: what the adversary remembers.
         obs: raw observation `[obs_size]`.
         eps: radius of the ball in normalised units, `[]`.
+        play: whether to draw the action, and how noisy the observation is after the adversary.
     """
+    key_perturb, key_action, key_noise = jax.random.split(key, 3)
     obs_norm = normalise(victim, obs)
-    seen, memory = perturb(memory, key, victim, obs_norm, eps)
+    seen, memory = perturb(memory, key_perturb, victim, obs_norm, eps)
     clean, attacked = (action_distribution(victim, x) for x in (obs_norm, seen))
-    return attacked.mode(), memory, clean.distance(attacked)
+    noise = play.noise * jax.random.normal(key_noise, seen.shape, seen.dtype)
+    acting = action_distribution(victim, seen + noise)
+    action = jnp.where(play.stochastic, acting.sample(key_action), acting.mode())
+    return action, memory, clean.distance(attacked)
 
 
 def episode(
@@ -57,8 +83,9 @@ def episode(
     perturb: Perturb,
     memory: Any,
     eps: Array,
+    play: Play = DETERMINISTIC,
 ) -> Episode:
-    """One episode of the deterministic victim (mean or likeliest action), from a fresh reset.
+    """One episode from a fresh reset.
 
     The reset depends on `key` alone: runs that share a key share the initial state, whatever the
     policy and the attack.
@@ -70,12 +97,17 @@ def episode(
         perturb: the adversary's step.
         memory: what the adversary remembers at the start (`Attack.init`).
         eps: radius of the ball in normalised units, `[]`, may be traced.
+        play: how to act, and what to keep.
     """
     key_reset, key_attack = jax.random.split(key)
     state, obs = env.reset(key_reset)
     zero = jnp.zeros((), obs.dtype)
     false = jnp.bool_(False)
-    start = Episode(zero, jnp.int32(0), false, false, zero)
+    times = jnp.asarray(play.times)
+    unseen = jnp.zeros((times.size, env.spec.obs_size), obs.dtype)
+    start = Episode(
+        zero, zero, jnp.int32(0), false, false, zero, unseen, jnp.zeros(times.size, obs.dtype)
+    )
 
     def unfinished(carry):
         *_, done, _ = carry
@@ -84,14 +116,18 @@ def episode(
     def step(carry):
         state, obs, memory, _, so_far = carry
         key_t = jax.random.fold_in(key_attack, so_far.length)
-        action, memory, distance = act(key_t, victim, perturb, memory, obs, eps)
+        action, memory, distance = act(key_t, victim, perturb, memory, obs, eps, play)
         state, after = env.step(state, action)
+        now = times == so_far.length
         so_far = Episode(
             return_=so_far.return_ + after.reward,
+            discounted=so_far.discounted + play.gamma**so_far.length * after.reward,
             length=so_far.length + 1,
             terminated=after.terminated,
             diverged=jnp.asarray(after.diverged),
             distance=jnp.maximum(so_far.distance, distance),
+            visited=jnp.where(now[:, None], obs, so_far.visited),
+            earned=jnp.where(now, after.reward, so_far.earned),
         )
         return state, after.obs, memory, after.terminated | after.truncated, so_far
 

@@ -12,6 +12,10 @@ Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed PRNG key, `jax.random.key`
 
 
+# What normalised observations are clipped to unless a policy says otherwise.
+OBS_CLIP = 10.0
+
+
 class Params(NamedTuple):
     """The trained numbers of an actor-critic policy."""
 
@@ -41,7 +45,7 @@ class Policy:
     obs_stats: ObsStats
     activation: str = struct.field(pytree_node=False, default="tanh")
     distribution: str = struct.field(pytree_node=False, default="normal")
-    obs_clip: float = struct.field(pytree_node=False, default=10.0)  # normalised units
+    obs_clip: float = struct.field(pytree_node=False, default=OBS_CLIP)  # normalised units
     obs_std_offset: float = struct.field(pytree_node=False, default=1e-8)  # added to the std
 
 

@@ -20,7 +20,7 @@ from jaxprune.pruning import dense, mask_policy
 from jaxprune.types import Masks, Policy
 
 CARTPOLE, DRIFT = make_env("cartpole"), Drift()
-COLUMNS = {"return", "length", "terminated", "diverged", "distance"}
+COLUMNS = {"return", "return_discounted", "length", "terminated", "diverged", "distance"}
 
 
 @cache
@@ -80,9 +80,21 @@ def test_probes_have_their_analytic_returns():
         env = Treadmill(terminates, length=3)
         table = evaluate(env, policies(env, 2), attack="random", episodes=2)
         assert np.all(table["return"] == 3.0)
+        np.testing.assert_allclose(table["return_discounted"], 1 + 0.99 + 0.99**2, rtol=1e-6)
         assert np.all(table["length"] == 3)
         assert np.all(table["terminated"] == terminates)
         assert not np.any(table["diverged"])
+
+
+def test_gamma_and_the_stochastic_victim():
+    env = Treadmill(terminates=True, length=3)
+    discounted = evaluate(env, policies(env), episodes=1, gamma=0.5)["return_discounted"]
+    assert discounted.tolist() == [1.75]
+    table = evaluate(DRIFT, policies(DRIFT), episodes=3)
+    drawn = evaluate(DRIFT, policies(DRIFT), episodes=3, victim="stochastic")
+    assert np.all(table["return"] != drawn["return"])
+    with pytest.raises(InputError, match="did you mean 'stochastic'"):
+        evaluate(DRIFT, policies(DRIFT), victim="stochastc")
 
 
 def test_diverged_episodes_are_marked_and_leave_the_others_alone():

@@ -20,7 +20,7 @@ from probes import (
 from jaxprune.attacks import ATTACKS, make_attack
 from jaxprune.envs import Environment, make_env
 from jaxprune.policy import action_distribution, init_policy, normalise
-from jaxprune.rollout import Episode, episode
+from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import ObsStats, Policy
 
 
@@ -42,8 +42,10 @@ def unperturbed(memory, key, victim, obs_norm, eps):
     return obs_norm, memory
 
 
-def run(env, policy, perturb=unperturbed, memory=(), eps=0.0, seed=0) -> Episode:
-    program = jax.jit(lambda key, victim, eps: episode(key, env, victim, perturb, memory, eps))
+def run(env, policy, perturb=unperturbed, memory=(), eps=0.0, seed=0, **play) -> Episode:
+    program = jax.jit(
+        lambda key, victim, eps: episode(key, env, victim, perturb, memory, eps, Play(**play))
+    )
     return program(jax.random.key(seed), policy, jnp.float32(eps))
 
 
@@ -80,7 +82,59 @@ def test_return_length_and_ending_of_the_probes(env, return_, length, terminated
     assert float(result.distance) == 0.0
     assert result.length.dtype == jnp.int32
     assert not bool(result.diverged)
-    assert [x.shape for x in result] == [()] * 5
+    assert [x.shape for x in result[:6]] == [()] * 6
+    assert result.visited.shape == (0, env.spec.obs_size) and result.earned.shape == (0,)
+
+
+def test_the_discounted_return():
+    """1 + g + ... + g^6 on the treadmill; 0 + g on the delayed reward; gamma 0 keeps the first."""
+    env = Treadmill(terminates=True, length=7)
+    for gamma in (0.0, 0.5, 1.0):
+        walk = run(env, policy_for(env), gamma=gamma)
+        assert float(walk.discounted) == pytest.approx(sum(gamma**t for t in range(7)))
+        assert float(walk.return_) == 7.0
+    env = DelayedReward()
+    late = run(env, policy_for(env), gamma=0.5)
+    assert float(late.discounted) == 0.5
+
+
+def test_steps_that_are_kept():
+    """Observations before the action and the rewards after it, at the steps asked for, in order."""
+    env = Drift(length=6)
+    policy = policy_for(env)
+    every = run(env, policy, times=np.arange(8))
+    assert np.all(np.asarray(every.visited[:6]).any(-1)) and not np.asarray(every.visited[6:]).any()
+    assert float(every.earned[:6].sum()) == pytest.approx(float(every.return_), rel=1e-6)
+    assert not np.asarray(every.earned[6:]).any()
+    state, obs = env.reset(jax.random.split(jax.random.key(0))[0])
+    np.testing.assert_array_equal(every.visited[0], obs)
+    some = run(env, policy, times=np.array([4, 1, 1, 99]))
+    np.testing.assert_array_equal(some.visited[:3], every.visited[jnp.array([4, 1, 1])])
+    np.testing.assert_array_equal(some.earned[:3], every.earned[jnp.array([4, 1, 1])])
+    assert not np.asarray(some.visited[3]).any()
+    assert float(some.return_) == float(every.return_)
+
+
+def test_the_stochastic_victim_draws_its_actions():
+    env = Drift(length=6)
+    quiet = policy_for(env)
+    quiet = replace(quiet, params=quiet.params._replace(log_std=jnp.full(2, -20.0)))
+    loud = replace(quiet, params=quiet.params._replace(log_std=jnp.full(2, 0.0)))
+    mean = float(run(env, quiet).return_)
+    assert float(run(env, quiet, stochastic=True).return_) == pytest.approx(mean, rel=1e-5)
+    drawn = [float(run(env, loud, stochastic=True, seed=0).return_) for _ in range(2)]
+    assert drawn[0] == drawn[1] != pytest.approx(mean, rel=1e-3)
+
+
+def test_noise_smooths_what_the_victim_sees_and_not_what_is_measured():
+    env = Drift(length=6)
+    policy = policy_for(env)
+    clean, still, noisy = (run(env, policy, noise=s) for s in (0.0, 1e-9, 0.5))
+    assert float(still.return_) == pytest.approx(float(clean.return_), rel=1e-5)
+    assert float(noisy.return_) != pytest.approx(float(clean.return_), rel=1e-3)
+    assert float(noisy.distance) == 0.0
+    draws = [float(run(env, policy, noise=0.5, seed=s).return_) for s in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_lanes_that_end_early_are_frozen():
@@ -109,7 +163,7 @@ def test_a_simulator_that_breaks_ends_its_own_episode(where, broken):
     assert together.length.tolist() == np.where(diverged, 3, 5).tolist()
     assert np.array_equal(together.terminated, diverged)
     for ours, each in zip(together, zip(*alone, strict=True), strict=True):
-        assert ours.tolist() == [x.item() for x in each]
+        assert ours.tolist() == [x.tolist() for x in each]
 
 
 def test_a_break_at_the_time_limit_is_a_break():

@@ -32,6 +32,8 @@ def returns_table(noise: float = 0.0, shuffle: bool = False) -> dict[str, np.nda
         name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
     }
     table["distance"] = np.where(table["attack"] == "none", 0.0, 2.0)
+    table["return_discounted"] = table["return"] / 10
+    table["victim"] = np.repeat("deterministic", len(rows))
     if shuffle:
         order = np.random.default_rng(0).permutation(len(rows))
         table = {name: column[order] for name, column in table.items()}
@@ -39,13 +41,25 @@ def returns_table(noise: float = 0.0, shuffle: bool = False) -> dict[str, np.nda
 
 
 def certificates_table(value: float) -> dict[str, np.ndarray]:
-    rows = [
-        (seed, method, sparsity, "path", True, 0.1, "D", value * (1 - sparsity), "logits")
+    """One bound on D, `value` where nothing is pruned."""
+    return statements(("path", "global", "D", "logits", 1.0, lambda s: value * (1 - s)))
+
+
+def statements(*told) -> dict[str, np.ndarray]:
+    """Rows of (bound, scope, quantity, unit, confidence, value of a sparsity) for every cell."""
+    cells = [
+        (seed, method, sparsity)
         for seed in (0, 1)
         for method, levels in (("none", (0.0,)), ("magnitude", SPARSITIES))
         for sparsity in levels
     ]
-    names = ("seed", "method", "sparsity", "bound", "monotone", "eps", "quantity", "value", "unit")
+    rows = [
+        (*cell, bound, scope, quantity, unit, confidence, value(cell[2]), bound == "path", 0.1)
+        for bound, scope, quantity, unit, confidence, value in told
+        for cell in cells
+    ]
+    names = ("seed", "method", "sparsity", "bound", "scope", "quantity", "unit", "confidence")
+    names += ("value", "monotone", "eps")
     return {
         name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
     }
@@ -63,7 +77,9 @@ def test_curves_put_rows_in_their_place_whatever_the_order():
 
 
 def test_the_reference_is_the_best_unpruned_agent():
-    assert analysis.collect(returns_table()).reference == 101.0
+    results = analysis.collect(returns_table())
+    assert analysis.reference(results) == 101.0
+    assert analysis.reference(results, "discounted") == pytest.approx(10.1)
 
 
 def test_regret_adds_up_against_the_strongest_adversary():
@@ -77,6 +93,74 @@ def test_regret_adds_up_against_the_strongest_adversary():
     # The seeds' offsets cancel in paired differences, so those intervals have no width.
     np.testing.assert_allclose(curve.pruning.low, curve.pruning.high)
     np.testing.assert_allclose(curve.clean.high - curve.clean.low, [2, 2, 2])
+
+
+def test_regret_of_the_discounted_return():
+    """A tenth of everything, see the made-up table."""
+    results = analysis.collect(returns_table())
+    whole, tenth = (
+        analysis.regret_curve(results, "magnitude", 0.1, q) for q in ("returns", "discounted")
+    )
+    np.testing.assert_allclose(10 * tenth.total.mean, whole.total.mean, rtol=1e-5)
+
+
+def test_the_strongest_adversary_and_the_regret_are_of_different_episodes():
+    """Noise wins the first half by luck: it is chosen, and reported on the second half."""
+    table = returns_table()
+    lucky = (table["attack"] == "random") & (table["episode"] < 2)
+    table["return"] = np.where(lucky, -500.0, table["return"])
+    curve = analysis.regret_curve(analysis.collect(table), "magnitude", 0.1)
+    assert curve.attack == "random"
+    np.testing.assert_allclose(curve.robustness.mean, [1, 1, 1])
+
+
+FLOORS = [
+    ("crown", "local", "return_floor", "return", np.nan, lambda s: 30 + 10 * s),
+    ("crown", "local", "return_floor", "return", 0.95, lambda s: 10 + 10 * s),
+    ("ibp", "local", "return_floor", "return", np.nan, lambda s: 20 + 0 * s),
+    ("ibp", "local", "return_floor", "return", 0.95, lambda s: 12 + 0 * s),
+]
+GAPS = [
+    ("path", "global", "value_gap", "discounted return", 1.0, lambda s: 9 - 5 * s),
+    ("crown", "local", "value_gap_on_policy", "discounted return", np.nan, lambda s: 4 + 0 * s),
+    ("crown", "local", "value_gap_on_policy", "discounted return", 0.95, lambda s: 8 + 0 * s),
+]
+
+
+def test_the_attacked_return_lies_between_the_attack_and_the_best_certificate():
+    """Deterministic: floors as they are. Stochastic: the clean discounted return less the gap."""
+    table = returns_table()
+    found = analysis.bracket(analysis.collect(table), statements(*FLOORS), "magnitude", 0.1)
+    assert (found.unit, found.bound) == ("return", "crown")
+    np.testing.assert_allclose(found.clean, [100, 98, 60])
+    np.testing.assert_allclose(found.reached, [20, 70, 58])
+    np.testing.assert_allclose(found.estimate, [30, 35, 39])
+    np.testing.assert_allclose(found.floor, [12, 15, 19])
+
+    table["victim"] = np.repeat("stochastic", len(table["seed"]))
+    found = analysis.bracket(analysis.collect(table), statements(*GAPS), "magnitude", 0.1)
+    assert (found.unit, found.bound) == ("discounted return", "crown")
+    np.testing.assert_allclose(found.clean, [10, 9.8, 6], rtol=1e-6)
+    np.testing.assert_allclose(found.estimate, [6, 5.8, 2], rtol=1e-6)
+    np.testing.assert_allclose(found.floor, [2, 3.3, 1.5], rtol=1e-6)
+
+
+def test_no_bracket_where_no_certificate_speaks_about_the_policy_as_it_acted():
+    results = analysis.collect(returns_table())
+    assert analysis.bracket(results, certificates_table(3.0), "magnitude", 0.1) is None
+    assert analysis.bracket(results, statements(*GAPS), "magnitude", 0.1) is None
+
+
+def test_bounds_by_scope_and_confidence():
+    table = statements(*FLOORS, *GAPS)
+    find = lambda **kw: [  # noqa: E731
+        b.bound for b in analysis.bound_curves(table, "magnitude", 0.1, **kw)
+    ]
+    assert find(quantity="return_floor") == ["crown", "ibp"]
+    assert find(quantity="value_gap", scope="global") == ["path"]
+    assert find(quantity="value_gap", scope="local") == []
+    curve = analysis.bound_curves(table, "magnitude", 0.1, "return_floor", confidence=0.95)[0]
+    np.testing.assert_allclose(curve.values, [[10, 15, 19]] * 2)
 
 
 def test_sweet_spots_by_three_objectives():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import pipeline
+from benchmarks.cells import ATTACK, CERTIFY, PRUNE, TRAIN, blocks, key_for
 from benchmarks.experiment import PRESETS, parse_grid
 from benchmarks.plan import make_plan
 from jaxprune.envs import make_env
 from jaxprune.policy import init_policy
 from jaxprune.pruning import dense
-from jaxprune.pruning.cells import Cell
 
 ENV = make_env("cartpole")
 SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).resolved(ENV)
@@ -108,9 +108,9 @@ def test_the_window_says_when_weights_go():
 
 def test_keys_depend_on_seed_purpose_and_index():
     keys = [
-        pipeline.key_for(replace(SMOKE, seed=seed), purpose, index)
+        key_for(replace(SMOKE, seed=seed), purpose, index)
         for seed in (0, 1)
-        for purpose in (pipeline.TRAIN, pipeline.PRUNE, pipeline.ATTACK)
+        for purpose in (TRAIN, PRUNE, ATTACK, CERTIFY)
         for index in (0, 1)
     ]
     assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
@@ -126,12 +126,10 @@ def test_training_is_rounded_up_to_whole_calls_by_less_than_one_call():
 
 
 def test_blocks_have_one_shape_and_lose_nothing():
-    cells = Cell(np.arange(7), None)
-    blocks = list(pipeline._blocks(cells, 3))
-    assert [size for _, size in blocks] == [3, 3, 1]
-    assert all(len(block.agent) == 3 for block, _ in blocks)
-    kept = np.concatenate([block.agent[:size] for block, size in blocks])
-    np.testing.assert_array_equal(kept, np.arange(7))
+    found = list(blocks(7, 3))
+    assert [size for _, size in found] == [3, 3, 1]
+    assert all(len(index) == 3 for index, _ in found)
+    np.testing.assert_array_equal(np.concatenate([i[:n] for i, n in found]), np.arange(7))
 
 
 def test_the_plan_counts_what_the_pipeline_will_do():
@@ -143,41 +141,3 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     assert plan.seconds > 0
     assert plan.gib > 0
     assert "results/x" in str(plan)
-
-
-def test_an_agent_that_diverged_costs_only_its_own_certificates():
-    agents = agents_of(SMOKE)
-    population = pipeline.make_population(SMOKE, agents)
-    bias = population.policy.params.actor["layer_1"]["bias"].copy()
-    bias[1] = np.nan  # the dense agent of seed 1
-    population.policy.params.actor["layer_1"]["bias"] = bias
-
-    table = pipeline.certify_population(SMOKE, ENV, population, Silent())
-    diverged = (table["seed"] == 1) & (table["method"] != "micro")
-    assert np.isnan(table["value"][diverged]).all()
-    assert np.isfinite(table["value"][~diverged]).all()
-
-
-@pytest.mark.parametrize(
-    ("task", "quantity", "unit", "width"),
-    [
-        ("cartpole", "value_gap", "discounted return", 1.0),
-        (
-            "mountain_car_continuous",  # no lower bound: it pays for actions outside +-1 too
-            "value_gap_clipped",
-            "discounted return of rewards clipped to [-0.1, 100]",
-            100.1,
-        ),
-    ],
-)
-def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantity, unit, width):
-    """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
-    env, few = make_env(task), replace(SMOKE, seeds=1, methods=("magnitude",))
-    population = pipeline.make_population(few, agents_of(few, env.spec))
-    table = pipeline.certify_population(few, env, population, Silent())
-    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity}
-    rows = table["quantity"] == quantity
-    assert set(table["unit"][rows]) == {unit}
-    trivial = width / (1 - few.ppo.hyper.gamma)
-    vacuities = table["value"][table["quantity"] == "vacuity"]
-    np.testing.assert_allclose(table["value"][rows], trivial * vacuities, rtol=1e-6)

@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks import analysis, pipeline, report
 from benchmarks.experiment import PRESETS
 from benchmarks.store import RunFolder, read_table
+from jaxprune.families import InputError
 from jaxprune.ppo import PPOConfig
 
 ENV = Breakdown()  # half of its episodes diverge
@@ -103,16 +104,13 @@ def test_nothing_is_said_where_nothing_diverged(run: Path):
     assert "training episodes diverged" in only
 
 
-def test_an_old_run_that_did_not_count_can_be_drawn_again(run: Path, tmp_path: Path):
+def test_a_run_of_another_version_is_refused(run: Path, tmp_path: Path):
     old = tmp_path / "old"
     shutil.copytree(run, old)
-    for name in ("returns", "training"):
-        table = pq.read_table(old / f"{name}.parquet")
-        pq.write_table(table.drop_columns("diverged"), old / f"{name}.parquet")
-    assert "diverged" not in print_report(old)
-    (old / "training.parquet").unlink()  # as of a policy that was loaded
-    assert "diverged" not in print_report(old)
-    assert "## Warnings" not in (old / "report.md").read_text()
+    table = pq.read_table(old / "returns.parquet")
+    pq.write_table(table.drop_columns("diverged"), old / "returns.parquet")
+    with pytest.raises(InputError, match="lacks the column 'diverged': another version"):
+        print_report(old)
 
 
 def test_the_report_says_for_which_rewards_the_value_gap_holds(run: Path):

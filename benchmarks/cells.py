@@ -1,0 +1,82 @@
+"""The cells of an experiment: one agent with one mask each, and how the tables describe them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from benchmarks.experiment import Experiment
+from jaxprune.envs import EnvSpec
+from jaxprune.pruning.cells import Cell
+from jaxprune.types import Key, Policy
+
+# What a random stream is for.
+TRAIN, PRUNE, ATTACK, CERTIFY = range(4)
+
+
+Columns = dict[str, Any]
+
+
+class Progress(Protocol):
+    """Where the stages report to."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` units of work."""
+        ...
+
+    def advance(self, units: int) -> None:
+        """So many units of the current stage are done."""
+        ...
+
+
+class Row(NamedTuple):
+    """A cell as it appears in the tables."""
+
+    seed: int
+    method: str
+    sparsity: float
+    sparsity_achieved: float
+
+
+class Population(NamedTuple):
+    """The cells of the experiment: one policy with one mask each."""
+
+    policy: Policy  # [agents]
+    rows: list[Row]  # [cells]
+    cells: Cell  # [cells]
+
+
+def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
+    """The key of one item of one purpose: any slice of the population can be recomputed alone."""
+    base = jax.random.fold_in(jax.random.key(experiment.seed), purpose)
+    return jax.random.fold_in(base, index)
+
+
+def described(experiment: Experiment, spec: EnvSpec, population: Population) -> Columns:
+    """The columns that say what a cell is, `[cells]` each."""
+    rows = population.rows
+    constant = {
+        "env": spec.name,
+        "backend": spec.backend,
+        "regime": "ppo" if experiment.policy is None else "file",
+        "allocation": experiment.ppo.allocation,
+    }
+    return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
+        name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
+    }
+
+
+def finite(policy: Policy) -> np.ndarray:
+    """Whether every parameter of a policy is finite, bool `[cells]`."""
+    leaves = jax.tree.leaves(policy.params)
+    return np.all([np.isfinite(x).reshape(len(x), x[0].size).all(1) for x in leaves], axis=0)
+
+
+def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices of `count` items in chunks of exactly `block`, with their true sizes.
+
+    The last item is repeated as padding, so that a larger grid never compiles another program.
+    """
+    for start in range(0, count, block):
+        yield np.minimum(np.arange(start, start + block), count - 1), min(block, count - start)
