@@ -28,6 +28,7 @@ from jaxprune.certify import (
     Certificate,
     certified_return,
     certify,
+    finite_value_gap,
     on_policy_value_gap,
     sampled_value_gap,
     vacuity,
@@ -106,6 +107,11 @@ def of_global(certificate: Certificate, spec: EnvSpec, gamma: float) -> list[Sta
         Statement("TV", tv, "probability"),
         Statement("vacuity", vacuity(tv, gamma), "share of the trivial bound"),
         Statement(f"value_gap{suffix}", value_gap(tv, gamma, rewards), unit),
+        Statement(
+            f"value_gap_undiscounted{suffix}",
+            finite_value_gap(tv, spec.horizon, rewards),
+            unit.removeprefix("discounted "),
+        ),
     ]
 
 
@@ -175,8 +181,12 @@ def on_policy_gap(
         sampled = discounted(visits, delta, past_the_limit=1.0)
         means = {np.nan: sampled.mean(-1), CONFIDENCE: mean_upper(sampled, (0, 1), method=method)}
         gaps = {level: on_policy_value_gap(mean, gamma, rewards) for level, mean in means.items()}
-    name = f"value_gap_on_policy{suffix}"
-    return [Statement(name, gap, unit, level) for level, gap in gaps.items()]
+    trivial = (rewards[1] - rewards[0]) / (1 - gamma)
+    share = "share of the trivial bound"
+    return [
+        *(Statement(f"value_gap_on_policy{suffix}", gap, unit, c) for c, gap in gaps.items()),
+        *(Statement("vacuity_on_policy", gap / trivial, share, c) for c, gap in gaps.items()),
+    ]
 
 
 def return_floor(

@@ -2,7 +2,8 @@
 
     python -m benchmarks.throughput --env hopper --backend spring --json throughput.json
 
-Rates are env steps per second over all devices (bounds per second for the certificates), the
+Rates are env steps per second over all devices (masks or pairs of mask and state per second for
+the certificates), the
 median of the repeats with their range; compilation is timed apart. Every rate is also given as a
 ratio to bare stepping: random actions, no policy, in the same process.
 """
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -34,13 +36,13 @@ from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
 from jaxprune.evaluation import Shared, cell_program, episode_keys
 from jaxprune.families import InputError, lookup
-from jaxprune.policy import init_policy
+from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import lane_width, layout, over_population
 from jaxprune.ppo import PPOConfig, make_learner
-from jaxprune.pruning import prune
+from jaxprune.pruning import mask_policy, prune
 from jaxprune.pruning.cells import Cell
 from jaxprune.rollout import Play
-from jaxprune.types import Array
+from jaxprune.types import Array, Masks, Policy
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ class Options:
     """Bare steps of every environment, in one call."""
     episodes: int = 32
     """Episodes per cell of the evaluation."""
-    masks: int = 512
-    """Masks certified in one call."""
+    bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Bounds to time; default: all of them. The widths are those of --hidden."""
+    masks: int = 64
+    """Masks bounded in one call."""
+    states: int = 256
+    """Observations of each mask at which local bounds are computed."""
+    precision: str = "float64"
+    """Of the bounds: float64, or float32 with its larger margins."""
     repeats: int = 5
     """Timed calls of everything."""
     rates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
@@ -107,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(options: Options, console: Console) -> None:
     """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
-    for name in ("agents", "bare_steps", "episodes", "masks", "repeats"):
+    for name in ("agents", "bare_steps", "episodes", "masks", "states", "repeats"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
     options.ppo.check()
@@ -238,24 +246,55 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     return timed(name, "env steps/s", options, lambda: compiled(shared, cells), steps, seconds)
 
 
-def bounds(options: Options, env: Environment, name: str) -> Rate:
-    """One certificate for many masks of one policy, float64."""
+def bounds(options: Options, env: Environment) -> list[Rate]:
+    """Every bound of many masks of one policy, and what merely acting with them costs."""
     spec = env.spec
-    policy = init_policy(jax.random.key(0), spec.obs_size, spec.action_size, discrete=spec.discrete)
+    policy = init_policy(
+        jax.random.key(0),
+        spec.obs_size,
+        spec.action_size,
+        discrete=spec.discrete,
+        hidden=options.ppo.hidden,
+    )
     masks = prune(policy, "random", list(np.linspace(0, 0.95, options.masks)))
-    start = time.monotonic()
-    run: Callable[[], Any] = lambda: certify(policy, masks, spec.eps, bounds=(name,))  # noqa: E731
-    run()
-    first = time.monotonic() - start
-    return timed(f"bound {name}", "bounds/s", options, run, options.masks, first)
+    obs = np.random.default_rng(0).standard_normal((options.states, spec.obs_size))
+    rates = [forward(options, policy, masks, obs)]
+    for name in options.bounds or BOUNDS:
+        local = lookup(BOUNDS, name, "bound").scope == "local"
+        work = options.masks * (options.states if local else 1)
+        run = partial(
+            certify, policy, masks, spec.eps, obs if local else None, (name,), options.precision
+        )
+        start = time.monotonic()
+        run()
+        first = time.monotonic() - start
+        unit = PAIRS if local else "masks/s"
+        rates.append(timed(f"bound {name}", unit, options, run, work, first))
+    return rates
 
 
+def forward(options: Options, policy: Policy, masks: Masks, obs: np.ndarray) -> Rate:
+    """Action distributions of every masked policy at every observation, float32."""
+    order, _ = layout(options.masks, 1)
+
+    def act(shared: tuple[Policy, Array], masks: Masks) -> Array:
+        policy, obs = shared
+        masked = mask_policy(policy, masks)
+        return jax.vmap(lambda x: action_distribution(masked, normalise(policy, x)).mode())(obs)
+
+    arguments = ((policy, np.float32(obs)), jax.tree.map(lambda m: m[order], masks))
+    compiled, seconds = compile_timed(over_population(act, width=1), arguments)
+    run = lambda: compiled(*arguments)  # noqa: E731
+    return timed("forward pass", PAIRS, options, run, options.masks * options.states, seconds)
+
+
+PAIRS = "(mask, state) pairs/s"
 STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
     "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
     "training": lambda options, env: [training(options, env)],
     "evaluation": lambda options, env: [evaluation(options, env, x) for x in ("none", "mad")],
-    "bounds": lambda options, env: [bounds(options, env, name) for name in BOUNDS],
+    "bounds": bounds,
     "mjx": lambda options, env: [plain_stepping(options, env)],
 }
 

@@ -4,6 +4,7 @@
     policy = jaxprune.load_policy("policy.npz")
     masks  = jaxprune.prune(policy, method="magnitude", sparsity=0.5)
     bounds = jaxprune.certify(policy, masks, eps=0.075)
+    obs    = jaxprune.visited(env, policy, masks)  # for the bounds that hold at given states
     table  = jaxprune.evaluate(env, policy, masks, attack="mad", eps=0.075, episodes=50)
 
 All of them take leading batch axes on policy and masks. Training is in `jaxprune.ppo`, devices and
@@ -12,7 +13,7 @@ the compilation cache in `jaxprune.population`.
 
 from jaxprune.certify import Certificate, certify
 from jaxprune.envs import Environment, EnvSpec, make_env
-from jaxprune.evaluation import evaluate
+from jaxprune.evaluation import evaluate, visited
 from jaxprune.families import InputError
 from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
 from jaxprune.policy_io import (
@@ -47,4 +48,5 @@ __all__ = [
     "prune",
     "save_agents",
     "save_policy",
+    "visited",
 ]

@@ -83,6 +83,53 @@ def evaluate(
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
 
 
+def visited(
+    env: Environment,
+    policy: Policy,
+    masks: Masks | None = None,
+    states: int = 1000,
+    episodes: int = 20,
+    key: Key | None = None,
+) -> np.ndarray:
+    """Raw observations of unattacked episodes of a masked policy, where local bounds are asked.
+
+    Args:
+        env: from `make_env`.
+        policy: leading axes `[...]` are agents.
+        masks: leading axes are those of the policy, then any number more; None for no pruning.
+        states: per cell, drawn uniformly from all steps of its episodes, with replacement only if
+            these are fewer.
+        episodes: per cell, of the deterministic policy.
+        key: default `jax.random.key(0)`; consumed.
+
+    Returns:
+        `[..., states, obs_size]` with the leading axes of the masks: `obs` of `certify`.
+
+    Raises:
+        InputError: no state, no episode, or a policy that does not fit the task.
+    """
+    check_evaluation(env, policy, 0.0, episodes)
+    if states < 1:
+        raise InputError(f"states {states} is below 1: give at least one state per cell")
+    key_play, key_draw = jax.random.split(jax.random.key(0) if key is None else key)
+    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
+    width = lane_width(episodes, len(cells.agent))
+    order, place = layout(len(cells.agent), width)
+
+    steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
+    shared = Shared(
+        policies, np.int32(0), np.float32(0), episode_keys(key_play, episodes), Play(times=steps)
+    )
+    run = cell_program(env, ("none",), MADConfig(), width)
+    result = take(jax.device_get(run(shared, take(cells, order))), place)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
+    drawn = []
+    for obs, length in zip(result.visited, result.length, strict=True):
+        seen = obs[steps < length[:, None]]
+        drawn.append(seen[rng.choice(len(seen), states, replace=len(seen) < states)])
+    return np.stack(drawn).reshape(*shape, states, env.spec.obs_size)
+
+
 def episode_columns(result: Episode) -> dict[str, Any]:
     """One number per episode, by the names of the tables."""
     columns = {"return": result.return_, "return_discounted": result.discounted}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxprune.attacks import MADConfig, mad
 from jaxprune.policy import action_distribution, normalise
@@ -28,7 +29,7 @@ def reached(
     policy: Policy,
     masks: Masks | None,
     eps: float,
-    obs: Array,
+    obs: ArrayLike,
     key: Key,
     config: MADConfig | None = None,
 ) -> Reached:

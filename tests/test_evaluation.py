@@ -12,7 +12,7 @@ from probes import Breakdown, Drift, ObservationReward, Treadmill
 
 from jaxprune.attacks import ATTACKS, MADConfig
 from jaxprune.envs import make_env
-from jaxprune.evaluation import check_evaluation, episode_keys, evaluate
+from jaxprune.evaluation import check_evaluation, episode_keys, evaluate, visited
 from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.population import over_population
@@ -261,3 +261,27 @@ def test_agents_fresh_from_training_may_live_on_all_devices():
     ours = evaluate(env, split, episodes=3)
     host = evaluate(env, jax.device_get(split), episodes=3)
     np.testing.assert_array_equal(ours["return"], host["return"])
+
+
+# --- visited states
+
+
+def test_visited_states_have_the_axes_of_the_masks_and_are_of_their_episodes():
+    """The treadmill shows one observation; the drifting probe another one in every cell."""
+    env = Treadmill(terminates=True, length=3, obs=0.7)
+    assert np.all(visited(env, policies(env, 2), states=5, episodes=2) == np.float32(0.7))
+    policy = policies(DRIFT, 2)
+    masks = random_masks(policy, 3)
+    states = visited(DRIFT, policy, masks, states=7, episodes=3, key=jax.random.key(1))
+    assert states.shape == (2, 3, 7, DRIFT.spec.obs_size)
+    assert len(np.unique(states[..., 0])) > 6
+    again = visited(DRIFT, policy, masks, states=7, episodes=3, key=jax.random.key(1))
+    np.testing.assert_array_equal(states, again)
+    every = visited(DRIFT, policies(DRIFT), states=3 * DRIFT.spec.horizon, episodes=3)
+    assert len(np.unique(every, axis=0)) == 3 * DRIFT.spec.horizon  # each once
+
+
+@pytest.mark.parametrize("wrong", [{"states": 0}, {"episodes": 0}])
+def test_visited_needs_states_and_episodes(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        visited(DRIFT, policies(DRIFT), **wrong)

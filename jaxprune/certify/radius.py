@@ -1,16 +1,17 @@
 """The largest ball at an observation in which a policy keeps its promise."""
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxprune.certify.certificates import Certificate, certify
 from jaxprune.families import InputError
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import Masks, Policy
 
 
 def certified_radius(
     policy: Policy,
     masks: Masks | None,
-    obs: Array,
+    obs: ArrayLike,
     bound: str,
     *,
     tv: float | None = None,

@@ -151,7 +151,10 @@ def test_an_agent_that_diverged_costs_only_its_own_certificates():
 def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantity, unit, width):
     """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
     table, _ = certified(replace(SETTINGS, bounds=("path",)), make_env(task))
-    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity}
+    undiscounted = quantity.replace("value_gap", "value_gap_undiscounted")
+    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted}
+    horizon = make_env(task).spec.horizon
+    assert np.all(rows(table, quantity=undiscounted) <= width * horizon * (1 + 1e-9))
     mine = table["quantity"] == quantity
     assert set(table["unit"][mine]) == {unit}
     trivial = width / (1 - SETTINGS.ppo.hyper.gamma)

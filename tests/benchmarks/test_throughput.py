@@ -19,20 +19,24 @@ def devices_are_set(monkeypatch):
 
 def test_chosen_rates_are_timed_and_written(tmp_path, capsys):
     figures = tmp_path / "figures.json"
-    settings = "--rates stepping bounds --repeats 2 --bare-steps 5 --masks 4"
+    settings = "--rates stepping bounds --repeats 2 --bare-steps 5 --masks 4 --states 3"
+    settings += " --bounds path ibp"
     arguments = f"--env cartpole {settings} --json {figures}"
     assert throughput.main(arguments.split()) == 0
     assert "bare stepping" in capsys.readouterr().out
     written = json.loads(figures.read_text())
     names = [rate["name"] for rate in written["rates"]]
-    assert names == ["bare stepping", "bound frobenius", "bound path", "bound spectral"]
+    assert names == ["bare stepping", "forward pass", "bound path", "bound ibp"]
+    units = [rate["unit"] for rate in written["rates"]]
+    assert units == ["env steps/s", throughput.PAIRS, "masks/s", throughput.PAIRS]
     assert written["rates"][0]["ratio_to_bare"] == 1
     assert all(rate["low"] <= rate["median"] <= rate["high"] for rate in written["rates"])
 
 
 def test_without_stepping_there_is_no_ratio(tmp_path):
     figures = tmp_path / "figures.json"
-    arguments = f"--env cartpole --rates bounds --repeats 1 --masks 4 --json {figures}"
+    settings = "--rates bounds --bounds path --repeats 1 --masks 4 --states 3"
+    arguments = f"--env cartpole {settings} --json {figures}"
     assert throughput.main(arguments.split()) == 0
     rates = json.loads(figures.read_text())["rates"]
     assert [rate["ratio_to_bare"] for rate in rates] == [None] * len(rates)
@@ -44,6 +48,8 @@ def test_without_stepping_there_is_no_ratio(tmp_path):
         ("--rates jumping", "unknown rate 'jumping'"),
         ("--rates mjx", "rate mjx times gym/ tasks, not 'cartpole'"),
         ("--repeats 0", "repeats 0 is below 1"),
+        ("--rates bounds --bounds pth", "unknown bound 'pth'"),
+        ("--rates bounds --precision float16", "unknown precision 'float16'"),
     ],
 )
 def test_bad_settings_end_in_one_line(arguments, words, capsys):

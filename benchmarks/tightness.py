@@ -1,0 +1,256 @@
+"""How tight the certificates of given policies are: bounds beside an attack at the same states.
+
+    python -m benchmarks.tightness --policies a.npz b.npz --env gym/Hopper-v4 --out results/x
+
+For every policy and sparsity, at states of its own unattacked episodes: what an attack reaches,
+what each bound allows, the certified radius, and, with `--noise`, the certified median return of
+the smoothed policy. Writes `states.csv`, `smoothing.csv` and `report.md`.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import tyro
+from pyarrow import csv
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.display import complain, make_console
+from benchmarks.experiment import Grid
+from benchmarks.store import provenance, write_whole
+from jaxprune import population
+from jaxprune.attacks import MADConfig
+from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify
+from jaxprune.envs import TASKS, Environment, make_env
+from jaxprune.evaluation import check_evaluation, evaluate, visited
+from jaxprune.families import InputError, lookup
+from jaxprune.policy_io import load_policy
+from jaxprune.pruning import METHODS, prune
+from jaxprune.reach import reached
+from jaxprune.types import Policy
+
+# An attack strong enough to be compared with: its D is the lower end of what is true.
+ATTACK = MADConfig(steps=50, restarts=6)
+# A radius is the largest ball over which the total variation stays below this.
+RADIUS_TV = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to certify."""
+
+    out: Path
+    """Folder for the tables."""
+    policies: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")]
+    """Policies to certify, in any format of `jaxprune.load_policy`."""
+    policy_stats: Path | None = None
+    """Observation statistics of a policy of another library."""
+    env: str = "gym/Hopper-v4"
+    """Their task."""
+    eps: float | None = None
+    """Radius of the l_inf ball in normalised units; default: the task's."""
+    method: str = "magnitude"
+    """Pruning method."""
+    sparsity_grid: Grid = (0.0, 0.3, 0.5)
+    """Sparsities at which every policy is certified."""
+    bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
+        "frobenius",
+        "path",
+        "spectral",
+        "liplt",
+        "ibp",
+        "interval_jacobian",
+        "crown",
+    )
+    """Bounds to compare."""
+    radius: str | None = "crown"
+    """Bound of the certified radius."""
+    states: int = 1000
+    """Visited states per policy and sparsity."""
+    episodes: int = 20
+    """Episodes that visit them."""
+    noise: float = 0.0
+    """Sigma of the smoothed policy, in normalised units; 0: no smoothing."""
+    noise_eps: Annotated[tuple[float, ...], tyro.conf.arg(metavar="EPS ...")] = (0.0005, 0.001)
+    """Radii for which the median return of the smoothed policy is certified."""
+    noise_episodes: int = 1000
+    """Episodes with noise."""
+    seed: int = 0
+    """Of everything random."""
+
+    def check(self) -> None:
+        """Raises `InputError` for settings that certify nothing."""
+        lookup(TASKS, self.env, "env")
+        if lookup(METHODS, self.method, "pruning method").schedule is not None:
+            raise InputError(
+                f"method {self.method!r} prunes during training: choose from "
+                f"{', '.join(name for name, method in METHODS.items() if not method.schedule)}"
+            )
+        for name in self.bounds + ((self.radius,) if self.radius else ()):
+            lookup(BOUNDS, name, "bound")
+        for name in ("states", "episodes", "noise_episodes"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} {getattr(self, name)} is too few: give at least 2")
+        if not 0 <= self.noise < float("inf"):
+            raise InputError(f"noise {self.noise:g} is no standard deviation: give 0 or more")
+        if not self.policies:
+            raise InputError("no policy to certify: give --policies FILE ...")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    console = make_console()
+    try:
+        options = tyro.cli(Options, args=list(argv), prog="benchmarks.tightness")
+        options.check()
+        population.configure()
+        env = make_env(options.env)
+        eps = env.spec.eps if options.eps is None else options.eps
+        policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
+        for policy in policies.values():
+            check_evaluation(env, policy, eps, options.episodes)
+        measure(options, env, eps, policies, shlex.join(argv), console)
+    except InputError as error:
+        complain(error)
+        return 2
+    return 0
+
+
+def measure(
+    options: Options,
+    env: Environment,
+    eps: float,
+    policies: dict[str, Policy],
+    command: str,
+    console: Console,
+) -> None:
+    """Both tables, each printed and written when it is whole."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    parts = ["# How tight the certificates are", "", f"`python -m benchmarks.tightness {command}`"]
+    tables = {"states": (STATES, state_rows(options, env, eps, policies))}
+    if options.noise:
+        tables["smoothing"] = (SMOOTHING, smoothing_rows(options, env, policies))
+    for name, (text, lines) in tables.items():
+        rows: list[dict[str, Any]] = []
+        for row in lines:
+            if not rows or row["policy"] != rows[-1]["policy"]:
+                console.print(f"{name}: {row['policy']}", markup=False)
+            rows.append(row)
+        console.print(_table(name, rows))
+        columns = pa.Table.from_pylist(rows)
+        write_whole(options.out / f"{name}.csv", partial(csv.write_csv, columns))
+        told = text.format(eps=eps, tv=RADIUS_TV, states=options.states, noise=options.noise)
+        parts += ["", told, "", *_markdown(rows)]
+    facts = provenance()
+    parts += [
+        "",
+        f"Made with {facts['versions']} on {facts['cores']} cores, {facts['device']}.",
+        "",
+    ]
+    text = "\n".join(parts)
+    write_whole(options.out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+STATES = """\
+At {states} states of the unattacked episodes of each policy, ball of radius {eps:g} in normalised
+units: D (how far the action distribution moves) and the total variation TV, mean and maximum over
+the states. `attack` is what was found, so the truth is between it and the smallest bound. Global
+bounds are the same at every state. The radius is the median over the states of the largest
+certified ball with TV <= {tv:g}."""
+SMOOTHING = """\
+The policy with noise N(0, {noise:g}^2) on everything it sees: mean return without noise, with it,
+and what at least half of the attacked episodes earn, for each radius, with 95 % confidence."""
+
+
+def state_rows(
+    options: Options, env: Environment, eps: float, policies: dict[str, Policy]
+) -> Iterator[dict[str, Any]]:
+    """A row per policy, sparsity and bound, the attack first."""
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    grid = list(options.sparsity_grid)
+    for name, policy in policies.items():
+        masks = prune(policy, options.method, grid, key=keys[0])
+        obs = visited(env, policy, masks, options.states, options.episodes, keys[1])
+        found = reached(policy, masks, eps, obs, keys[2], ATTACK)
+        certificates = certify(policy, masks, eps, obs, options.bounds)
+        radius = {}
+        if options.radius:
+            balls = certified_radius(policy, masks, obs, options.radius, tv=RADIUS_TV)
+            radius = {options.radius: np.median(balls, axis=-1)}
+        for i, sparsity in enumerate(grid):
+            cell = {"policy": name, "method": options.method, "sparsity": sparsity, "eps": eps}
+            for bound, values in {"attack": found, **certificates}.items():
+                yield {
+                    **cell,
+                    "bound": bound,
+                    "scope": BOUNDS[bound].scope if bound in BOUNDS else "local",
+                    "D mean": float(values.value[i].mean()),
+                    "D max": float(values.value[i].max()),
+                    "TV mean": float(values.total_variation[i].mean()),
+                    "TV max": float(values.total_variation[i].max()),
+                    "radius": float(radius[bound][i]) if bound in radius else None,
+                }
+
+
+def smoothing_rows(
+    options: Options, env: Environment, policies: dict[str, Policy]
+) -> Iterator[dict[str, Any]]:
+    """A row per policy and sparsity."""
+    grid, spec = list(options.sparsity_grid), env.spec
+    key_prune, *keys = jax.random.split(jax.random.key(options.seed), 3)
+    for name, policy in policies.items():
+        masks = prune(policy, options.method, grid, key=key_prune)
+        clean = evaluate(env, policy, masks, episodes=options.episodes, key=keys[0])["return"]
+        noisy = evaluate(
+            env, policy, masks, episodes=options.noise_episodes, key=keys[1], noise=options.noise
+        )["return"]
+        for i, sparsity in enumerate(grid):
+            certified = {
+                f"median at eps {eps:g}": float(
+                    certified_quantile(
+                        noisy[i], eps, options.noise, spec.horizon, spec.obs_size, norm="linf"
+                    )
+                )
+                for eps in options.noise_eps
+            }
+            yield {
+                "policy": name,
+                "method": options.method,
+                "sparsity": sparsity,
+                "clean": float(clean[i].mean()),
+                "with noise": float(noisy[i].mean()),
+                **certified,
+            }
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*map(_short, row.values()))
+    return table
+
+
+def _markdown(rows: list[dict[str, Any]]) -> list[str]:
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    header = line(list(rows[0])), line(["--:"] * len(rows[0]))
+    return [*header, *(line([_short(v) for v in row.values()]) for row in rows)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
