@@ -189,7 +189,7 @@ def bound_rows(certificates: Columns, method: str, eps: float) -> tuple[list[str
     header = ["sparsity", *(f"{b.bound} D" for b in bounds), *best]
     rows = [
         [f"{sparsity:.3g}"]
-        + [f"{bound.values[:, i].mean():.3g}" for bound in bounds]
+        + [_bound(bound.values[:, i].mean()) for bound in bounds]
         + [f"{tv[i]:.3f}" for tv in best.values()]
         for i, sparsity in enumerate(bounds[0].sparsity if bounds else [])
     ]
@@ -281,6 +281,10 @@ def _value_note(certificates: Columns) -> str:
     units = dict(zip(certificates["quantity"], certificates["unit"], strict=True))
     found = [f" {n.format(unit=units[name])}" for name, n in VALUE_NOTES.items() if name in units]
     return "".join(found)
+
+
+def _bound(value: float) -> str:
+    return "0" if value < figures.ROUNDING else f"{value:.3g}"
 
 
 def _interval(interval: Interval, i: int) -> str:

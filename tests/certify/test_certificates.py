@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION, Certificate, certify
 from jaxprune.certify.certificates import CHUNK, UNITS
 from jaxprune.certify.query import length, make_query
 from jaxprune.families import InputError
-from jaxprune.policy import affine_layers, init_policy, inverse_std
+from jaxprune.policy import (
+    action_distribution,
+    affine_layers,
+    init_policy,
+    inverse_std,
+    normalise,
+)
 from jaxprune.pruning import mask_policy, prune
 
 LEVELS = [0.0, 0.3, 0.6]
@@ -34,6 +41,8 @@ def _agents(shape: tuple[int, ...], discrete: bool):
 
 
 GLOBAL = [name for name, bound in BOUNDS.items() if bound.scope == "global"]
+QUICK = [name for name in GLOBAL if not BOUNDS[name].slow]  # what `certify` does by default
+MONOTONE = [name for name in GLOBAL if BOUNDS[name].monotone]
 
 
 def distance_at(name, policy, eps):
@@ -97,7 +106,7 @@ def test_more_mask_axes_than_one():
     together = certify(policy, stacked, eps=0.1)
     for m in range(2):
         alone = certify(policy, masks[m], eps=0.1)
-        for name in GLOBAL:
+        for name in QUICK:
             assert together[name].value.shape == (4, 2, 3)
             np.testing.assert_array_equal(together[name].value[:, m], alone[name].value)
 
@@ -111,7 +120,7 @@ def test_every_cell_is_the_certificate_of_its_policy(discrete):
         one = jax.tree.map(lambda x, i=index: x[i[:2]], policy)
         pruned = mask_policy(one, jax.tree.map(lambda m, i=index: m[i], masks))
         alone = certify(jax.tree.map(lambda x: x[None], pruned), eps=0.1)
-        for name in GLOBAL:
+        for name in QUICK:
             assert batch[name].value[index] == pytest.approx(alone[name].value[0], rel=1e-12)
     # And they differ from each other: no axis is mixed up.
     assert len(np.unique(batch["path"].value)) == 18
@@ -120,7 +129,7 @@ def test_every_cell_is_the_certificate_of_its_policy(discrete):
 def test_no_masks_is_the_mask_that_keeps_everything():
     policy = agents(2)
     without, with_masks = certify(policy, eps=0.1), certify(policy, prune(policy, "none"), eps=0.1)
-    for name in GLOBAL:
+    for name in QUICK:
         np.testing.assert_array_equal(without[name].value, with_masks[name].value)
 
 
@@ -130,7 +139,7 @@ def test_a_single_policy_needs_no_axis():
     expected = certify(jax.tree.map(lambda x: x[None], policy), eps=0.1)
     for masks in (None, prune(policy, "none")):
         bounds = certify(policy, masks, eps=0.1)
-        for name in GLOBAL:
+        for name in QUICK:
             assert bounds[name].value.shape == ()
             assert bounds[name].value == expected[name].value[0]
 
@@ -142,7 +151,7 @@ def test_equal_masks_get_equal_bits_across_chunks(count):
     base = prune(policy, "random", [0.0, 0.2, 0.4, 0.6, 0.8])
     which = np.arange(count) % 5
     masks = jax.tree.map(lambda m: m[which], base)
-    for certificate in certify(policy, masks, eps=0.1).values():
+    for certificate in certify(policy, masks, eps=0.1, bounds=MONOTONE).values():
         assert certificate.value.shape == (count,)
         assert np.array_equal(certificate.value, certificate.value[which])
 
@@ -151,7 +160,7 @@ def test_global_bounds_are_repeated_at_every_observation():
     policy = agents(2)
     obs = np.random.default_rng(0).standard_normal((7, 5))
     at_rows, without = certify(policy, eps=0.1, obs=obs), certify(policy, eps=0.1)
-    for name in GLOBAL:
+    for name in QUICK:
         expected = np.repeat(without[name].value[:, None], 7, axis=1)
         np.testing.assert_array_equal(at_rows[name].value, expected)
 
@@ -181,7 +190,7 @@ def test_float64_stays_inside():
 def test_eps_per_coordinate():
     policy = agents(2)
     one, same = certify(policy, eps=0.1), certify(policy, eps=np.full(5, 0.1))
-    for name in GLOBAL:
+    for name in QUICK:
         np.testing.assert_array_equal(one[name].value, same[name].value)
     listed = certify(policy, eps=jnp.array([0.1, 0.0, 0.2, 0.0, 0.0]))
     assert np.all(listed["path"].value > 0)
@@ -243,6 +252,136 @@ def test_the_critic_is_not_certified():
         policy.params.critic["layer_0"]["bias"], jnp.nan
     )
     assert np.isfinite(certify(policy, eps=0.1)["path"].value).all()
+
+
+# --- at given observations
+
+LOCAL = [name for name, bound in BOUNDS.items() if bound.scope == "local"]
+OBS = np.random.default_rng(1).standard_normal((6, 5))
+
+
+def masked(policy, masks, *index: int):
+    """One policy, pruned: `index` first into the axes of the agents, then of the masks."""
+    agent = jax.tree.map(lambda x: x[index[: policy.params.log_std.ndim - 1]], policy)
+    return mask_policy(agent, jax.tree.map(lambda m: m[index], masks))
+
+
+def outputs(policy, obs_norm):
+    """Mean or logits in float64, `[obs_size] -> [outputs]`."""
+    with jax.enable_x64(True):
+        policy = jax.tree.map(lambda x: jnp.asarray(x, "float64"), policy)
+        head = jax.jit(lambda x: action_distribution(policy, x))
+        at = head(jnp.asarray(obs_norm, "float64"))
+        return np.asarray(at.mean if policy.distribution == "normal" else at.logits)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_certificates_hold_at_their_observations(name, discrete, precision):
+    """Axes, boxes in action units, D, TV, and actions that stay: against corners of the ball."""
+    policy = agents(2, discrete=discrete)
+    masks = prune(policy, "magnitude", [0.0, 0.5])
+    found = certify(policy, masks, 0.05, OBS, [name], precision)[name]
+    assert found.value.shape == found.total_variation.shape == (2, 2, 6)
+    assert found.low.shape == found.high.shape == (2, 2, 6, 3)
+    assert (found.fixed_action is not None) == discrete
+    assert precision in found.sound and found.value.dtype == precision
+    rng = np.random.default_rng(2)
+    for i, j, row in [(0, 0, 0), (1, 1, 3), (0, 1, 5)]:
+        one = masked(policy, masks, i, j)
+        here = np.asarray(normalise(one, jnp.asarray(OBS[row], jnp.float32)), np.float64)
+        moves = np.concatenate([rng.choice([-1, 1], (40, 5)), rng.uniform(-1, 1, (10, 5))]) * 0.05
+        clean, moved = outputs(one, here), np.stack([outputs(one, here + m) for m in moves])
+        at = (i, j, row)
+        assert np.all((found.low[at] <= moved) & (moved <= found.high[at]))
+        change = np.abs(moved - clean)
+        if discrete:
+            assert change.max() <= found.value[at]
+            p, q = (np.exp(z - special.logsumexp(z, -1, keepdims=True)) for z in (clean, moved))
+            assert 0.5 * np.abs(p - q).sum(-1).max() <= found.total_variation[at]
+            if found.fixed_action[at]:
+                assert np.all(moved.argmax(-1) == clean.argmax())
+        else:
+            inv_std = np.exp(-np.asarray(one.params.log_std, np.float64))
+            assert np.linalg.norm(change * inv_std, axis=-1).max() <= found.value[at]
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_observations_of_every_cell(name):
+    """`[2, 3, 6, 5]`: the same as one cell at a time."""
+    policy, obs = agents(2), np.random.default_rng(3).standard_normal((2, 3, 6, 5))
+    masks = prune(policy, "random", LEVELS)
+    batch = certify(policy, masks, 0.1, obs, [name])[name]
+    for i, j in ((0, 0), (1, 2)):
+        one = jax.tree.map(lambda x, i=i: x[i], policy)
+        mask = jax.tree.map(lambda m, i=i, j=j: m[i, j], masks)
+        alone = certify(one, mask, 0.1, obs[i, j], [name])[name]
+        np.testing.assert_allclose(batch.value[i, j], alone.value, rtol=1e-9)
+        np.testing.assert_allclose(batch.low[i, j], alone.low, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_an_action_is_certain_without_a_ball_and_uncertain_in_a_large_one(name):
+    policy = agents(discrete=True)
+    still, wide = (certify(policy, None, eps, OBS, [name])[name] for eps in (0.0, 5.0))
+    assert still.fixed_action.all() and np.all(still.value < 1e-9)
+    assert not wide.fixed_action.any()
+
+
+def test_ties_between_actions_are_not_certain():
+    policy = agents(discrete=True)
+    last = policy.params.actor["layer_1"]
+    last["kernel"], last["bias"] = jnp.zeros_like(last["kernel"]), jnp.zeros_like(last["bias"])
+    assert not certify(policy, None, 0.0, OBS, ["ibp"])["ibp"].fixed_action.any()
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_float32_is_a_little_looser(discrete):
+    policy = agents(2, discrete=discrete)
+    names = [name for name, bound in BOUNDS.items() if not bound.slow]
+    double, single = (
+        certify(policy, None, 0.1, OBS, names, precision) for precision in ("float64", "float32")
+    )
+    for name in names:
+        assert np.all(single[name].value >= double[name].value * (1 - 1e-7)), name
+        np.testing.assert_allclose(single[name].value, double[name].value, rtol=1e-2)
+
+
+def test_default_matmul_precision_does_not_matter():
+    """TF32 or bfloat16 products as the default of the process reach no certificate."""
+    policy = agents(2)
+    with jax.default_matmul_precision("bfloat16"):
+        low = certify(policy, None, 0.1, OBS, precision="float32")
+    high = certify(policy, None, 0.1, OBS, precision="float32")
+    for name in low:
+        np.testing.assert_array_equal(low[name].value, high[name].value)
+
+
+def test_a_local_bound_needs_observations():
+    with pytest.raises(InputError, match="pass obs, or choose from frobenius"):
+        certify(agents(1), eps=0.1, bounds=["path", "ibp"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_observations_that_are_not_finite(bad):
+    obs = OBS.copy()
+    obs[2, 3] = bad
+    with pytest.raises(InputError, match="obs has entries that are not finite"):
+        certify(agents(1), eps=0.1, obs=obs)
+
+
+def test_a_ball_larger_than_the_clip_range():
+    with pytest.raises(InputError, match=r"larger than the range.*\+-10"):
+        certify(agents(1), eps=10.5)
+
+
+def test_unknown_precision():
+    with pytest.raises(InputError, match="choose from float64, float32"):
+        certify(agents(1), eps=0.1, precision="float16")
+
+
+# --- axes that do not fit
 
 
 def test_masks_of_other_agents():
