@@ -427,7 +427,7 @@ def test_no_model_has_more_than_the_simulator_handles(name):
     assert all(kind in (joint.mjJNT_SLIDE, joint.mjJNT_HINGE) for kind in others)
     assert model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
     assert model.opt.integrator in (integrator.mjINT_EULER, integrator.mjINT_RK4)
-    assert model.neq == model.na == 0
+    assert model.neq == model.na == model.opt.disableflags == 0
     assert not np.any(model.dof_frictionloss)
     assert not np.any(model.tendon_frictionloss) and not np.any(model.tendon_limited)
     assert np.all(model.actuator_ctrllimited)  # or actions out of range would not be clipped
@@ -498,6 +498,21 @@ def test_a_simulator_that_fails_ends_the_episode(name):
     assert not np.any(ours.obs[failing]) and not np.any(ours.reward[failing])
     for x, y in zip(ours, whole, strict=True):
         np.testing.assert_array_equal(x[~failing], y[~failing])
+
+
+def lowered(function, *given) -> str:
+    """The program for a CPU, as the compiler gets it."""
+    program = jax.jit(jax.vmap(function)).trace(*given).lower(lowering_platforms=("cpu",))
+    return program.as_text()
+
+
+@each(["HalfCheetah-v4", "Hopper-v4", "Ant-v4", "Humanoid-v5"], ["HalfCheetah-v4"])
+def test_no_step_calls_lapack(name):
+    """Or all threads may come to wait for each other: see `jaxprune.envs.elimination`."""
+    env = environment(name)
+    state, _ = jax.eval_shape(jax.vmap(env.reset), jax.random.split(jax.random.key(0), LANES))
+    assert "lapack" not in lowered(env.step, state, np.zeros((LANES, env.spec.action_size)))
+    assert "lapack" in lowered(jnp.linalg.cholesky, np.zeros((LANES, 3, 3)))
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-6, 1e-3, 1.0, 3.0, 30.0])

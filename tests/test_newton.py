@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from jaxprune.envs import newton
+from jaxprune.envs.elimination import solve_positive
 from jaxprune.envs.newton import Problem
 
 # (degrees of freedom, rows): every shape compiles once.
@@ -252,3 +253,40 @@ def test_vmap_is_a_loop(drawn):
         x, _, _ = solved(problem, guess)
         scale = np.max(np.abs([x, problem.smooth]))
         np.testing.assert_allclose(lane, x, rtol=0, atol=1e-9 * scale)
+
+
+# --- its linear systems
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from([1, 2, 5, 14, 23]),
+    st.integers(0, 2**32 - 1),
+    st.floats(-4, 0),
+    st.floats(0, 3),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_a_positive_system_is_solved_to_the_rounding(n, seed, smallest, grading, dtype):
+    """Backward stable: x is the solution of a matrix that is off by rounding."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    size = 10 ** rng.uniform(-grading, grading, n)  # light and heavy parts
+    matrix = size[:, None] * (basis * 10 ** rng.uniform(smallest, 0, n)) @ basis.T * size
+    matrix = (0.5 * (matrix + matrix.T)).astype(dtype)
+    right = rng.normal(size=n).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        x = np.asarray(jitted_solve(matrix, right))
+    assert x.dtype == dtype and x.shape == (n,)
+    residual = np.abs(np.float64(matrix) @ np.float64(x) - right)
+    # Rounding is of the size of |L| D |L'|, which is <= (A_ii A_jj)^1/2 by Cauchy and Schwarz.
+    root = np.sqrt(np.float64(np.diag(matrix)))
+    assert np.all(residual <= 4 * n * np.finfo(dtype).eps * root * (root @ np.abs(x)))
+
+
+jitted_solve = jax.jit(solve_positive)
+
+
+def test_a_system_of_numbers_that_are_exact():
+    matrix = np.array([[4.0, 2.0, -2.0], [2.0, 5.0, 1.0], [-2.0, 1.0, 3.0]])
+    x = jitted_solve(np.float32(matrix), np.float32(matrix @ [1.0, -2.0, 3.0]))
+    np.testing.assert_array_equal(x, [1.0, -2.0, 3.0])

@@ -106,7 +106,7 @@ def test_steps_that_are_kept():
     assert np.all(np.asarray(every.visited[:6]).any(-1)) and not np.asarray(every.visited[6:]).any()
     assert float(every.earned[:6].sum()) == pytest.approx(float(every.return_), rel=1e-6)
     assert not np.asarray(every.earned[6:]).any()
-    state, obs = env.reset(jax.random.split(jax.random.key(0))[0])
+    _, obs = env.reset(jax.random.split(jax.random.key(0))[0])
     np.testing.assert_array_equal(every.visited[0], obs)
     some = run(env, policy, times=np.array([4, 1, 1, 99]))
     np.testing.assert_array_equal(some.visited[:3], every.visited[jnp.array([4, 1, 1])])

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxprune.certify import norms
+from jaxprune.certify import lipschitz, norms
+from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
 from jaxprune.certify.interval import Box, ibp
 from jaxprune.certify.query import Query, length, make_query, with_rows
@@ -46,8 +48,21 @@ class Bound(NamedTuple):
 BOUNDS = {
     "frobenius": Bound(norms.frobenius, monotone=True, scope="global", norm="l2"),
     "path": Bound(norms.path, monotone=True, scope="global", norm="linf"),
+    "centre_free": Bound(norms.centre_free, monotone=True, scope="global", norm="linf"),
+    "path_infinf": Bound(norms.path_infinf, monotone=True, scope="global", norm="linf"),
+    "inf_product": Bound(norms.inf_product, monotone=True, scope="global", norm="linf"),
+    "path_22": Bound(norms.path_22, monotone=True, scope="global", norm="l2"),
+    "abs_spectral": Bound(norms.abs_spectral, monotone=True, scope="global", norm="l2"),
     "spectral": Bound(norms.spectral, monotone=False, scope="global", norm="l2"),
+    "liplt": Bound(lipschitz.liplt, monotone=False, scope="global", norm="l2"),
+    "eclipse_fast": Bound(lipschitz.eclipse_fast, monotone=False, scope="global", norm="l2"),
+    "lipsdp_first_order": Bound(
+        lipschitz.lipsdp_first_order, monotone=False, scope="global", norm="l2", slow=True
+    ),
     "ibp": Bound(ibp, monotone=False, scope="local", norm="linf"),
+    "interval_jacobian": Bound(interval_jacobian, monotone=False, scope="local", norm="linf"),
+    "crown": Bound(crown, monotone=False, scope="local", norm="linf"),
+    "alpha_crown": Bound(alpha_crown, monotone=False, scope="local", norm="linf", slow=True),
 }
 
 # Of D, by `Policy.distribution`.
@@ -86,8 +101,8 @@ class Local(NamedTuple):
 def certify(
     policy: Policy,
     masks: Masks | None = None,
-    eps: float | Array = 0.0,
-    obs: Array | None = None,
+    eps: float | ArrayLike = 0.0,
+    obs: ArrayLike | None = None,
     bounds: Sequence[str] | None = None,
     precision: str = "float64",
 ) -> dict[str, Certificate]:
@@ -115,7 +130,9 @@ def certify(
     lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
     rows = _check(policy, eps, obs, shape)
-    with jax.enable_x64(True) if precision == "float64" else nullcontext():
+    in_double = jax.enable_x64(True) if precision == "float64" else nullcontext()
+    # Whatever the default of the process: TF32 products would make a bound unsound.
+    with in_double, jax.default_matmul_precision("highest"):
         policies, eps, obs = jax.tree.map(
             lambda x: np.asarray(x, precision), (policies, eps, obs), is_leaf=_is_number
         )

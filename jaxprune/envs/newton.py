@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
 
+from jaxprune.envs.elimination import solve_positive
 from jaxprune.types import Array
 
 # Never reached on the states of the parity tables (3 are typical, 9 the most); a guard only.
@@ -74,7 +74,7 @@ def _newton_step(problem: Problem, at: _Iterate) -> _Iterate:
     inertial = mass @ (at.x - problem.smooth)
     gradient = inertial + jacobian.T @ (weight * at.slack)
     hessian = mass + (jacobian.T * weight) @ jacobian
-    direction = -cho_solve(cho_factor(hessian), gradient)
+    direction = -solve_positive(hessian, gradient)
 
     change = jacobian @ direction
     unchanged = jnp.all((at.slack + change < 0) == active)

@@ -1,8 +1,9 @@
 """MuJoCo models on MJX, stepped as MuJoCo C steps them and several times faster than MJX does.
 
-Positions, collisions, inertias and constraint rows are MJX's. Ours are the loop around them and
-the constraint solver (`jaxprune.envs.newton`), which reaches the same minimum as MuJoCo's Newton
-solver. results/reference/gym-parity holds what each change gained and the parity that was measured.
+Positions, collisions, inertias and constraint rows are MJX's. Ours are the loop around them, the
+linear systems (`jaxprune.envs.elimination`), as MJX calls LAPACK, and the constraint solver
+(`jaxprune.envs.newton`), which reaches the same minimum as MuJoCo's Newton solver.
+results/reference/gym-parity holds what each change gained and the parity that was measured.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import mujoco
 import numpy as np
 
 from jaxprune.envs import newton
+from jaxprune.envs.elimination import solve_positive
 from jaxprune.envs.quiet import quiet
 from jaxprune.types import Array
 
@@ -34,7 +36,6 @@ PLACING: tuple[Stage, ...] = (
     mjx.com_pos,
     mjx.tendon,
     mjx.crb,
-    mjx.factor_m,
     mjx.collision,
 )
 MOVING: tuple[Stage, ...] = (
@@ -42,7 +43,6 @@ MOVING: tuple[Stage, ...] = (
     mjx.transmission,
     mjx.fwd_velocity,
     mjx.fwd_actuation,
-    mjx.fwd_acceleration,
 )
 
 
@@ -95,9 +95,12 @@ class Physics:
         for stage in MOVING:
             data = stage(self.model, data)
         data = data.replace(qpos=state.qpos)  # MJX makes unit quaternions of them, C leaves them
+        mass = mjx.full_m(self.model, data)
+        qfrc_smooth = data.qfrc_passive - data.qfrc_bias + data.qfrc_actuator
+        data = data.replace(qfrc_smooth=qfrc_smooth, qacc_smooth=solve_positive(mass, qfrc_smooth))
         rows = data._impl  # MJX shows constraint rows nowhere else
         problem = newton.Problem(
-            mass=mjx.full_m(self.model, data),
+            mass=mass,
             smooth=data.qacc_smooth,
             jacobian=rows.efc_J,
             weight=rows.efc_D,
@@ -129,8 +132,17 @@ class Physics:
         frames = data._impl.contact.frame.at[self._steep.contacts].set(frame)
         return data.tree_replace({"_impl.contact.frame": frames})
 
-    def _euler(self, data: Data) -> Data:
-        return mjx.euler(self.model, self._forward(data))
+    def _euler(self, start: Data) -> Data:
+        """Positions move by the new velocity, which joint damping acts at: semi-implicit.
+
+        (M + h diag(damping)) qacc = all forces, where damping at the old velocity is among them.
+        """
+        h = self.model.opt.timestep
+        data = self._forward(start)
+        damped = mjx.full_m(self.model, data) + jnp.diag(h * self.model.dof_damping)
+        qvel = data.qvel + h * solve_positive(damped, data.qfrc_smooth + data.qfrc_constraint)
+        qpos = self._advance(data.qpos, h * qvel)
+        return data.replace(qpos=qpos, qvel=qvel, qacc_warmstart=data.qacc)
 
     def _runge_kutta(self, start: Data) -> Data:
         """Classical RK4. One program serves all four evaluations: it compiles once."""

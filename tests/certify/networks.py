@@ -44,11 +44,11 @@ def policy_of(layers: list[Affine], distribution="normal", activation="tanh", st
     return replace(policy, params=policy.params._replace(actor=actor))
 
 
-def bound(fn, layers, eps=1.0, inv_std=1.0) -> float:
+def bound(fn, layers, eps=1.0, inv_std=1.0, activation="tanh") -> float:
     """A global bound in float64; `inv_std` None for logits."""
     with jax.enable_x64(True):
         layers = [Affine(*(jnp.asarray(x, "float64") for x in layer)) for layer in layers]
         size, actions = layers[0].weight.shape[1], layers[-1].weight.shape[0]
         eps = jnp.broadcast_to(jnp.asarray(eps, "float64"), (size,))
         inv_std = None if inv_std is None else jnp.full(actions, inv_std)
-        return float(jax.jit(fn)(make_query(layers, eps, inv_std)))
+        return float(jax.jit(fn)(make_query(layers, eps, inv_std, activation)))

@@ -1,0 +1,152 @@
+"""Interval rules of the activations against extended precision, and interval bound propagation."""
+
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import network
+
+from jaxprune.certify.interval import ACTIVATIONS, SLOPES, Box, ibp, pre_activations
+from jaxprune.certify.query import Query, length, make_query
+from jaxprune.families import InputError
+from jaxprune.policy import Affine
+
+EXACT = {  # in extended precision: value and slope
+    "tanh": (np.tanh, lambda x: 1 / np.cosh(np.clip(x, -5000, 5000)) ** 2),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
+}
+ACTIVATION = pytest.mark.parametrize("activation", EXACT)
+DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
+RULES = {name: jax.jit(rule) for name, rule in ACTIVATIONS.items()}
+SLOPE_RULES = {name: jax.jit(rule) for name, rule in SLOPES.items()}
+
+# XLA rounds subnormal numbers to zero, which no rule covers.
+ends = st.one_of(
+    st.floats(-4, 4), st.floats(-40, 40), st.floats(-1e-6, 1e-6), st.sampled_from([-1e30, 0, 1e30])
+).map(lambda x: x if abs(x) > 1e-36 else 0.0)
+
+
+def query(layers, eps, centre, activation="tanh", dtype="float64") -> Query:
+    layers = [Affine(*(jnp.asarray(x, dtype) for x in layer)) for layer in layers]
+    eps = jnp.broadcast_to(jnp.asarray(eps, dtype), np.shape(centre))
+    return make_query(layers, eps, None, activation, jnp.asarray(centre, dtype))
+
+
+def grid(low, high, dtype) -> np.ndarray:
+    """From end to end in extended precision, 0 among them if it lies between, `[n, points]`."""
+    low, high = (np.asarray(end, dtype).astype(np.longdouble)[:, None] for end in (low, high))
+    points = low + (high - low) * np.linspace(0, 1, 101, dtype=np.longdouble)
+    points = np.clip(points, low, high)  # huge ends round
+    return np.concatenate([points, np.clip(0, low, high), high], axis=1)
+
+
+def check_rules(low, high, activation, dtype):
+    """Boxes and slopes hold on the grid and are tight to a few roundings."""
+    with jax.enable_x64(True):
+        box = Box(jnp.asarray(low, dtype), jnp.asarray(high, dtype))
+        image, slopes = RULES[activation](box), SLOPE_RULES[activation](box)
+    assert all(end.dtype == dtype for end in (*image, *slopes))
+    x, (value, slope) = grid(low, high, dtype), EXACT[activation]
+    for found, truth in ((image, value(x)), (slopes, slope(x[:, :-1]))):
+        least, most = (np.asarray(end, np.longdouble)[:, None] for end in found)
+        assert np.all(least <= truth) and np.all(truth <= most)
+    lost = 50 * np.finfo(dtype).eps
+    np.testing.assert_allclose(image.low, value(x[:, 0]).astype(dtype), rtol=lost)
+    np.testing.assert_allclose(image.high, value(x[:, -1]).astype(dtype), rtol=lost)
+    assert np.all((np.asarray(slopes.low) >= 0) & (np.asarray(slopes.high) <= 1))
+
+
+@DTYPE
+@ACTIVATION
+@given(a=ends, b=ends)
+@settings(max_examples=100)
+def test_rules_hold_on_any_interval(activation, dtype, a, b):
+    """Huge, tiny, of one point, on either side of 0 or across it."""
+    check_rules([min(a, b)], [max(a, b)], activation, dtype)
+
+
+@DTYPE
+@ACTIVATION
+def test_rules_hold_on_many_intervals(activation, dtype):
+    rng = np.random.default_rng(0)
+    middle = rng.standard_normal(5000) * 10.0 ** rng.uniform(-3, 1.3, 5000)
+    half = 10.0 ** rng.uniform(-12, 1, 5000) * (rng.random(5000) < 0.9)
+    check_rules(middle - half, middle + half, activation, dtype)
+
+
+def test_slopes_of_saturated_units_are_not_zero():
+    """1 - tanh^2 is 0 in float32 from 9 on, which would not be a bound."""
+    far = Box(jnp.array([9.0, -30.0]), jnp.array([12.0, -20.0]))
+    slopes = SLOPES["tanh"](far)
+    truth = 4 * np.exp([-18.0, -40.0])
+    assert np.all(truth * (1 - 1e-6) <= slopes.high) and np.all(slopes.high <= truth * (1 + 1e-5))
+
+
+def test_golden_value():
+    """certificates.md 4.2."""
+    with jax.enable_x64(True):
+        centre = np.random.default_rng(100).standard_normal(11)
+        asked = query(network(0, (11, 64, 64, 3)), 0.01, centre)
+        box, at = jax.jit(ibp)(asked), ibp(asked.replace(eps=jnp.zeros(11)))
+        change = jnp.maximum(box.high - at.low, at.high - box.low)
+        distance = float(length(asked.replace(norm="l2"), change))
+    assert distance == pytest.approx(0.79373, abs=5e-6)
+
+
+@ACTIVATION
+def test_agrees_with_another_implementation(activation):
+    """The natural inclusion of immrax, to 1e-5."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        immrax = pytest.importorskip("immrax")
+    rng = np.random.default_rng(3)
+    layers, centre = network(3, (6, 12, 9, 3)), rng.standard_normal(6)
+    layers = [Affine(*(jnp.asarray(x, "float32") for x in layer)) for layer in layers]
+    eps = jnp.asarray(rng.uniform(0, 0.3, 6), "float32")
+    act = {"tanh": jnp.tanh, "relu": partial(jnp.maximum, 0.0)}[activation]
+
+    def network_of(x):
+        for weight, bias in layers[:-1]:
+            x = act(weight @ x + bias)
+        return layers[-1].weight @ x + layers[-1].bias
+
+    asked = query(layers, eps, centre, activation, "float32")
+    ball = immrax.interval(asked.centre - eps, asked.centre + eps)
+    theirs, ours = immrax.natif(network_of)(ball), ibp(asked)
+    np.testing.assert_allclose(ours.low, theirs.lower, atol=1e-5 * 10)
+    np.testing.assert_allclose(ours.high, theirs.upper, atol=1e-5 * 10)
+
+
+@ACTIVATION
+def test_boxes_of_every_layer_hold(activation):
+    """Pre-activations of random points and corners, layer by layer."""
+    rng = np.random.default_rng(4)
+    layers, centre = network(4, (5, 9, 7, 2)), rng.standard_normal(5)
+    with jax.enable_x64(True):
+        boxes = pre_activations(query(layers, 0.2, centre, activation))
+    moves = rng.uniform(-1, 1, (400, 5))
+    x = centre + 0.2 * np.concatenate([moves, np.sign(moves)])
+    for (weight, bias), box in zip(layers, boxes, strict=True):
+        z = x @ weight.T + bias
+        assert np.all((np.asarray(box.low) <= z) & (z <= np.asarray(box.high)))
+        x = EXACT[activation][0](z)
+
+
+def test_a_wider_ball_has_wider_boxes():
+    rng = np.random.default_rng(5)
+    layers, centre = network(5, (5, 9, 7, 2)), rng.standard_normal(5)
+    with jax.enable_x64(True):
+        asked = query(layers, 1.0, centre)
+        radii = jnp.asarray(np.r_[0, np.geomspace(1e-6, 3, 30)])
+        box = jax.vmap(lambda r: ibp(asked.replace(eps=r * asked.eps)))(radii)
+    assert np.all(np.diff(box.low, axis=0) <= 0) and np.all(np.diff(box.high, axis=0) >= 0)
+
+
+def test_unknown_activation():
+    with pytest.raises(InputError, match=r"activation with an interval rule.*tanh, relu"):
+        ibp(query(network(0, (2, 3, 1)), 0.1, np.zeros(2), "gelu", "float32"))
