@@ -197,7 +197,7 @@ def test_bounds_agree_with_their_references_and_are_in_order(sizes, seed, sparsi
     assert found["eclipse_fast"] == pytest.approx(numpy_eclipse_fast(left), rel=GRAM)
     assert all(value <= found["spectral"] for value in found.values())
     oracle = solved(sizes, seed, sparsity)
-    assert oracle * (1 - 1e-6) <= found["lipsdp_first_order"] <= oracle * 1.005
+    assert oracle * (1 - 1e-5) <= found["lipsdp_first_order"] <= oracle * 1.005
     assert found["lipsdp_first_order"] < 0.9 * found["eclipse_fast"]
 
 
@@ -208,7 +208,7 @@ def test_first_order_lipsdp_is_within_a_percent_of_the_solver(sizes, sparsity):
     for seed in range(4):
         weights = kernels(seed, sizes, sparsity)
         value = float(tight_bounds(weights)["lipsdp_first_order"]) / root(weights)
-        assert 1 - 1e-6 <= value / solved(sizes, seed, sparsity) <= 1.01
+        assert 1 - 1e-5 <= value / solved(sizes, seed, sparsity) <= 1.01
 
 
 def pattern_norm(rng, weights) -> float:
