@@ -25,10 +25,10 @@ TASK_COST = {
     "ant": 3.0,
     "halfcheetah": 1.5,
     "walker2d": 1.5,
-    "gym/Hopper": 1.5,
-    "gym/Walker2d": 1.9,
-    "gym/Ant": 6.4,
-    "gym/Humanoid": 60.0,
+    "gym/Hopper": 1.2,
+    "gym/Walker2d": 1.7,
+    "gym/Ant": 5.8,
+    "gym/Humanoid": 15.0,
 }
 # Of one program, two of which compile at a time.
 COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}

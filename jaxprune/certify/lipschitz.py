@@ -6,8 +6,8 @@
 l_2 ball of radius sqrt(d), d the inputs that reach an output (all of obs_size unless pruned), and
 the l_inf change of logits is bounded by the l_2 change.
 
-Masking can raise them: a bound that no network puts above its spectral product cannot be monotone.
-The mask of `norms`, with the identity behind, raises all three from 1.41421 to 1.61803.
+Masking can raise them: no bound that is never above the spectral product can be monotone. The mask
+of `norms`, with the identity behind, raises all three from 1.41421 to 1.61803.
 
 `eclipse_fast` and `lipsdp_first_order` rest on one statement. Let Lambda_k be diagonal, positive,
 
@@ -15,7 +15,8 @@ The mask of `norms`, with the identity behind, raises all three from 1.41421 to 
 
 If every X_k is positive definite, the outputs move by at most ||W_L X_{L-1}^(-1/2)||_2 per unit of
 l_2 change of the inputs. Any Lambda proves a bound, so no solver has to be trusted. The least of
-them is the optimum of LipSDP-neuron.
+them is the optimum of LipSDP-neuron. The rounding granted to them grows with the square of the
+width: in float32 it adds 0.2 % and 10 % for layers of 64 units, and 8 % and 70 % for 256.
 
 Source: Fazlyab et al. 2019 (arXiv 1906.04893), by block elimination.
 """
@@ -87,7 +88,7 @@ def lipsdp_first_order(query: Query) -> Array:
                 weights, lambda k, _: jnp.exp(logs[k] / 2) * (1 - delta) ** ((k + 1) / 2)
             )[0]
 
-        found = jax.vmap(drawn_back)(jnp.asarray(DRAWN_BACK, start.dtype))
+        found = jax.lax.map(drawn_back, jnp.asarray(DRAWN_BACK, start.dtype))
         return jnp.minimum(jnp.min(found), start)
 
     return _homogeneous(of, query)

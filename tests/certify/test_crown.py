@@ -199,6 +199,17 @@ def test_lines_hold_on_many_boxes(activation, dtype):
     check_lines(activation, dtype, z, z - down, z + up, rng.uniform(0, 1, (2, 2000)))
 
 
+def test_lines_are_relu_where_it_does_not_bend():
+    """Whatever the choice."""
+    with jax.enable_x64(True):
+        z, choice = jnp.array([2.0, -2.0]), jnp.array([0.3, 0.3])
+        layer = Layer(z, Box(-jnp.ones(2), jnp.ones(2)), jnp.zeros(2))
+        middle, half = LINES["relu"](layer, Choice(choice, choice))
+    np.testing.assert_array_equal(middle.slope, [1, 0])
+    np.testing.assert_array_equal(half.slope, [0, 0])
+    assert np.all(np.abs([*middle.offset, *half.offset]) < 1e-13)
+
+
 def test_tangents_are_tight():
     """On a box across 0 the best line is the tangent through the lower end, by root finding."""
     a = np.geomspace(0.01, 50, 60)
