@@ -42,7 +42,7 @@ class Bound(NamedTuple):
     norm: str
     """The norm it works in between layers."""
     slow: bool = False
-    """Costs hundreds of times its neighbours: computed only if asked for by name."""
+    """Costs tens to hundreds of times its neighbours: computed only if asked for by name."""
 
 
 BOUNDS = {
