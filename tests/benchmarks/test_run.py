@@ -67,8 +67,11 @@ def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
     np.testing.assert_allclose(table["sparsity_achieved"], table["sparsity"], atol=0.5 / kernels)
 
     certificates = read_table(run, "certificates")
-    # 122 cells x 3 bounds x (D, TV, vacuity, value gap)
-    assert len(certificates["value"]) == 122 * 3 * 4
+    # 122 cells x (4 global bounds x (D, TV, vacuity, value gap in two forms)
+    # + the attack and crown x (D and TV, maximum and mean)
+    # + crown's check, actions that stay, and floors of two returns, estimated and certain)
+    assert len(certificates["value"]) == 122 * (4 * 5 + 2 * 4 + 2 + 4)
+    assert not np.any(certificates["value"][certificates["quantity"] == "exceeded"])
     probabilities = certificates["value"][certificates["unit"] == "probability"]
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
 

@@ -128,31 +128,55 @@ def solved(sizes: tuple[int, ...], seed: int, sparsity: float) -> float:
     return numpy_bound(weights, [2 * t.value / rho.value for t in ts])
 
 
-GOLDEN = {  # sizes, gain of the hidden layers, values as printed in certificates.md 4.2
-    "11-64-64-3": ((11, 64, 64, 3), 1.0, "3.9765", "4.04581"),
-    "hidden gain sqrt 2": ((11, 64, 64, 3), 2**0.5, "7.953", "8.09162"),
-    "27-64-64-8": ((27, 64, 64, 8), 1.0, "3.41352", "3.37125"),
-}
+def printed(text: str):
+    """A number known to the printed digits."""
+    return pytest.approx(float(text), rel=0, abs=0.5 * 10.0 ** -len(text.split(".")[1]))
 
 
-@pytest.mark.parametrize("case", GOLDEN)
-def test_golden_values(case):
-    """Printed without sqrt(d)."""
-    sizes, gain, *values = GOLDEN[case]
-    layers = network(0, sizes, gain)
-    for fn, text in zip((liplt, eclipse_fast), values, strict=True):
-        half_digit = 0.5 * 10.0 ** -len(text.split(".")[1])
-        value = bound(fn, layers) / math.sqrt(sizes[0])
-        assert value == pytest.approx(float(text), rel=0, abs=half_digit)
+def test_golden_values():
+    """27-64-64-8 of certificates.md 4.2, printed without sqrt(d); 11-64-64-3 is below."""
+    layers = network(0, (27, 64, 64, 8))
+    assert bound(liplt, layers) / math.sqrt(27) == printed("3.41352")
+    assert bound(eclipse_fast, layers) / math.sqrt(27) == printed("3.37125")
+
+
+def test_all_devices_certify_many_masks_at_once():
+    """64 masks of 11-64-64-3 on both devices, as a run does it; every lane has its own mask.
+
+    The first agent has hidden gain 1, the second sqrt 2: golden values of certificates.md 4.2.
+    """
+    nets = [policy_of(network(0, (11, 64, 64, 3), gain)) for gain in (1.0, 2**0.5)]
+    policies = jax.tree.map(lambda *x: jnp.stack(x), *nets)
+    masks = prune(policies, "magnitude", list(np.linspace(0, 0.97, 32)))
+    found = certify(policies, masks, eps=1.0, bounds=list(TIGHT))
+    values = {name: certificate.value / math.sqrt(11) for name, certificate in found.items()}
+    assert all(v.shape == (2, 32) and np.all(np.isfinite(v)) for v in values.values())
+    assert values["liplt"][0, 0] == printed("3.9765") and values["liplt"][1, 0] == printed("7.953")
+    assert values["eclipse_fast"][0, 0] == printed("4.04581")
+    assert values["eclipse_fast"][1, 0] == printed("8.09162")
+    # An interior-point solver finds 2.5457816 for it, in minutes.
+    assert 2.54578 < values["lipsdp_first_order"][0, 0] < 2.5457816 * 1.003
+    ratio = values["lipsdp_first_order"][:, :30] / values["eclipse_fast"][:, :30]
+    assert np.all(ratio <= 1) and np.mean(ratio) < 0.7
+    actor = jax.tree.map(
+        lambda x, m: np.asarray(x[:, None] * m), policies.params.actor, masks.actor
+    )
+    for index in ((0, 10), (1, 25)):
+        weights = [layer["kernel"][index].T.astype(np.float64) for layer in actor.values()]
+        left, share = in_use(weights), root(weights) / math.sqrt(11)
+        for name, reference in (("liplt", numpy_liplt), ("eclipse_fast", numpy_eclipse_fast)):
+            assert values[name][index] == pytest.approx(reference(left) * share, rel=GRAM)
 
 
 def test_no_bound_below_the_spectral_product_is_monotone():
     """[[1, 1], [1, -1]], then the identity: zeroing the -1 raises sqrt 2 to the golden ratio."""
-    full = tight_bounds([np.array([[1, 1], [1, -1]]), np.eye(2)])
-    masked = tight_bounds([np.array([[1, 1], [1, 0]]), np.eye(2)])
-    for name in TIGHT:
-        assert full[name] / 2**0.5 == pytest.approx(math.sqrt(2), rel=1e-6)
-        assert masked[name] / 2**0.5 == pytest.approx((1 + math.sqrt(5)) / 2, rel=1e-6)
+    weights = [np.zeros((after, before)) for before, after in itertools.pairwise(ONE)]
+    weights[1][:2, :2] = np.eye(2)
+    for corner, exact in (([[1, 1], [1, -1]], 2**0.5), ([[1, 1], [1, 0]], (1 + 5**0.5) / 2)):
+        weights[0][:2, :2] = corner
+        found = tight_bounds(weights)
+        for name in TIGHT:
+            assert found[name] / 2**0.5 == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [ONE, TWO])
@@ -165,8 +189,7 @@ def test_lipsdp_is_exact_for_non_negative_weights(sizes):
     assert found["eclipse_fast"] > 1.01 * exact and found["liplt"] > 1.003 * exact
 
 
-@pytest.mark.parametrize("distribution", HEADS)
-@pytest.mark.parametrize("shape", [(1, 1), (6, 2)])
+@pytest.mark.parametrize(("shape", "distribution"), [((6, 2), "normal"), ((3, 5), "categorical")])
 def test_a_linear_policy_has_the_spectral_norm(shape, distribution):
     w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     found = certify(policy_of(affine([w]), distribution), eps=0.5, bounds=list(TIGHT))
@@ -293,10 +316,10 @@ def test_any_lambda_is_certified_or_refused(seed, reach, dtype):
         assert value == math.inf
 
 
-@pytest.mark.parametrize("sizes", [ONE, (3, 6, 7, 5, 2)])
-def test_slopes_are_those_of_the_smoothed_bound(sizes):
+def test_slopes_are_those_of_the_smoothed_bound():
     """Against differences of log(trace G^129) / 129 - barrier sum_k log det Z_k."""
-    weights, rng = kernels(1, sizes), np.random.default_rng(0)
+    sizes, rng = (3, 6, 7, 5, 2), np.random.default_rng(0)
+    weights = kernels(1, sizes)
     logs = [-1.5 * k + 0.2 * rng.standard_normal(n) for k, n in enumerate(sizes[1:-1], 1)]
     with jax.enable_x64(True):
         arrays = [*map(jnp.asarray, weights)], [*map(jnp.asarray, logs)]
@@ -322,7 +345,7 @@ def test_slopes_are_those_of_the_smoothed_bound(sizes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", [1, 8, 9, 40])
+@pytest.mark.parametrize("n", [3, 20])
 def test_inverse_root(n, dtype):
     """Of a matrix of condition 1e3, and of one that is not positive definite."""
     left = np.linalg.qr(np.random.default_rng(n).standard_normal((n, n)))[0]
@@ -400,24 +423,3 @@ def test_nothing_calls_lapack():
     """Its batched calls, inside a loop on two CPU devices at once, block each other."""
     weights = [jnp.asarray(w, jnp.float32) for w in kernels(0, (5, 20, 20, 3))]
     assert "custom_call" not in of_weights.lower(weights, jnp.ones(5), jnp.ones(3)).as_text()
-
-
-def test_all_devices_certify_many_masks_at_once():
-    """64 masks of 11-64-64-3 on both devices, as a run does it; every lane has its own mask."""
-    policy = policy_of(network(0, (11, 64, 64, 3)))
-    masks = prune(policy, "magnitude", list(np.linspace(0, 0.97, 64)))
-    found = certify(policy, masks, eps=1.0, bounds=list(TIGHT))
-    values = {name: certificate.value / math.sqrt(11) for name, certificate in found.items()}
-    assert all(v.shape == (64,) and np.all(np.isfinite(v)) for v in values.values())
-    assert np.all(values["lipsdp_first_order"][:60] < values["eclipse_fast"][:60])
-    assert values["lipsdp_first_order"][-1] == 0  # 3 % of the weights: no path is left
-    assert values["liplt"][0] == pytest.approx(3.9764990, rel=1e-6)
-    assert values["eclipse_fast"][0] == pytest.approx(4.0458115, rel=1e-6)
-    # An interior-point solver finds 2.5457816 for it, in minutes.
-    assert 2.54578 < values["lipsdp_first_order"][0] < 2.5457816 * 1.003
-    actor = jax.tree.map(np.multiply, policy.params.actor, masks.actor)
-    for i in (20, 50):
-        weights = [layer["kernel"][i].T.astype(np.float64) for layer in actor.values()]
-        left, share = in_use(weights), root(weights) / math.sqrt(11)
-        for name, reference in (("liplt", numpy_liplt), ("eclipse_fast", numpy_eclipse_fast)):
-            assert values[name][i] == pytest.approx(reference(left) * share, rel=GRAM)
