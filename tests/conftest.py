@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -13,6 +14,13 @@ settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
 SHARED = Path(os.environ.get("JAXPRUNE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Every compiled program holds memory maps, and Linux allows a process 65,530 of them."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
