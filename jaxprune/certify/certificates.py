@@ -124,7 +124,7 @@ def certify(
 
     Raises:
         InputError: unknown bound or precision, a local bound without obs, eps negative or beyond
-            the clip range of the observations, weights not finite, or axes that do not fit.
+            the clip range of the observations, weights or obs not finite, or axes that do not fit.
     """
     names = _chosen(bounds, obs)
     lookup(SOUND, precision, "precision")
@@ -133,11 +133,10 @@ def certify(
     in_double = jax.enable_x64(True) if precision == "float64" else nullcontext()
     # Whatever the default of the process: TF32 products would make a bound unsound.
     with in_double, jax.default_matmul_precision("highest"):
-        policies, eps, obs = jax.tree.map(
-            lambda x: np.asarray(x, precision), (policies, eps, obs), is_leaf=_is_number
-        )
-        shared = Shared(policies, np.broadcast_to(eps, policies.obs_stats.mean.shape[-1:]))
-        cells, obs = jax.device_get(cells), _per_cell(obs, shape)
+        policies = jax.tree.map(lambda x: np.asarray(x, precision), policies)
+        radius = np.broadcast_to(np.asarray(eps, precision), policies.obs_stats.mean.shape[-1:])
+        shared, cells = Shared(policies, radius), jax.device_get(cells)
+        obs = None if obs is None else _per_cell(np.asarray(obs, precision), shape)
         values = _run(_global_program, names["global"], CHUNK, shared, cells, None)
         values |= _run(_local_program, names["local"], 1, shared, cells, obs)
     return {
@@ -203,10 +202,8 @@ class Item(NamedTuple):
     obs: Any  # raw [n, obs_size]; None for global bounds
 
 
-def _per_cell(obs: Any, shape: tuple[int, ...]) -> Any:
+def _per_cell(obs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Observations `[N, n, obs_size]`."""
-    if obs is None:
-        return None
     return np.broadcast_to(obs, (*shape, *obs.shape[-2:])).reshape(-1, *obs.shape[-2:])
 
 
@@ -334,7 +331,3 @@ def _certificate(
     low, high = found.box
     distance, tv = found.distance, found.total_variation
     return Certificate(distance, tv, *facts, low, high, found.fixed_action)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, float | int)
