@@ -281,6 +281,17 @@ def test_visited_states_have_the_axes_of_the_masks_and_are_of_their_episodes():
     assert len(np.unique(every, axis=0)) == 3 * DRIFT.spec.horizon  # each once
 
 
+def test_visited_states_end_where_their_episodes_ended():
+    """Pendulum: (cos, sin, speed). Cartpole: nothing after the pole has fallen, no zeros."""
+    env = make_env("pendulum")
+    every = visited(env, policies(env), states=8 * env.spec.horizon, episodes=8)
+    np.testing.assert_allclose(np.hypot(every[:, 0], every[:, 1]), 1, rtol=1e-5)
+    assert len(np.unique(every, axis=0)) == 8 * env.spec.horizon
+    seen = visited(CARTPOLE, policies(CARTPOLE), states=8 * CARTPOLE.spec.horizon, episodes=8)
+    assert len(np.unique(seen, axis=0)) < 8 * CARTPOLE.spec.horizon
+    assert np.all(np.abs(seen[:, 2]) < 0.5) and np.all(seen.any(-1))
+
+
 @pytest.mark.parametrize("wrong", [{"states": 0}, {"episodes": 0}])
 def test_visited_needs_states_and_episodes(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import theorem
-from benchmarks.theorem import Findings, Line, Network, Options
-from jaxprune.envs import make_env
+from benchmarks import theorem, theorem_report
+from benchmarks.theorem import Options
+from benchmarks.theorem_report import Findings, Line, Network
 from jaxprune.policy import init_policy
 from jaxprune.policy_io import save_policy
 from jaxprune.pruning import prune, sparsity_of
@@ -118,21 +118,6 @@ def test_a_policy_is_looked_at_where_it_goes(tmp_path, capsys):
     assert "of 4 bounds." in capsys.readouterr().out
 
 
-def test_visited_states_are_those_of_the_episodes():
-    """Pendulum: (cos, sin, speed); an untrained policy hangs around, and does not stand still."""
-    env, policy = make_env("pendulum"), theorem.gaussian_policy(0, SIZES, "tanh")
-    play = theorem.player(env)
-    obs = theorem.visited(play, policy, Options(out=Path(), states=50))
-    assert obs.shape == (50, 3) and len(np.unique(obs, axis=0)) == 50
-    np.testing.assert_allclose(np.hypot(obs[:, 0], obs[:, 1]), 1, rtol=1e-5)
-    everything = theorem.visited(play, policy, Options(out=Path(), states=10**6))
-    assert everything.shape == (theorem.EPISODES * env.spec.horizon, 3)
-    # Episodes that ended early are cut where they ended: a pole that is balanced stays near 0.
-    env, policy = make_env("cartpole"), init_policy(jax.random.key(0), 4, 2, discrete=True)
-    seen = theorem.visited(theorem.player(env), policy, Options(out=Path(), states=10**6))
-    assert len(seen) < theorem.EPISODES * env.spec.horizon and np.all(np.abs(seen[:, 2]) < 0.5)
-
-
 def linear_policy(weight, std=1.0):
     weight = np.asarray(weight, float)
     policy = init_policy(jax.random.key(0), weight.shape[1], len(weight), hidden=())
@@ -192,14 +177,14 @@ def line(sweep="magnitude", baseline=False, **values) -> Line:
 
 def test_rises_are_counted_step_by_step_and_against_the_dense_network():
     found = line(spectral=[2.0, 1.0, 1.5], jacobian=[[1, 0], [4, 0], [2, 0]], path=[1, 1, 1])
-    assert theorem.rises([found], "spectral") == (2, 1, 1.5, 0.75)
-    assert theorem.rises([found, found], "jacobian") == (8, 2, 4.0, 4.0)
-    assert theorem.rises([found], "path") == (2, 0, 1.0, 1.0)
+    assert theorem_report.rises([found], "spectral") == (2, 1, 1.5, 0.75)
+    assert theorem_report.rises([found, found], "jacobian") == (8, 2, 4.0, 4.0)
+    assert theorem_report.rises([found], "path") == (2, 0, 1.0, 1.0)
     # The last bit counts where a bound claims to be monotone, and is rounding where it does not.
     bits = [1.0, np.nextafter(1.0, 2.0), 1.0]
     found = line(path=bits, spectral=bits)
-    assert theorem.rises([found], "path").raised == 1
-    assert theorem.rises([found], "spectral").raised == 0
+    assert theorem_report.rises([found], "path").raised == 1
+    assert theorem_report.rises([found], "spectral").raised == 0
 
 
 def test_prices_are_ratios_at_each_state():
@@ -209,17 +194,17 @@ def test_prices_are_ratios_at_each_state():
         attack=[[1, 4], [1, 1], [0, 0]],
         jacobian=[1] * 3,
     )
-    price = theorem.prices([found], 0)
+    price = theorem_report.prices([found], 0)
     assert price["path"] == pytest.approx((8, 2, 4))  # sqrt(8/2 * 8/8), sqrt(8/1 * 8/4)
     assert price["ibp"] == pytest.approx((4, 1, 2))
-    assert theorem.relative([found], "path") == pytest.approx([1, 0.5, 0.25])
-    assert theorem.relative([found], "attack") == pytest.approx([1, 0.5, 0])
+    assert theorem_report.relative([found], "path") == pytest.approx([1, 0.5, 0.25])
+    assert theorem_report.relative([found], "attack") == pytest.approx([1, 0.5, 0])
 
 
 def test_the_verdict_names_what_should_be_impossible():
     truth = {"jacobian": [1.0, 1.0, 1.0], "attack": [1.0, 1.0, 1.0]}
     good = line(path=[3, 2, 1], spectral=[2, 2.5, 1], **truth)
-    fine = list(theorem.verdict(Findings([good])))
+    fine = list(theorem_report.verdict(Findings([good])))
     assert fine[0] == "The claim holds for 1 of 2 bounds."
     assert "not one of 2 pruning steps" in fine[1]
     assert fine[2] == (
@@ -229,10 +214,10 @@ def test_the_verdict_names_what_should_be_impossible():
     assert "1.5 times the tightest of all at each state and 3 times" in " ".join(fine)
     assert fine[-1] == "No attack went beyond any bound."
     bad = line(path=[3, 4, 1], spectral=[2, 0.5, 1], **truth)
-    found = " ".join(theorem.verdict(Findings([bad])))
+    found = " ".join(theorem_report.verdict(Findings([bad])))
     assert "Please report: path cannot rise, and rose in 50.0% (magnitude)" in found
     assert "Please report: the attack went beyond spectral of net, magnitude." in found
-    lucky = " ".join(theorem.verdict(Findings([line(spectral=[3, 2, 1], **truth)])))
+    lucky = " ".join(theorem_report.verdict(Findings([line(spectral=[3, 2, 1], **truth)])))
     assert "No step raised spectral here, though nothing forbids it." in lucky
     assert "price" not in lucky  # no monotone bound, no price
 
