@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.labels import Labels
 from jaxprune.regret import decompose
 from jaxprune.statistics import Interval, bootstrap_mean
 
@@ -76,10 +77,12 @@ def curves(table: Columns) -> list[Curve]:
 
 
 class Results(NamedTuple):
-    """The curves of a run by what they are."""
+    """The curves of a run by what they are; a method is a label of `benchmarks.labels`."""
 
     by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
-    methods: list[str]  # without "none"
+    methods: list[str]  # without the unpruned agents
+    dense_of: dict[str, str]  # method -> the unpruned agents of its regime
+    nested: dict[str, bool]  # method -> whether monotone bounds promise anything along its curve
     adversaries: list[tuple[str, float]]  # (attack, eps) without the clean run
     victim: str  # "deterministic" or "stochastic"
 
@@ -96,22 +99,36 @@ class Results(NamedTuple):
         """Radii of the adversaries, as asked for."""
         return list(dict.fromkeys(eps for _, eps in self.adversaries))
 
+    def dense(self, method: str) -> Curve:
+        """The clean curve (one point) of the unpruned agents that a method is compared with."""
+        return self.clean(self.dense_of[method])
+
     def pruned_methods(self) -> list[str]:
         """Methods with a curve to show; the unpruned agents where there is no other."""
-        return self.methods or ["none"]
+        return self.methods or list(dict.fromkeys(self.dense_of.values()))
+
+
+def labelled(table: Columns, labels: Labels) -> Columns:
+    """The table with the labels of its curves in place of the methods."""
+    return {**table, "method": labels.column(table)} if table else table
 
 
 def collect(table: Columns) -> Results:
-    """Curves by key."""
-    by_key = {(c.method, c.attack, c.eps): c for c in curves(table)}
-    methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m != "none"]
+    """Curves by key, from a table of returns as it was written."""
+    labels = Labels(table)
+    named = labelled(table, labels)
+    by_key = {(c.method, c.attack, c.eps): c for c in curves(named)}
+    dense_of = labels.dense_of()
+    unpruned = set(dense_of.values())
+    methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m not in unpruned]
     adversaries = list(dict.fromkeys((a, e) for _, a, e in by_key if a != "none"))
-    return Results(by_key, methods, adversaries, str(table["victim"][0]))
+    nested = dict(zip(named["method"].tolist(), named["nested"].tolist(), strict=True))
+    return Results(by_key, methods, dense_of, nested, adversaries, str(table["victim"][0]))
 
 
-def reference(results: Results, quantity: str = "returns") -> float:
-    """J_ref: the best mean clean return of an unpruned agent of this run, not the optimum."""
-    return float(getattr(results.clean("none"), quantity).mean(-1).max())
+def reference(results: Results, method: str, quantity: str = "returns") -> float:
+    """J_ref: the best mean clean return of an unpruned agent of the regime, not the optimum."""
+    return float(getattr(results.dense(method), quantity).mean(-1).max())
 
 
 class Halves(NamedTuple):
@@ -123,7 +140,7 @@ class Halves(NamedTuple):
 
 def halves(results: Results) -> Halves:
     """The first half of the episodes and the second."""
-    episodes = results.clean("none").returns.shape[-1]
+    episodes = next(iter(results.by_key.values())).returns.shape[-1]
     return Halves(slice(0, max(episodes // 2, 1)), slice(episodes // 2, None))
 
 
@@ -161,8 +178,8 @@ def regret_curve(
     """
     worst, judge = strongest(results, method, eps), halves(results).judge
     terms = decompose(
-        np.asarray(reference(results, quantity)),
-        getattr(results.clean("none"), quantity)[..., judge],  # [seeds, 1, episodes]
+        np.asarray(reference(results, method, quantity)),
+        getattr(results.dense(method), quantity)[..., judge],  # [seeds, 1, episodes]
         getattr(results.clean(method), quantity)[..., judge],
         getattr(worst, quantity)[..., judge],
     )
@@ -194,7 +211,7 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
         return curve.returns[:, :, part].mean((0, 2))
 
     c, a = mean(clean, choose), mean(worst, choose)
-    dense = results.clean("none").returns[:, :, choose].mean()
+    dense = results.dense(method).returns[:, :, choose].mean()
     affordable = c >= dense - TOLERATED_LOSS * abs(dense)
     objectives: dict[str, np.ndarray] = {
         "highest mean of clean and attacked": (c + a) / 2,
@@ -204,8 +221,8 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
         ),
     }
     clean_interval, attacked_interval = clean.interval(judge), worst.interval(judge)
-    dense_clean = results.clean("none").interval(judge)
-    dense_attacked = results.by_key["none", worst.attack, eps].interval(judge)
+    dense_clean = results.dense(method).interval(judge)
+    dense_attacked = results.by_key[results.dense_of[method], worst.attack, eps].interval(judge)
     pick: Callable[[Interval, int], Interval] = lambda x, i: Interval(*(v[i] for v in x))  # noqa: E731
     return [
         SweetSpot(

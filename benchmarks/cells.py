@@ -34,15 +34,19 @@ class Row(NamedTuple):
     """A cell as it appears in the tables."""
 
     seed: int
+    regime: str
     method: str
+    allocation: str
+    mode: str
     sparsity: float
     sparsity_achieved: float
+    nested: bool  # the masks of its curve are nested and of the same weights
 
 
 class Population(NamedTuple):
     """The cells of the experiment: one policy with one mask each."""
 
-    policy: Policy  # [agents]
+    policy: Policy  # [policies]
     rows: list[Row]  # [cells]
     cells: Cell  # [cells]
 
@@ -53,15 +57,10 @@ def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
     return jax.random.fold_in(base, index)
 
 
-def described(experiment: Experiment, spec: EnvSpec, population: Population) -> Columns:
+def described(spec: EnvSpec, population: Population) -> Columns:
     """The columns that say what a cell is, `[cells]` each."""
     rows = population.rows
-    constant = {
-        "env": spec.name,
-        "backend": spec.backend,
-        "regime": "ppo" if experiment.policy is None else "file",
-        "allocation": experiment.ppo.allocation,
-    }
+    constant = {"env": spec.name, "backend": spec.backend}
     return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
         name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
     }

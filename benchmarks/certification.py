@@ -67,7 +67,7 @@ def certify_population(
     progress: Progress,
 ) -> Columns:
     """The table of certificates: a row per bound, radius, quantity and cell."""
-    facts, radii = described(experiment, spec, population), dict.fromkeys(experiment.eps)
+    facts, radii = described(spec, population), dict.fromkeys(experiment.eps)
     local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
     wide = [name for name in experiment.bounds if BOUNDS[name].scope == "global"]
     progress.stage("certify", len(radii) * len(population.rows) * (bool(local) + bool(wide)))

@@ -18,9 +18,15 @@ from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, default_backend, make_env
 from jaxprune.evaluation import VICTIMS
 from jaxprune.families import InputError, lookup
-from jaxprune.ppo import Hyper, PPOConfig
-from jaxprune.pruning import METHODS, SCHEDULES, Allocation, counts_per_iteration
+from jaxprune.losses import Hyper
+from jaxprune.ppo import PPOConfig
+from jaxprune.pruning import ALLOCATIONS, find_method
+from jaxprune.pruning.schedules import window_iterations
 from jaxprune.types import OBS_CLIP
+
+REGIMES = ("ppo", "sa_ppo", "ppo_decay")
+MODES = ("endpoint", "trajectory")
+CONTROLS = ("narrow", "rescaled")
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -69,12 +75,17 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(",")))
 
 
+def _some_names(text: str) -> tuple[str, ...]:
+    return () if text == "none" else _names(text)
+
+
 def _radii(text: str) -> tuple[float, ...]:
     return () if text == "none" else tuple(float(part) for part in text.split(","))
 
 
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
+Some: TypeAlias = Annotated[tuple[str, ...], _one_token(_some_names, "NAME,...|none")]
 Radii: TypeAlias = Annotated[tuple[float, ...], _one_token(_radii, "EPS,EPS,...")]
 
 
@@ -93,7 +104,17 @@ class Experiment:
     seeds: int = 2
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude", "random")
-    """Pruning methods: magnitude and random after training, micro during it (an agent a point)."""
+    """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
+    allocations: Names = ("global",)
+    """How the layers share what goes: global (all ranked together), uniform, erk."""
+    modes: Names = ("endpoint",)
+    """Of methods that prune in training: endpoint (an agent per sparsity), trajectory (one agent
+    that passes through all of them)."""
+    regimes: Names = ("ppo",)
+    """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
+    controls: Some = ()
+    """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
+    removed, kernels shrunk to the norm that magnitude pruning leaves)."""
     attacks: Names = ("none", "random", "mad")
     """Adversaries; the clean run "none" is always included."""
     eps: Radii = ()
@@ -149,8 +170,12 @@ class Experiment:
         return Path("results") / f"{task}-{digest[:8]}"
 
     def resolved(self, env: Environment) -> "Experiment":
-        """With the task's backend and eps in place of the defaults; a policy file is one seed."""
-        seeds = self.seeds if self.policy is None else 1
+        """With the task's backend and eps in place of the defaults.
+
+        A policy file that is not trained further is one seed.
+        """
+        trained = self.policy is None or any(find_method(name).schedule for name in self.methods)
+        seeds = self.seeds if trained or "narrow" in self.controls else 1
         return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,), seeds=seeds)
 
 
@@ -213,7 +238,16 @@ def check(experiment: Experiment) -> Environment:
     """
     lookup(TASKS, experiment.env, "env")
     for name in experiment.methods:
-        lookup(METHODS, name, "pruning method")
+        find_method(name)
+    families = {
+        "allocation": (experiment.allocations, ALLOCATIONS),
+        "mode": (experiment.modes, MODES),
+        "regime": (experiment.regimes, REGIMES),
+        "control": (experiment.controls, CONTROLS),
+    }
+    for kind, (names, family) in families.items():
+        for name in names:
+            lookup(dict.fromkeys(family), name, kind)
     for name in experiment.attacks:
         make_attack(name, experiment.mad)
     for name in experiment.bounds:
@@ -242,20 +276,36 @@ def check(experiment: Experiment) -> Environment:
                 f"{OBS_CLIP:g}, to which observations are clipped"
             )
     experiment.ppo.check()
-    iterations, window = experiment.ppo.iterations, experiment.prune_window
-    counts_per_iteration(SCHEDULES["linear"], Allocation((0,), (1,)), iterations, window)
-    trained = [name for name in experiment.methods if METHODS[name].schedule]
-    if experiment.policy is not None and trained:
-        raise InputError(
-            f"method {trained[0]!r} prunes during training, which --policy skips: choose from "
-            f"{', '.join(name for name, method in METHODS.items() if not method.schedule)}"
-        )
+    window_iterations(experiment.ppo.iterations, experiment.prune_window)
+    _check_regimes(experiment)
     if experiment.policy_stats is not None and experiment.policy is None:
         raise InputError(
             f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
         )
     return make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+
+
+def _check_regimes(experiment: Experiment) -> None:
+    """Raises `InputError` for a regime without its settings, or settings without their regime."""
+    config = experiment.ppo
+    asked = {
+        "sa_ppo": (
+            config.regulariser != "none" and config.hyper.kappa > 0,
+            "--regulariser pgd, sgld or convex, and --kappa above 0",
+        ),
+        "ppo_decay": (config.hyper.weight_decay > 0, "--weight-decay above 0, e.g. 1e-2"),
+    }
+    for regime, (ready, remedy) in asked.items():
+        if regime in experiment.regimes and not ready:
+            raise InputError(f"regime {regime!r} is plain ppo as it is set: give {remedy}")
+    if config.hyper.weight_decay and "ppo_decay" not in experiment.regimes:
+        raise InputError(
+            f"weight decay {config.hyper.weight_decay:g} is used by no regime: add ppo_decay to "
+            "--regimes"
+        )
+    if config.collection == "perturbed" and "sa_ppo" not in experiment.regimes:
+        raise InputError("collection 'perturbed' is used by no regime: add sa_ppo to --regimes")
 
 
 def _option(argv: Sequence[str], name: str, default: str) -> str:

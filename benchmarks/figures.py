@@ -28,6 +28,8 @@ STYLE: dict[Any, Any] = {
 }
 # A local bound of a constant policy is what its rounding is.
 ROUNDING = 1e-12
+# Panels side by side.
+COLUMNS = 4
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
 
@@ -48,9 +50,11 @@ def draw(results: Results, certificates: Columns, title: str, folder: Path) -> d
 
 
 def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarray]:
-    """A grid of axes: a row per radius, a column per method."""
-    rows, columns = len(results.radii), len(results.pruned_methods())
-    figure, axes = plt.subplots(
+    """Axes `[radii, methods]`; on paper, as many methods in a row as fit."""
+    radii, methods = results.radii, results.pruned_methods()
+    columns = min(len(methods), COLUMNS)
+    rows = len(radii) * -(-len(methods) // columns)
+    figure, grid = plt.subplots(
         rows,
         columns,
         figsize=(4.6 * columns + 1.6, 3.5 * rows),
@@ -60,14 +64,19 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
         layout="constrained",
     )
     figure.suptitle(title)
-    for row, eps in enumerate(results.radii):
-        for column, method in enumerate(results.pruned_methods()):
-            axes[row, column].set_title(f"{method}, eps = {eps:g}")
-    for ax in axes[-1]:
-        ax.set_xlabel("sparsity (fraction of the actor's weights removed)")
-    for ax in axes[:, 0]:
+    by_radius = grid.reshape(len(radii), -1)
+    for row, eps in enumerate(radii):
+        for ax, method in zip(by_radius[row], methods, strict=False):
+            ax.set_title(f"{method}, eps = {eps:g}")
+        for ax in by_radius[row, len(methods) :]:
+            ax.set_visible(False)
+    for column in range(columns):
+        shown = [ax for ax in grid[:, column] if ax.get_visible()]
+        shown[-1].set_xlabel("sparsity (fraction of the prunable weights removed)")
+        shown[-1].tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
         ax.set_ylabel(ylabel)
-    return figure, axes
+    return figure, by_radius
 
 
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **style) -> None:
@@ -84,7 +93,6 @@ def _legend(figure: Figure, ax: Axes, columns: int = 4) -> None:
 def _returns(results: Results, title: str) -> Figure:
     """Return against sparsity, a line per adversary with its interval."""
     figure, axes = _panels(results, f"{title}: return of the pruned policy", "return per episode")
-    dense = float(results.clean("none").returns.mean())
     for row, eps in enumerate(results.radii):
         for column, method in enumerate(results.pruned_methods()):
             ax = axes[row, column]
@@ -92,6 +100,7 @@ def _returns(results: Results, title: str) -> Figure:
             for curve, colour in zip(shown, COLOURS, strict=False):
                 label = ATTACK_LABELS.get(curve.attack, curve.attack)
                 _band(ax, curve.sparsity, *curve.interval(), label, color=colour)
+            dense = float(results.dense(method).returns.mean())
             ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
     _legend(figure, axes[0, 0])
     return figure
@@ -107,10 +116,11 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
             ax.set_yscale("log")
             bounds = bound_curves(certificates, method, eps)
             for bound, colour in zip(bounds, COLOURS, strict=False):
-                kind = "monotone" if bound.monotone else "not monotone"
+                monotone = bound.monotone and results.nested[method]
+                kind = "monotone" if monotone else "not monotone"
                 where = ", at visited states" if bound.scope == "local" else ""
                 label = f"{bound.bound}: upper bound, {kind}{where}"
-                style = "-" if bound.monotone else "-." if where else "--"
+                style = "-" if monotone else "-." if where else "--"
                 _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
             if eps > 0:  # a ball of radius 0 moves no policy
                 _mark_constant(ax, bounds)

@@ -7,18 +7,25 @@ returns the function that runs the stage, so that programs compile side by side.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.accounts import account_population
+from benchmarks.arms import (
+    AFTER,
+    RESCALED,
+    Arm,
+    allocations,
+    arms,
+    posthoc_methods,
+    regimes,
+)
 from benchmarks.cells import (
     ATTACK,
     PRUNE,
-    TRAIN,
     Columns,
     Population,
     Progress,
@@ -29,193 +36,105 @@ from benchmarks.cells import (
 )
 from benchmarks.certification import certify_population
 from benchmarks.experiment import Experiment
+from benchmarks.labels import DENSE, PARTS, Labels
 from benchmarks.programs import Programs
+from benchmarks.training import Agents, prepare_training, stacked, training_table
 from benchmarks.visits import Visits, collect, visit_times
+from jaxprune.collection import collect_batch
 from jaxprune.envs import Environment
 from jaxprune.evaluation import (
     VICTIMS,
     Shared,
     cell_program,
-    check_evaluation,
     episode_columns,
     episode_keys,
 )
-from jaxprune.policy_io import load_policy
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.ppo import Hyper, Metrics, PPOConfig, TrainState, initial_policy, make_learner
-from jaxprune.pruning import METHODS, SCHEDULES, allocate, counts_per_iteration, dense, prune
+from jaxprune.population import lane_width, layout, take
+from jaxprune.ppo import initial_policy
+from jaxprune.pruning import dense, find_method, prune, sparsity_of
 from jaxprune.pruning.cells import Cell
-from jaxprune.pruning.masks import prunable_sizes
+from jaxprune.pruning.controls import rescaled
 from jaxprune.rollout import Play
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import Masks, Policy
 
-# Calls that training is split into, between which the host shows progress.
-TRAINING_CALLS = 20
 # Chunks of cells that a device walks through in one call of the evaluation.
 CHUNKS_PER_CALL = 4
-
-
-class Arm(NamedTuple):
-    """One agent to train."""
-
-    seed: int
-    method: str
-    sparsity: float
-
-
-class Agents(NamedTuple):
-    """Trained (or loaded) agents."""
-
-    arms: list[Arm]
-    policy: Policy  # [agents], on the host
-    masks: Masks  # [agents], what training itself removed
-    metrics: Metrics | None  # [agents, iterations]; None without training
-
-
-# --- train ----------------------------------------------------------------------------------------
-
-
-def arms(experiment: Experiment) -> list[Arm]:
-    """One dense agent per seed, then one per training-time method, sparsity and seed.
-
-    Agents of one seed share their key, so pruned and dense ones start from the same weights.
-    """
-    seeds = range(experiment.seeds)
-    dense_arms = [Arm(seed, "none", 0.0) for seed in seeds]
-    trained = [name for name in experiment.methods if METHODS[name].schedule]
-    grid = itertools.product(trained, seeds, experiment.sparsity_grid)
-    return dense_arms + [Arm(seed, method, sparsity) for method, seed, sparsity in grid]
-
-
-def rounded(config: PPOConfig) -> PPOConfig:
-    """The learner with iterations rounded up to a multiple of the calls training is split into."""
-    calls = min(TRAINING_CALLS, config.iterations)
-    return replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
-
-
-def prepare_training(
-    experiment: Experiment, env: Environment, programs: Programs
-) -> Callable[[Progress], Agents]:
-    """Start compiling the learner; the result trains every arm."""
-    config, todo = rounded(experiment.ppo), arms(experiment)
-    learner = make_learner(config, env)
-    width = lane_width(config.num_envs, len(todo), experiment.lanes)
-    order, place = layout(len(todo), width)
-    calls = min(TRAINING_CALLS, config.iterations)
-
-    def iterations(hyper: Hyper, item: tuple[TrainState, Array]) -> tuple[TrainState, Metrics]:
-        state, counts = item
-        return jax.lax.scan(lambda s, count: learner.iterate(s, hyper, count), state, counts)
-
-    init_all = over_population(lambda _, key: learner.init(key), width=width)
-    train_all = over_population(iterations, width=width)
-
-    keys = jnp.stack([key_for(experiment, TRAIN, arm.seed) for arm in todo])[order]
-    shapes = jax.eval_shape(init_all, (), keys)
-    counts = prune_counts(experiment, config, todo, shapes.policy.params)[order]
-    counts = np.split(counts, calls, axis=1)
-    compiled_init = programs.compile("init", init_all, (), keys)
-    compiled_train = programs.compile("train", train_all, config.hyper, (shapes, counts[0]))
-
-    def run(progress: Progress) -> Agents:
-        progress.stage("train", config.iterations * config.batch * len(todo))
-        state, metrics = compiled_init.result()((), keys), []
-        for count in counts:
-            state, metric = compiled_train.result()(config.hyper, (state, count))
-            metrics.append(jax.device_get(metric))
-            progress.advance(count.shape[1] * config.batch * len(todo))
-        policy, masks = take(jax.device_get((state.policy, state.masks)), place)
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[place], *metrics)
-        return Agents(todo, policy, masks, joined)
-
-    return run
-
-
-def training_table(experiment: Experiment, env: Environment, agents: Agents) -> Columns:
-    """One line per agent and iteration; empty where nothing was trained."""
-    if agents.metrics is None:
-        return {}
-    metrics = agents.metrics._asdict()
-    metrics["sparsity_now"] = metrics.pop("sparsity")
-    count = metrics["kl"].shape[1]
-    iteration = np.arange(1, count + 1)
-    return {
-        **{name: np.ravel(values) for name, values in metrics.items()},
-        **{f: np.repeat([getattr(a, f) for a in agents.arms], count) for f in Arm._fields},
-        "iteration": np.tile(iteration, len(agents.arms)),
-        "env_steps": np.tile(iteration * experiment.ppo.batch, len(agents.arms)),
-        "env": np.repeat([env.spec.name], count * len(agents.arms)),
-        "backend": np.repeat([env.spec.backend], count * len(agents.arms)),
-    }
-
-
-def prune_counts(
-    experiment: Experiment, config: PPOConfig, todo: list[Arm], params: Any
-) -> np.ndarray:
-    """What every agent has lost when an iteration starts, int32 `[agents, iterations, groups]`."""
-
-    def of_arm(arm: Arm) -> np.ndarray:
-        schedule = METHODS[arm.method].schedule or "one_shot"
-        (allocation,) = allocate(params, config.allocation, [arm.sparsity])
-        return counts_per_iteration(
-            SCHEDULES[schedule], allocation, config.iterations, experiment.prune_window
-        )
-
-    return np.stack([of_arm(arm) for arm in todo])
-
-
-def load_agents(experiment: Experiment, env: Environment) -> Agents | None:
-    """The policy of `--policy` as a population of one; None if the experiment trains its own.
-
-    Raises:
-        InputError: the files hold no policy, or one that does not fit the task.
-    """
-    if experiment.policy is None:
-        return None
-    loaded = load_policy(experiment.policy, experiment.policy_stats)
-    policy = jax.tree.map(lambda x: np.asarray(x)[None], loaded)
-    for eps in experiment.eps:
-        check_evaluation(env, policy, eps, experiment.episodes)
-    return Agents([Arm(0, "none", 0.0)], policy, jax.device_get(dense(policy.params)), None)
 
 
 # --- prune ----------------------------------------------------------------------------------------
 
 
-def make_population(experiment: Experiment, agents: Agents) -> Population:
-    """The cells: every dense agent unpruned, then every method at every sparsity."""
-    grid, allocation = experiment.sparsity_grid, experiment.ppo.allocation
-    seeds = [i for i, arm in enumerate(agents.arms) if arm.method == "none"]
-    dense_policy = take(agents.policy, np.array(seeds))
-    weights = sum(prunable_sizes(take(agents.policy.params, 0)).values())
-    rows, index, masks = [], [], []
+def make_population(experiment: Experiment, env: Environment, agents: Agents) -> Population:
+    """The cells: every arm of training, then the dense agents under every method and sparsity."""
+    grid, scope = experiment.sparsity_grid, experiment.ppo.scope
+    prunable = scope.prunable(agents.policy.params)
+    rows: list[Row] = []
+    cells: list[Cell] = []
+    extra: list[Policy] = []  # policies that no training made
 
-    def add(method: str, sparsity: float, seed: int, agent: int, mask: Masks) -> None:
-        (plan,) = allocate(agents.policy.params, allocation, [sparsity])
-        rows.append(Row(seed, method, sparsity, sum(plan.counts) / weights))
-        index.append(agent)
-        masks.append(mask)
+    def add(arm: Arm, agent: int, masks: Masks, nested: bool) -> None:
+        achieved = float(sparsity_of(masks, prunable))
+        rows.append(Row(*arm, achieved, nested))
+        cells.append(Cell(np.int32(agent), masks))
 
-    for method in dict.fromkeys(["none", *experiment.methods]):
-        if METHODS[method].schedule is not None:
-            for agent, arm in enumerate(agents.arms):
-                if arm.method == method:
-                    add(method, arm.sparsity, arm.seed, agent, take(agents.masks, agent))
-            continue
-        levels = (0.0,) if method == "none" else grid
-        key = key_for(experiment, PRUNE)
-        pruned = jax.device_get(prune(dense_policy, method, levels, allocation, key))
-        for (seed, agent), (i, level) in itertools.product(enumerate(seeds), enumerate(levels)):
-            add(method, level, seed, agent, take(pruned, (seed, i)))
+    for agent, arm in enumerate(agents.arms):
+        add(arm, agent, take(agents.masks, agent), arm.mode == DENSE)
 
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *masks)
-    return Population(agents.policy, rows, Cell(np.array(index, np.int32), stacked))
+    for regime in regimes(experiment):
+        index = [i for i, a in enumerate(agents.arms) if a.regime == regime and a.mode == DENSE]
+        dense_policy = take(agents.policy, np.array(index))
+        for method in posthoc_methods(experiment):
+            for allocation in allocations(experiment, method):
+                masks = masks_after(experiment, env, dense_policy, method, allocation)
+                nested = find_method(method).nested
+                for (seed, agent), (i, level) in itertools.product(
+                    enumerate(index), enumerate(grid)
+                ):
+                    arm = Arm(seed, regime, method, allocation, AFTER, level)
+                    add(arm, agent, take(masks, (seed, i)), nested)
+        if RESCALED in experiment.controls:
+            masks = masks_after(experiment, env, dense_policy, "magnitude", "global")
+            for (seed, agent), (i, level) in itertools.product(enumerate(index), enumerate(grid)):
+                policy = take(agents.policy, agent)
+                scaled = rescaled(policy, take(masks, (seed, i)), prunable)
+                arm = Arm(seed, regime, RESCALED, "none", AFTER, level)
+                add(arm, len(agents.arms) + len(extra), take(agents.masks, agent), False)
+                extra.append(jax.tree.map(np.asarray, scaled))
+
+    # In the order in which they were asked for, the unpruned agents first.
+    order = ["none", *experiment.methods, *experiment.controls]
+    place = sorted(range(len(rows)), key=lambda i: order.index(rows[i].method))
+    rows, cells = [rows[i] for i in place], [cells[i] for i in place]
+    policy = agents.policy
+    if extra:
+        policy = jax.tree.map(lambda x, *more: np.concatenate([x, *more]), policy, stacked(extra))
+    return Population(policy, rows, stacked(cells))
+
+
+def masks_after(
+    experiment: Experiment, env: Environment, policy: Policy, method: str, allocation: str
+) -> Masks:
+    """Masks `[seeds, S]` of trained policies `[seeds]`, on the host."""
+    key, batch = key_for(experiment, PRUNE), None
+    if find_method(method).needs_data:
+        key_data = key_for(experiment, PRUNE, 1)
+        batch = collect_batch(env, policy, key=key_data, hyper=experiment.ppo.hyper)
+    grid, scope = experiment.sparsity_grid, experiment.ppo.scope
+    return jax.device_get(prune(policy, method, grid, allocation, key, batch, scope))
+
+
+def policy_count(experiment: Experiment) -> int:
+    """Policies that `make_population` will hold."""
+    dense_count = sum(arm.mode == DENSE for arm in arms(experiment))
+    scaled = dense_count * len(experiment.sparsity_grid) * (RESCALED in experiment.controls)
+    return len(arms(experiment)) + scaled
 
 
 def cell_count(experiment: Experiment) -> int:
     """Cells that `make_population` will make."""
-    pruned = sum(method != "none" for method in experiment.methods)
-    return experiment.seeds * (1 + pruned * len(experiment.sparsity_grid))
+    dense_count = sum(arm.mode == DENSE for arm in arms(experiment))
+    curves = sum(len(allocations(experiment, name)) for name in posthoc_methods(experiment))
+    return policy_count(experiment) + dense_count * curves * len(experiment.sparsity_grid)
 
 
 # --- attack ---------------------------------------------------------------------------------------
@@ -300,7 +219,7 @@ def _returns_table(
 ) -> Columns:
     """One line per (attack, eps), cell and episode; `episodes` is flat and in that order."""
     cells, count = len(population.rows), experiment.episodes
-    facts = described(experiment, env.spec, population)
+    facts = described(env.spec, population)
     return {
         **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in facts.items()},
         "victim": np.repeat([experiment.victim], len(plan) * cells * count),
@@ -315,25 +234,26 @@ def _returns_table(
 
 
 def run(
-    experiment: Experiment, env: Environment, loaded: Agents | None, progress: Progress
+    experiment: Experiment, env: Environment, loaded: Policy | None, progress: Progress
 ) -> "Results":
-    """All stages; training is skipped for agents that were loaded.
+    """All stages.
 
-    The experiment is checked and resolved.
+    Args:
+        experiment: checked and resolved.
+        env: the task.
+        loaded: the policy of `--policy`.
+        progress: told how far it is.
     """
     programs = Programs()
-    if loaded is None:
-        train = prepare_training(experiment, env, programs)
-        attack = prepare_attacks(experiment, env, programs, policy_shapes(experiment, env))
-        agents = train(progress)
-    else:
-        attack = prepare_attacks(experiment, env, programs, loaded.policy)
-        agents = loaded
-    population = make_population(experiment, agents)
+    train = prepare_training(experiment, env, programs, loaded)
+    attack = prepare_attacks(experiment, env, programs, policy_shapes(experiment, env, loaded))
+    agents = train(progress)
+    population = make_population(experiment, env, agents)
     returns, visits = attack(population, progress)
     certificates = certify_population(experiment, env.spec, population, visits, progress)
     training = training_table(experiment, env, agents)
-    return Results(population, training, returns, certificates, programs.facts())
+    sparsity = account_population(experiment, env.spec, population)
+    return Results(population, training, returns, certificates, sparsity, programs.facts())
 
 
 class Results(NamedTuple):
@@ -343,19 +263,25 @@ class Results(NamedTuple):
     training: Columns
     returns: Columns
     certificates: Columns
+    sparsity: Columns
     facts: dict[str, Any]  # about the compiled programs
 
     def masks(self) -> dict[str, Masks]:
-        """Masks by method, `[cells of the method]`, in the order of the tables."""
-        methods = np.array([row.method for row in self.population.rows])
+        """Masks by the label of their curve, `[cells]`, in the order of the tables."""
+        rows = self.population.rows
+        labels = Labels({name: [getattr(row, name) for row in rows] for name in PARTS})
+        names = np.array([labels.of(*(getattr(row, name) for name in PARTS)) for row in rows])
+        masks = self.population.cells.masks
         return {
-            str(method): take(self.population.cells.masks, np.flatnonzero(methods == method))
-            for method in dict.fromkeys(methods)
+            str(name).replace("/", "-"): take(masks, np.flatnonzero(names == name))
+            for name in dict.fromkeys(names)
         }
 
 
-def policy_shapes(experiment: Experiment, env: Environment) -> Any:
-    """Shapes of the agents' policies, `[agents]`."""
-    one = jax.eval_shape(partial(initial_policy, experiment.ppo, env.spec), jax.random.key(0))
-    count = len(arms(experiment))
+def policy_shapes(experiment: Experiment, env: Environment, loaded: Policy | None) -> Any:
+    """Shapes of the population's policies, `[policies]`."""
+    one = loaded
+    if one is None:
+        one = jax.eval_shape(partial(initial_policy, experiment.ppo, env.spec), jax.random.key(0))
+    count = policy_count(experiment)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 
+from benchmarks.arms import learner_config, trainings
 from benchmarks.experiment import Experiment
-from benchmarks.pipeline import arms, attack_plan, cell_count, rounded
+from benchmarks.pipeline import attack_plan, cell_count
 from jaxprune.envs import Environment
 
 # Env steps per second and device of one training or evaluation lane group, learner included;
@@ -55,9 +56,9 @@ class Plan(NamedTuple):
 
 def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     """The plan of a resolved experiment."""
-    spec, config = env.spec, rounded(experiment.ppo)
-    training = experiment.policy is None
-    agents, cells = len(arms(experiment)) if training else 1, cell_count(experiment)
+    spec, config = env.spec, learner_config(experiment)
+    agents, cells = len(trainings(experiment)), cell_count(experiment)
+    training = agents > 0
     attacks = attack_plan(experiment)
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
@@ -73,8 +74,10 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     gib = BASE_GIB[spec.backend] + 4 * weights * (4 * agents + cells / 4) / 2**30
     lines = [
         f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
-        f"train     {agents} agents, {steps:,} env steps" if training else "train     nothing",
-        f"prune     {', '.join(experiment.methods)} ({config.allocation}) at "
+        f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"
+        if training
+        else "train     nothing",
+        f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
         f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
         f"attack    {', '.join(dict.fromkeys(n for n, _ in attacks))}: {episodes:,} episodes, "
         f"at most {episodes * spec.horizon:,} env steps",

@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks import analysis, figures
 from benchmarks.analysis import Columns, Results
 from benchmarks.display import complain, make_console
+from benchmarks.labels import Labels
 from benchmarks.store import RunFolder, read_json, read_table
 from jaxprune.families import InputError
 from jaxprune.statistics import Interval
@@ -30,9 +31,12 @@ FOOTNOTES = """\
 - **Intervals**: 95 % percentile bootstrap over {unit}.{warning}
 - **D**: how far the action distribution moves, in {distance}. Attacks give lower bounds,
   certificates upper bounds. *Monotone* bounds can never rise when weights are removed; the others
-  can and do. Global bounds hold everywhere; for local ones the largest value over the visited
-  states is shown, and the tables hold the mean under the discounted visitation too (`D_mean`,
-  `TV_mean`: the paper's F) and what an attack reached at the same states (bound `attack`).
+  can and do. That is about nested masks of the *same* weights: where weights were trained after
+  pruning, as by every method of training, or where masks are not nested, it promises nothing along
+  the curve, and the tables say so (`nested`). Global bounds hold everywhere; for local ones the
+  largest value over the visited states is shown, and the tables hold the mean under the discounted
+  visitation too (`D_mean`, `TV_mean`: the paper's F) and what an attack reached at the same states
+  (bound `attack`).
 - **TV**: the bound on the total variation of the action distribution that follows from D. The
   *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
   nothing about the return. Both hold for the stochastic policy.{value}
@@ -41,8 +45,8 @@ FOOTNOTES = """\
   was earned before the first state at which the action could change. The first figure is the
   estimate, the second holds with 95 % confidence over the episodes of each policy. Two different
   deterministic continuous actions have total variation 1, so that there is no such certificate.
-- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference:.1f} is the best
-  unpruned agent of this run, a reference and not the optimum.
+- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the best
+  unpruned agent of the regime in this run, a reference and not the optimum.
 - **Sweet spots** and the strongest adversary are chosen on the first half of the episodes; sweet
   spots and regret are reported on the second half.
 """
@@ -73,7 +77,11 @@ def write_report(folder: RunFolder, console: Console) -> None:
     returns, certificates = (read_table(folder.path, name) for name in ("returns", "certificates"))
     trained = (folder.path / "training.parquet").exists()
     training = read_table(folder.path, "training") if trained else {}
-    results = analysis.collect(returns)
+    results, labels = analysis.collect(returns), Labels(returns)
+    regime = str(returns["regime"][0])
+    returns, training, certificates = (
+        analysis.labelled(table, labels) for table in (returns, training, certificates)
+    )
     described = read_json(folder.path / "experiment.json")
     title = f"{returns['env'][0]} ({returns['backend'][0]})"
 
@@ -87,7 +95,7 @@ def write_report(folder: RunFolder, console: Console) -> None:
         for eps in results.radii:
             for table in terminal_tables(results, certificates, method, eps):
                 console.print(table)
-    note = _seed_warning(len(results.clean("none").returns), str(returns["regime"][0]))
+    note = _seed_warning(results, regime)
     for line in [*problems, *([note] if note else [])]:
         console.print(f"warning: {line}", style="yellow", markup=False)
 
@@ -101,10 +109,12 @@ def markdown(
     problems: Sequence[str],
 ) -> str:
     """The whole report."""
-    seeds, regime = len(results.clean("none").returns), str(certificates["regime"][0])
-    dense = results.clean("none").interval()
+    regime = str(certificates["regime"][0])
+    unpruned = dict.fromkeys(results.dense_of.values())
     lines = [f"# What pruning does to the robustness of {title}", ""]
-    lines += [f"Dense, clean: {_interval(dense, 0)}.", ""]
+    for name in unpruned:
+        called = "Dense" if len(unpruned) == 1 else f"Dense ({name.removesuffix(' none')})"
+        lines += [f"{called}, clean: {_interval(results.clean(name).interval(), 0)}.", ""]
     if problems:
         lines += ["## Warnings", "", *(f"- {line}" for line in problems), ""]
     lines += ["## Findings", "", *(f"- {line}" for line in findings(results)), ""]
@@ -123,11 +133,11 @@ def markdown(
     lines += ["## How to read this", ""]
     lines += [
         FOOTNOTES.format(
-            unit="training seeds" if seeds > 1 else "episodes of the one policy",
-            warning=f" {note}" if (note := _seed_warning(seeds, regime)) else "",
+            unit="training seeds" if _seeds(results) > 1 else "episodes of the one policy",
+            warning=f" {note}" if (note := _seed_warning(results, regime)) else "",
             distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
             victim=VICTIM_NOTES[results.victim],
-            reference=analysis.reference(results),
+            reference=", ".join(f"{analysis.reference(results, x):.1f}" for x in unpruned),
             value=_value_note(certificates),
         )
     ]
@@ -253,8 +263,14 @@ def _bracket(results: Results, certificates: Columns, method: str, eps: float) -
     return [title, "", *_markdown_table(*bracket_rows(found))]
 
 
-def _seed_warning(seeds: int, regime: str) -> str:
-    if seeds >= 5 or regime == "file":
+def _seeds(results: Results) -> int:
+    """Of the curve that has the most."""
+    return max(len(curve.returns) for curve in results.by_key.values())
+
+
+def _seed_warning(results: Results, regime: str) -> str:
+    seeds = _seeds(results)
+    if seeds >= 5 or (regime == "file" and seeds == 1):
         return ""
     return (
         f"With {seeds} seed{'s' if seeds > 1 else ''} the intervals are no more than a hint; "
@@ -266,11 +282,12 @@ def _divergence_warning(found: dict[tuple[Any, ...], dict[float, int]], of: int,
     """How many, what it means, and where: (method) or (method, attack, eps), and sparsities."""
     places = []
     for (method, *adversary), counts in found.items():
-        words = ["dense" if method == "none" else str(method)]
+        dense = str(method).split()[-1] == "none"
+        words = [str(method).replace("none", "dense") if dense else str(method)]
         if adversary:
             attack, eps = adversary
             words.append("clean" if attack == "none" else f"{attack} at eps {eps:g}")
-        at = [str(n) if method == "none" else f"{n} at sparsity {s:g}" for s, n in counts.items()]
+        at = [str(n) if dense else f"{n} at sparsity {s:g}" for s, n in counts.items()]
         places.append(f"{', '.join(words)}: {', '.join(at)}")
     total = sum(sum(counts.values()) for counts in found.values())
     return f"{total} of {of} {what} diverged: {DIVERGED} ({'; '.join(places)})"

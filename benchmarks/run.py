@@ -18,6 +18,7 @@ from benchmarks.display import Display, complain, make_console
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.plan import make_plan
 from benchmarks.store import RunFolder
+from benchmarks.training import check_orders, load_file
 from jaxprune import population
 from jaxprune.families import InputError
 from jaxprune.policy_io import save_agents
@@ -50,7 +51,8 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     population.configure()
     env = check(asked)
     experiment = asked.resolved(env)
-    loaded = pipeline.load_agents(experiment, env)
+    loaded = load_file(experiment, env)
+    check_orders(experiment, env, loaded)
     folder = RunFolder(experiment.folder(), experiment.settings())
     console.print(str(make_plan(experiment, env, folder.path)), markup=False)
     if experiment.dry_run:
@@ -60,7 +62,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         results = pipeline.run(experiment, env, loaded, display)
         facts = {**results.facts, "stages": display.seconds(), "command": command}
     folder.describe(facts)
-    for name in ("training", "returns", "certificates"):
+    for name in ("training", "returns", "certificates", "sparsity"):
         if columns := getattr(results, name):
             folder.write_table(name, columns)
     save_agents(folder.path / "agents", results.population.policy, results.masks())

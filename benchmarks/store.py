@@ -24,8 +24,10 @@ CELL = [
     ("regime", pa.string()),
     ("method", pa.string()),
     ("allocation", pa.string()),
+    ("mode", pa.string()),
     ("sparsity", pa.float64()),
     ("sparsity_achieved", pa.float64()),
+    ("nested", pa.bool_()),
 ]
 RETURNS = pa.schema(
     [
@@ -61,7 +63,10 @@ TRAINING = pa.schema(
         ("env", pa.string()),
         ("backend", pa.string()),
         ("seed", pa.int32()),
+        ("regime", pa.string()),
         ("method", pa.string()),
+        ("allocation", pa.string()),
+        ("mode", pa.string()),
         ("sparsity", pa.float64()),
         ("iteration", pa.int32()),
         ("env_steps", pa.int64()),
@@ -72,10 +77,32 @@ TRAINING = pa.schema(
         ("value_loss", pa.float64()),
         ("entropy", pa.float64()),
         ("kl", pa.float64()),
+        ("robust", pa.float64()),
         ("sparsity_now", pa.float64()),
     ]
 )
-SCHEMAS = {"returns": RETURNS, "certificates": CERTIFICATES, "training": TRAINING}
+SPARSITY = pa.schema(
+    [
+        *CELL,
+        ("layer", pa.string()),
+        ("size", pa.int32()),
+        ("kept", pa.int32()),
+        ("layer_sparsity", pa.float64()),
+        ("at_floor", pa.bool_()),
+        ("condition", pa.float64()),
+        ("dead", pa.int32()),
+        ("constant", pa.int32()),
+        ("disconnected_obs", pa.int32()),
+        ("disconnected_outputs", pa.int32()),
+        ("compact", pa.int32()),
+    ]
+)
+SCHEMAS = {
+    "returns": RETURNS,
+    "certificates": CERTIFICATES,
+    "training": TRAINING,
+    "sparsity": SPARSITY,
+}
 
 
 class RunFolder:

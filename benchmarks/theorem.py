@@ -50,9 +50,10 @@ from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.policy_io import load_policy
 from jaxprune.population import layout, over_population, take
-from jaxprune.pruning import METHODS, prune
+from jaxprune.pruning import prune
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
-from jaxprune.pruning.masks import prunable_sizes
+from jaxprune.pruning.controls import rescaled
+from jaxprune.pruning.scope import prunable_shapes
 from jaxprune.types import Array, Key, Masks, Policy
 
 # Episodes whose states are drawn from.
@@ -195,6 +196,10 @@ def gaussian_policy(seed: int, sizes: Sequence[int], activation: str) -> Policy:
     return replace(policy, params=policy.params._replace(actor=actor))
 
 
+# Methods that prune a trained policy, as a curve each.
+SWEEPS = ("magnitude", RANDOM)
+
+
 class Sweep(NamedTuple):
     """Chains of nested masks."""
 
@@ -206,11 +211,10 @@ class Sweep(NamedTuple):
 def sweeps(policy: Policy, options: Options) -> Iterator[Sweep]:
     """One per method that prunes a trained policy, and one that removes single weights."""
     keys = jax.random.split(jax.random.key(options.seed), options.orders)
-    for name, method in METHODS.items():
-        if name != "none" and method.schedule is None:
-            chains = keys if method.score == RANDOM else keys[:1]
-            yield Sweep(name, options.grid(), chained(policy, name, options.grid(), chains))
-    weights = sum(prunable_sizes(policy.params).values())
+    for name in SWEEPS:
+        chains = keys if name == RANDOM else keys[:1]
+        yield Sweep(name, options.grid(), chained(policy, name, options.grid(), chains))
+    weights = sum(math.prod(shape) for shape in prunable_shapes(policy.params).values())
     counts = range(min(options.singles, weights - 1) + 1)
     one_by_one = [Fraction(count, weights) for count in counts]
     masks = chained(policy, RANDOM, one_by_one, keys[:1])
@@ -221,18 +225,6 @@ def chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Mask
     """Masks `[chains, S]`, a key per chain."""
     chains = [prune(policy, method, levels, key=key) for key in keys]
     return jax.tree.map(lambda *m: np.stack(m), *chains)
-
-
-def rescaled(policy: Policy, masks: Masks) -> Policy:
-    """Policies `[S]` with all weights: each kernel scaled to the norm that `masks [S]` left it."""
-    count = len(masks.log_std)
-    policies = jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), policy)
-    for name, layer in policy.params.actor.items():
-        kernel = np.asarray(layer["kernel"])
-        norms = np.linalg.norm(kernel * masks.actor[name]["kernel"], axis=(1, 2))
-        scale = norms / max(np.linalg.norm(kernel), np.finfo(norms.dtype).tiny)
-        policies.params.actor[name]["kernel"] = np.float32(scale[:, None, None] * kernel)
-    return policies
 
 
 # --- what is measured -----------------------------------------------------------------------------

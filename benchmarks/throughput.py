@@ -36,10 +36,19 @@ from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
 from jaxprune.evaluation import Shared, cell_program, episode_keys
 from jaxprune.families import InputError, lookup
+from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import lane_width, layout, over_population
-from jaxprune.ppo import PPOConfig, make_learner
-from jaxprune.pruning import mask_policy, prune
+from jaxprune.ppo import PPOConfig, TrainState, make_learner
+from jaxprune.pruning import (
+    Directive,
+    Timing,
+    dense,
+    find_method,
+    make_directives,
+    mask_policy,
+    prune,
+)
 from jaxprune.pruning.cells import Cell
 from jaxprune.rollout import Play
 from jaxprune.types import Array, Masks, Policy
@@ -55,6 +64,10 @@ class Options:
     """Simulator; default: the task's own."""
     agents: int = 2
     """Agents that train together."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "micro")
+    """Pruning methods to train with; none is dense."""
+    allocation: str = "global"
+    """Of the weights that they remove."""
     bare_steps: int = 500
     """Bare steps of every environment, in one call."""
     episodes: int = 32
@@ -121,6 +134,8 @@ def measure(options: Options, console: Console) -> None:
     options.ppo.check()
     for name in options.rates:
         lookup(RATES, name, "rate")
+    for name in options.methods:
+        find_method(name)
     population.configure()
     env = make_env(options.env, options.backend)
     rates = [rate for name in options.rates for rate in RATES[name](options, env)]
@@ -208,24 +223,42 @@ def plain_stepping(options: Options, env: Environment) -> Rate:
     return bare_stepping(options, plain, "bare stepping by MJX")
 
 
-def training(options: Options, env: Environment) -> Rate:
-    """PPO with everything: rollout, advantages, updates, masks."""
-    config = options.ppo
-    learner = make_learner(config, env)
-    width = lane_width(config.num_envs, options.agents)
-    order, _ = layout(options.agents, width)
+def training(options: Options, env: Environment, method: str) -> Rate:
+    """PPO with everything: rollout, advantages, updates, masks.
 
-    def iterations(hyper, state):
-        counts = jnp.zeros((config.iterations, learner.groups), jnp.int32)
-        return jax.lax.scan(lambda s, count: learner.iterate(s, hyper, count), state, counts)
+    A method is pursued by every agent to a sparsity of its own; "none" trains dense agents.
+    """
+    config, count = options.ppo, options.agents
+    methods = [find_method(method)]
+    learner = make_learner(config, env, methods)
+    width = lane_width(config.num_envs, count)
+    order, _ = layout(count, width)
+    timing = Timing(config.iterations, (0.0, 1.0), config.events)
+    shapes = jax.eval_shape(learner.fresh, jax.random.key(0)).params
+    levels = [0.95 * (i + 1) / count for i in range(count)]
+    orders = [
+        make_directives(methods, 0, shapes, config.scope, options.allocation, [level], timing)
+        for level in levels
+    ]
+    directives = jax.tree.map(lambda *x: np.stack(x)[order], *orders)
 
-    keys = jax.random.split(jax.random.key(0), options.agents)[order]
-    state = over_population(lambda _, key: learner.init(key), width=width)((), keys)
+    def start(hyper: Hyper, item: tuple[Array, Directive]) -> TrainState:
+        key, first = item
+        policy = learner.fresh(key)
+        return learner.init(key, hyper, first, policy, dense(policy.params))
+
+    def iterations(hyper: Hyper, item: tuple[TrainState, Directive]):
+        return jax.lax.scan(lambda s, d: learner.iterate(s, hyper, d), *item)
+
+    keys = jax.random.split(jax.random.key(0), count)[order]
+    first = jax.tree.map(lambda x: x[:, 0], directives)
+    state = over_population(start, width=width)(config.hyper, (keys, first))
     program = over_population(iterations, width=width)
-    compiled, seconds = compile_timed(program, (config.hyper, state))
-    work = options.agents * config.iterations * config.batch
-    run = lambda: compiled(config.hyper, state)  # noqa: E731
-    return timed("PPO training", "env steps/s", options, run, work, seconds)
+    compiled, seconds = compile_timed(program, (config.hyper, (state, directives)))
+    work = count * config.iterations * config.batch
+    run = lambda: compiled(config.hyper, (state, directives))  # noqa: E731
+    name = "PPO training, dense" if method == "none" else f"PPO training, {method}"
+    return timed(name, "env steps/s", options, run, work, seconds)
 
 
 def evaluation(options: Options, env: Environment, attack: str) -> Rate:
@@ -292,7 +325,7 @@ PAIRS = "(mask, state) pairs/s"
 STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
     "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
-    "training": lambda options, env: [training(options, env)],
+    "training": lambda options, env: [training(options, env, x) for x in options.methods],
     "evaluation": lambda options, env: [evaluation(options, env, x) for x in ("none", "mad")],
     "bounds": bounds,
     "mjx": lambda options, env: [plain_stepping(options, env)],

@@ -33,7 +33,7 @@ from jaxprune.envs import TASKS, Environment, make_env
 from jaxprune.evaluation import check_evaluation, evaluate, visited
 from jaxprune.families import InputError, lookup
 from jaxprune.policy_io import load_policy
-from jaxprune.pruning import METHODS, prune
+from jaxprune.pruning import METHODS, find_method, prune
 from jaxprune.reach import reached
 from jaxprune.types import Policy
 
@@ -89,10 +89,12 @@ class Options:
     def check(self) -> None:
         """Raises `InputError` for settings that certify nothing."""
         lookup(TASKS, self.env, "env")
-        if lookup(METHODS, self.method, "pruning method").schedule is not None:
+        method = find_method(self.method)
+        if method.schedule is not None or method.needs_data:
+            fit = [name for name, m in METHODS.items() if not m.schedule and not m.needs_data]
             raise InputError(
-                f"method {self.method!r} prunes during training: choose from "
-                f"{', '.join(name for name, method in METHODS.items() if not method.schedule)}"
+                f"method {self.method!r} prunes during training or looks at data: choose from "
+                f"{', '.join(fit)}"
             )
         for name in self.bounds + ((self.radius,) if self.radius else ()):
             lookup(BOUNDS, name, "bound")

@@ -1,8 +1,8 @@
-"""Proximal policy optimisation with micro-pruning, as one pure function of a key.
+"""Proximal policy optimisation with pruning, as one pure function of a key.
 
-    train = make_train(config, env)          # everything static is resolved here
-    agent = train(key, hyper)                # everything traced goes in here
-    agents = jax.vmap(train)(keys, hypers)   # many agents, many hyper-parameters, many targets
+    train = make_train(config, env, methods)          # everything static is resolved here
+    agent = train(key, hyper, directives)             # everything traced goes in here
+    agents = jax.vmap(train)(keys, hypers, directives)  # many agents, settings, targets
 
 Reading order is the order of the algorithm: prune, collect, estimate advantages, update.
 
@@ -11,49 +11,33 @@ implementation details of PPO"), except that truncation is not termination: adva
 from the state that the time limit cut off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.families import InputError, lookup
+from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
 from jaxprune.policy import ACTIVATIONS, action_distribution, init_policy, normalise, state_value
-from jaxprune.pruning import apply_masks, dense, sparsity_of
-from jaxprune.pruning.allocation import ALLOCATIONS
-from jaxprune.pruning.masks import masks_from_ranks, prunable_sizes, ranks
-from jaxprune.pruning.scores import magnitude
+from jaxprune.pruning.directives import Directive, width
+from jaxprune.pruning.masks import apply_masks, dense, sparsity_of
+from jaxprune.pruning.methods import METHODS, Method, Target
+from jaxprune.pruning.removal import next_masks
+from jaxprune.pruning.scope import Scope, named_leaves
+from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
+from jaxprune.robust import REGULARISERS, perturbed, ramp
 from jaxprune.types import Array, EnvState, Key, Masks, ObsStats, Params, Policy
 
 ADAM = optax.scale_by_adam(eps=1e-5)
-
-
-@struct.dataclass
-class Hyper:
-    """Traced settings: a pytree of scalars, so every agent of a population may have its own."""
-
-    learning_rate: float = 3e-4
-    """Of Adam, at the first iteration."""
-    final_learning_rate: float = 0.0
-    """At the last iteration, as a fraction of `learning_rate`; linear in between."""
-    clip: float = 0.2
-    """Range of the probability ratio that still earns its advantage."""
-    entropy_weight: float = 0.0
-    """Of the entropy bonus."""
-    value_weight: float = 0.5
-    """Of the critic's squared error."""
-    gamma: float = 0.99
-    """Discount per step."""
-    gae_lambda: float = 0.95
-    """Of generalised advantage estimation."""
-    max_grad_norm: float = 0.5
-    """Gradients are scaled down to this global norm, after masking."""
-    reward_scale: float = 1.0
-    """Factor on the rewards that the learner sees, after their normalisation."""
+UNITS = ("iteration", "epoch")
+COLLECTIONS = ("clean", "perturbed")
+# Samples in one evaluation of the loss when weights are scored by its gradient.
+SCORE_BATCHES = 32
 
 
 @dataclass(frozen=True)
@@ -78,8 +62,16 @@ class PPOConfig:
     """Initial log standard deviation of a Gaussian policy."""
     normalise_reward: bool = True
     """Divide rewards by the running std of the discounted return, clip at +-10."""
-    allocation: str = "global"
-    """Which weights compete when pruning during training: global or uniform."""
+    scope: Scope = field(default_factory=Scope)
+    """Which weights pruning may remove."""
+    prune_unit: str = "iteration"
+    """What an event of pruning is: iteration (before its rollout), or every epoch (an ablation:
+    stored log-probabilities are stale then)."""
+    regulariser: str = "none"
+    """Of SA-PPO, how the worst observation is found: none, pgd, sgld or convex; `hyper.kappa` is
+    its weight."""
+    collection: str = "clean"
+    """What the policy sees in rollouts: clean or perturbed observations (radius `hyper.sa_eps`)."""
     hyper: Hyper = field(default_factory=Hyper)
     """Traced settings."""
 
@@ -92,6 +84,11 @@ class PPOConfig:
     def iterations(self) -> int:
         """Iterations of one training run."""
         return -(-self.steps // self.batch)
+
+    @property
+    def events(self) -> int:
+        """Events of pruning per iteration."""
+        return self.epochs if self.prune_unit == "epoch" else 1
 
     def check(self) -> None:
         """Raises `InputError` if the settings contradict each other or allow no step."""
@@ -106,7 +103,10 @@ class PPOConfig:
                 f"{self.minibatches}: choose a divisor of {self.batch}"
             )
         lookup(ACTIVATIONS, self.activation, "activation")
-        lookup(ALLOCATIONS, self.allocation, "allocation")
+        lookup(REGULARISERS, self.regulariser, "regulariser")
+        lookup(dict.fromkeys(UNITS), self.prune_unit, "prune_unit")
+        lookup(dict.fromkeys(COLLECTIONS), self.collection, "collection")
+        self.scope.check()
 
 
 class Transition(NamedTuple):
@@ -114,6 +114,7 @@ class Transition(NamedTuple):
 
     obs: Array  # [obs_size], raw
     next_obs: Array  # [obs_size], raw, before any reset
+    seen: Array  # [obs_size], normalised, what the policy acted on
     action: Array
     log_prob: Array  # [], under the policy that acted
     reward: Array  # [], raw
@@ -122,16 +123,6 @@ class Transition(NamedTuple):
     diverged: Array  # bool []
     episode_return: Array  # [], raw return of the episode so far, this step included
     discounted_return: Array  # [], the same with older rewards discounted
-
-
-class Sample(NamedTuple):
-    """One row of a minibatch."""
-
-    obs_norm: Array  # [obs_size]
-    action: Array
-    log_prob: Array  # []
-    advantage: Array  # []
-    value_target: Array  # []
 
 
 class Worker(NamedTuple):
@@ -143,16 +134,27 @@ class Worker(NamedTuple):
     discounted_return: Array  # []
 
 
-class TrainState(NamedTuple):
-    """The learner between two iterations; everything but the key changes in each."""
+class Snapshot(NamedTuple):
+    """An agent on its way."""
 
     policy: Policy
     masks: Masks
-    opt_state: optax.OptState
+
+
+class TrainState(NamedTuple):
+    """The learner between two iterations; the last four are () where no method asks for them."""
+
+    policy: Policy
+    masks: Masks
+    opt_state: Any
     return_stats: ObsStats  # of the discounted returns, scalars
     workers: Worker  # [num_envs]
     iteration: Array  # int32 []
     key: Key
+    first: Any  # Params, what training started from: to rewind to
+    recent: Any  # Sample [rows], the data of the last iteration: to score weights by
+    movement: Any  # Params, sum over iterations of -w * gradient
+    snapshots: Any  # Snapshot [snapshots]
 
 
 class Metrics(NamedTuple):
@@ -165,100 +167,258 @@ class Metrics(NamedTuple):
     value_loss: Array
     entropy: Array
     kl: Array  # estimate of KL(old || new), mean of (ratio - 1) - log(ratio)
+    robust: Array  # the SA regulariser, without its weight kappa
     sparsity: Array  # fraction of the prunable weights removed
 
 
 class Learner(NamedTuple):
-    """Training in two pure functions, for callers that want to look in between."""
+    """Training in pure functions, for callers that want to look in between."""
 
-    init: Callable[[Key], TrainState]
-    iterate: Callable[[TrainState, Hyper, Array], tuple[TrainState, Metrics]]
-    """(state, hyper, prune_counts [groups]) -> (state, metrics); one iteration."""
-    groups: int
-    """Groups of weights that `prune_counts` counts."""
+    fresh: Callable[[Key], Policy]
+    """The policy that an agent of this key starts from."""
+    init: Callable[[Key, Hyper, Directive, Policy, Masks], TrainState]
+    """(key, hyper, the first directive, policy, masks) -> state."""
+    iterate: Callable[[TrainState, Hyper, Directive], tuple[TrainState, Metrics]]
+    """(state, hyper, directive) -> (state, metrics); one iteration."""
 
 
-def make_train(config: PPOConfig, env: Environment) -> Callable[..., tuple[TrainState, Metrics]]:
+def make_train(
+    config: PPOConfig,
+    env: Environment,
+    methods: Sequence[Method] = (METHODS["none"],),
+    snapshots: int = 0,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training function of one agent: pure, so `jit`, `vmap` and shard it as you like.
 
     Args:
         config: static settings.
         env: the task.
+        methods: of pruning, among which every agent's directives choose.
+        snapshots: how many moments of an agent can be kept on the way.
 
     Returns:
-        `train(key, hyper, prune_counts=0) -> (TrainState, Metrics [iterations])`. `prune_counts`,
-        int `[iterations, groups]` or broadcastable, says how many weights each group has lost when
-        an iteration starts (see `jaxprune.pruning.counts_per_iteration`); 0 trains a dense agent
-        by the same program. The key is consumed.
+        `train(key, hyper, directives=None) -> (TrainState, Metrics [iterations])`. `directives`,
+        `[iterations, ...]` from `jaxprune.pruning.make_directives`, say what goes when; None
+        trains a dense agent by the same program. The key is consumed.
 
     Raises:
         InputError: settings that contradict each other.
     """
-    learner = make_learner(config, env)
+    learner = make_learner(config, env, methods, snapshots)
 
-    def train(key: Key, hyper: Hyper, prune_counts: Array | int = 0):
-        counts = jnp.broadcast_to(prune_counts, (config.iterations, learner.groups))
+    def train(key: Key, hyper: Hyper, directives: Directive | None = None):
+        policy = learner.fresh(key)
+        if directives is None:
+            directives = dense_directives(config, methods, policy.params)
+        first = jax.tree.map(lambda x: x[0], directives)
         return jax.lax.scan(
-            lambda state, count: learner.iterate(state, hyper, count), learner.init(key), counts
+            lambda state, directive: learner.iterate(state, hyper, directive),
+            learner.init(key, hyper, first, policy, dense(policy.params)),
+            directives,
         )
 
     return train
 
 
-def make_learner(config: PPOConfig, env: Environment) -> Learner:
-    """The two halves of `make_train`. Raises `InputError` for settings that contradict."""
+def dense_directives(config: PPOConfig, methods: Sequence[Method], params: Params) -> Directive:
+    """Orders to remove nothing, `[iterations, ...]`."""
+    count, leaves = config.iterations, width(methods, params, config.scope)
+    return Directive(
+        method=jnp.zeros(count, jnp.int32),
+        groups=jnp.zeros((count, leaves), jnp.int32),
+        counts=jnp.zeros((count, config.events, leaves), jnp.int32),
+        drop=jnp.zeros(count),
+        rewind=jnp.zeros(count, bool),
+        progress=jnp.arange(count) / count,
+        snapshot=jnp.full(count, jnp.iinfo(jnp.int32).max),
+    )
+
+
+def make_learner(
+    config: PPOConfig,
+    env: Environment,
+    methods: Sequence[Method] = (METHODS["none"],),
+    snapshots: int = 0,
+) -> Learner:
+    """The parts of `make_train`. Raises `InputError` for settings that contradict each other."""
     config.check()
+    starting = [m for m in methods if m.schedule == "at_start"]
+    keeps_data = any(m.schedule and m.needs_data for m in methods)
+    moves = any(SCORES[m.score].needs == "training" for m in methods)
 
     # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
     # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
     @jax.custom_batching.sequential_vmap
-    def fresh_policy(key: Key) -> Policy:
-        return initial_policy(config, env.spec, key)
+    def fresh(key: Key) -> Policy:
+        return initial_policy(config, env.spec, jax.random.split(key, 3)[0])
 
-    sizes = prunable_sizes(jax.eval_shape(fresh_policy, jax.random.key(0)).params)
-    groups = ALLOCATIONS[config.allocation](list(sizes.values()), 0.0).groups
-
-    def init(key: Key) -> TrainState:
-        key_policy, key_reset, key = jax.random.split(key, 3)
-        policy = fresh_policy(key_policy)
+    def init(key: Key, hyper: Hyper, start: Directive, policy: Policy, masks: Masks) -> TrainState:
+        _, key_reset, key = jax.random.split(key, 3)
         env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, config.num_envs))
         zeros = jnp.zeros(config.num_envs)
-        return TrainState(
+        nothing = jax.tree.map(jnp.zeros_like, policy.params)
+        state = TrainState(
             policy=policy,
-            masks=dense(policy.params),
+            masks=masks,
             opt_state=ADAM.init(policy.params),
-            return_stats=ObsStats(jnp.zeros(()), jnp.ones(()), jnp.zeros(())),
+            return_stats=no_returns(),
             workers=Worker(env_state, obs, zeros, zeros),
             iteration=jnp.int32(0),
             key=key,
+            first=policy.params if any(m.rewind for m in methods) else (),
+            recent=(),
+            movement=nothing if moves else (),
+            snapshots=jax.tree.map(
+                lambda x: jnp.zeros((snapshots, *x.shape), x.dtype), Snapshot(policy, masks)
+            )
+            if snapshots
+            else (),
         )
+        if keeps_data:  # what the first policy does; its data only tell which weights go
+            keys = jax.random.split(jax.random.fold_in(key, config.iterations), 2)
+            _, steps = collect(keys[0], state, hyper, start)
+            stats = update_stats(state.return_stats, steps.discounted_return)
+            state = state._replace(recent=sample_of(policy, steps, hyper, stats))
+        if starting:
+            key_prune = jax.random.fold_in(key, config.iterations + 1)
+            state = keep_masks(state, pruned(key_prune, state, hyper, start, starts=True))
+        return state
 
-    def iterate(state: TrainState, hyper: Hyper, prune_counts: Array):
+    def iterate(state: TrainState, hyper: Hyper, directive: Directive):
         keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
 
         # The rollout already uses the masked weights, so no stored log-probability is stale.
-        rank = ranks(
-            magnitude(state.policy.params, None, keys[0]), groups, keys[0], old=state.masks
-        )
-        masks = masks_from_ranks(rank, groups, prune_counts)
-        policy = replace(state.policy, params=apply_masks(state.policy.params, masks))
+        state = keep_masks(state, pruned(keys[0], state, hyper, directive))
+        if state.first != ():
+            state = rewound(state, directive.rewind)
 
-        workers, steps = rollout(keys[1], env, policy, hyper.gamma, state.workers, config.unroll)
+        workers, steps = collect(keys[1], state, hyper, directive)
         return_stats = update_stats(state.return_stats, steps.discounted_return)
-        batch = make_batch(policy, steps, hyper, return_stats if config.normalise_reward else None)
+        sample = sample_of(state.policy, steps, hyper, return_stats)
 
-        decay = 1 - (1 - hyper.final_learning_rate) * state.iteration / config.iterations
-        rate = hyper.learning_rate * decay
-        params, opt_state, losses = update(
-            keys[2], config, policy, masks, state.opt_state, hyper, rate, batch
+        state, losses = update(keys[2], config, state, hyper, directive, sample, pruned)
+        obs_stats = update_stats(state.policy.obs_stats, steps.obs)
+        state = state._replace(
+            policy=replace(state.policy, obs_stats=obs_stats),
+            return_stats=return_stats,
+            workers=workers,
+            iteration=state.iteration + 1,
         )
-        policy = replace(policy, params=params, obs_stats=update_stats(policy.obs_stats, steps.obs))
-        after = TrainState(
-            policy, masks, opt_state, return_stats, workers, state.iteration + 1, state.key
-        )
-        return after, summarise(steps, losses, masks)
+        if keeps_data:
+            state = state._replace(recent=sample)
+        if moves:
+            state = state._replace(movement=moved(state, hyper))
+        if snapshots:
+            state = state._replace(snapshots=with_snapshot(state, directive.snapshot))
+        return state, summarise(steps, losses, sparsity_of(state.masks, prunable(state)))
 
-    return Learner(init, iterate, max(groups) + 1)
+    def prunable(state: TrainState):
+        return config.scope.prunable(state.policy.params)
+
+    def collect(key: Key, state: TrainState, hyper: Hyper, directive: Directive):
+        perturb = None
+        if config.collection == "perturbed":
+            perturb = partial(perturbed, eps=hyper.sa_eps * ramp(directive.progress, hyper.sa_ramp))
+        return rollout(key, env, state.policy, hyper.gamma, state.workers, config.unroll, perturb)
+
+    def sample_of(policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
+        return make_batch(policy, steps, hyper, stats if config.normalise_reward else None)
+
+    def scored_on(state: TrainState, hyper: Hyper) -> Batch:
+        """The data of the last iteration in minibatches."""
+        rows = config.batch
+        count = next(n for n in range(min(SCORE_BATCHES, rows), 0, -1) if rows % n == 0)
+        sample = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), state.recent)
+        return Batch(sample, hyper, hyper.sa_eps, state.movement if moves else None)
+
+    def pruned(
+        key: Key,
+        state: TrainState,
+        hyper: Hyper,
+        directive: Directive,
+        event: Array | int = 0,
+        starts: bool = False,
+    ) -> Masks:
+        """The masks after an event, by the agent's own method; `starts` before the first one."""
+        batch = scored_on(state, hyper) if keeps_data else None
+        counts = directive.counts[event]
+
+        def by(method: Method) -> Masks:
+            static = method.schedule == "at_start" and method.regrow is None
+            if method.schedule is None or (static and not starts):
+                return state.masks
+            if starts and method.schedule != "at_start":
+                return state.masks
+            leaves = width([method], state.policy.params, config.scope)
+            target = Target(directive.groups[:leaves], counts[:leaves])
+            return next_masks(
+                method,
+                config.scope,
+                state.policy,
+                state.masks,
+                batch,
+                target,
+                key,
+                directive.drop,
+            )
+
+        branches = [partial(by, method) for method in methods]
+        if len(branches) == 1:
+            return branches[0]()
+        return jax.lax.switch(directive.method, branches)
+
+    def moved(state: TrainState, hyper: Hyper) -> Params:
+        gradient = dense_gradient(state.policy, scored_on(state, hyper))
+        return jax.tree.map(
+            lambda m, w, g: m - w * g, state.movement, state.policy.params, gradient
+        )
+
+    return Learner(fresh, init, iterate)
+
+
+def no_returns() -> ObsStats:
+    """Statistics of the discounted returns before there are any."""
+    return ObsStats(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
+
+
+def keep_masks(state: TrainState, masks: Masks) -> TrainState:
+    """The state with new masks: what they remove is +0, and what they change has no momentum."""
+    both = jax.tree.map(jnp.logical_and, masks, state.masks)
+    moments = state.opt_state
+    moments = moments._replace(mu=apply_masks(moments.mu, both), nu=apply_masks(moments.nu, both))
+    policy = replace(state.policy, params=apply_masks(state.policy.params, masks))
+    return state._replace(policy=policy, masks=masks, opt_state=moments)
+
+
+def rewound(state: TrainState, rewind: Array) -> TrainState:
+    """Lottery tickets: the first weights under today's masks, with everything else forgotten.
+
+    Source: Frankle and Carbin 2019 (arXiv 1803.03635).
+    """
+    params = apply_masks(state.first, state.masks)
+    size = state.policy.obs_stats.mean
+    unseen = ObsStats(jnp.zeros_like(size), jnp.ones_like(size), jnp.zeros(()))
+    anew = state._replace(
+        policy=replace(state.policy, params=params, obs_stats=unseen),
+        opt_state=ADAM.init(params),
+        return_stats=no_returns(),
+    )
+    return jax.tree.map(
+        lambda new, old: (
+            old if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.where(rewind, new, old)
+        ),
+        anew,
+        state,
+    )
+
+
+def with_snapshot(state: TrainState, slot: Array) -> Snapshot:
+    """The snapshots with today's agent in a slot; a slot that is not there changes nothing."""
+    return jax.tree.map(
+        lambda kept, now: kept.at[slot].set(now, mode="drop"),
+        state.snapshots,
+        Snapshot(state.policy, state.masks),
+    )
 
 
 def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
@@ -275,9 +435,17 @@ def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
 
 
 def rollout(
-    key: Key, env: Environment, policy: Policy, gamma: Array | float, workers: Worker, length: int
+    key: Key,
+    env: Environment,
+    policy: Policy,
+    gamma: Array | float,
+    workers: Worker,
+    length: int,
+    perturb: Callable[[Key, Policy, Array], Array] | None = None,
 ) -> tuple[Worker, Transition]:
     """`length` steps of every worker under the stochastic policy: `Transition [length, N]`.
+
+    With `perturb`, the policy acts on what that makes of the normalised observation.
 
     An episode that ends continues from a fresh state drawn once per rollout and worker: resetting
     inside the loop would double the cost of a step. Workers that finish twice in one rollout start
@@ -293,7 +461,10 @@ def rollout(
 
     def one(key: Key, worker: Worker, fresh: Worker) -> tuple[Worker, Transition]:
         obs = worker.obs
-        distribution = action_distribution(policy, normalise(policy, obs))
+        seen = normalise(policy, obs)
+        if perturb is not None:
+            seen = perturb(jax.random.fold_in(key, 1), policy, seen)
+        distribution = action_distribution(policy, seen)
         action = distribution.sample(key)
         env_state, after = env.step(worker.env_state, action)
         worker = Worker(
@@ -305,6 +476,7 @@ def rollout(
         step = Transition(
             obs=obs,
             next_obs=after.obs,
+            seen=seen,
             action=action,
             log_prob=distribution.log_prob(action),
             reward=after.reward,
@@ -352,7 +524,8 @@ def make_batch(
         hyper.gamma,
         hyper.gae_lambda,
     )
-    sample = Sample(obs_norm, steps.action, steps.log_prob, advantage, advantage + values)
+    targets = advantage + values
+    sample = Sample(obs_norm, steps.seen, steps.action, steps.log_prob, advantage, targets)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sample)
 
 
@@ -397,79 +570,101 @@ def gae(
 def update(
     key: Key,
     config: PPOConfig,
-    policy: Policy,
-    masks: Masks,
-    opt_state: optax.OptState,
+    state: TrainState,
     hyper: Hyper,
-    learning_rate: Array,
+    directive: Directive,
     batch: Sample,
-) -> tuple[Params, optax.OptState, "Losses"]:
+    pruned: Callable[..., Masks],
+) -> tuple[TrainState, Losses]:
     """`epochs` passes of `minibatches` Adam steps over the batch; removed weights stay +0.
 
     Gradients are masked *before* the norm is clipped (dead entries must not shrink live steps) and
-    updates *after* Adam (its momentum must not revive an entry).
+    weights *after* Adam (its momentum must not revive an entry). A weight that grows anew has no
+    moments, so late in training its first step is up to (1 - b1) / sqrt(1 - b2) = 3.2 rates long.
+
+    Args:
+        key: consumed.
+        config: static settings.
+        state: with the masks of this iteration.
+        hyper: traced settings.
+        directive: of this iteration.
+        batch: `Sample [rows]`.
+        pruned: (key, state, hyper, directive, event) -> masks, for events after the first.
     """
     rows = batch.advantage.shape[0]
+    decay = 1 - (1 - hyper.final_learning_rate) * directive.progress
+    rate = hyper.learning_rate * decay
+    decays = decayed(state.policy.params, config.scope)
+    loss = partial(total_loss, config, state.policy, hyper, directive.progress)
 
-    def minibatch(carry, indices: Array):
+    def minibatch(masks: Masks, carry, xs: tuple[Array, Key]):
         params, opt_state = carry
+        indices, key = xs
         sample = jax.tree.map(lambda x: x[indices], batch)
-        grads, losses = jax.grad(ppo_loss, has_aux=True)(params, policy, hyper, sample)
+        grads, losses = jax.grad(loss, has_aux=True)(params, sample, key)
         grads = apply_masks(grads, masks)
         shrink = jnp.minimum(1.0, hyper.max_grad_norm / (optax.tree.norm(grads) + 1e-8))
         direction, opt_state = ADAM.update(jax.tree.map(lambda g: shrink * g, grads), opt_state)
-        params = jax.tree.map(lambda w, d: w - learning_rate * d, params, direction)
+        params = jax.tree.map(
+            lambda w, d, on: w - rate * (d + on * hyper.weight_decay * w), params, direction, decays
+        )
         return (apply_masks(params, masks), opt_state), losses
 
-    def epoch(carry, key: Key):
-        order = jax.random.permutation(key, rows).reshape(config.minibatches, -1)
-        return jax.lax.scan(minibatch, carry, order)
+    def epoch(carry, xs: tuple[Key, Array]):
+        params, masks, opt_state = carry
+        key, number = xs
+        key_order, key_loss, key_prune = jax.random.split(key, 3)
+        if config.events > 1:  # at the first the masks are those of the rollout
+            now = with_weights(state, params, masks, opt_state)
+            now = keep_masks(now, pruned(key_prune, now, hyper, directive, number))
+            params, masks, opt_state = now.policy.params, now.masks, now.opt_state
+        order = jax.random.permutation(key_order, rows).reshape(config.minibatches, -1)
+        keys = jax.random.split(key_loss, config.minibatches)
+        steps = partial(minibatch, masks)
+        (params, opt_state), losses = jax.lax.scan(steps, (params, opt_state), (order, keys))
+        return (params, masks, opt_state), losses
 
-    carry = (policy.params, opt_state)
-    (params, opt_state), losses = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
-    return params, opt_state, jax.tree.map(jnp.mean, losses)
+    carry = (state.policy.params, state.masks, state.opt_state)
+    xs = (jax.random.split(key, config.epochs), jnp.arange(config.epochs))
+    carry, losses = jax.lax.scan(epoch, carry, xs)
+    return with_weights(state, *carry), jax.tree.map(jnp.mean, losses)
 
 
-class Losses(NamedTuple):
-    """The parts of the loss, means over a minibatch."""
-
-    policy: Array
-    value: Array
-    entropy: Array
-    kl: Array
+def with_weights(state: TrainState, params: Params, masks: Masks, opt_state: Any) -> TrainState:
+    """The state with other weights."""
+    policy = replace(state.policy, params=params)
+    return state._replace(policy=policy, masks=masks, opt_state=opt_state)
 
 
-def ppo_loss(params: Params, policy: Policy, hyper: Hyper, sample: Sample) -> tuple[Array, Losses]:
-    """The clipped surrogate, the critic's error and the entropy bonus of a minibatch `[B]`.
+def total_loss(
+    config: PPOConfig,
+    policy: Policy,
+    hyper: Hyper,
+    progress: Array,
+    params: Params,
+    sample: Sample,
+    key: Key,
+) -> tuple[Array, Losses]:
+    """PPO's loss plus kappa times the SA regulariser at the true observations, means over `[B]`.
 
-        L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)] + w_v E[(V - V_target)^2] / 2 - w_e E[H]
-
-    with rho = pi(a|s) / pi_old(a|s) and advantages normalised within the minibatch.
-
-    Source: Schulman et al. 2017, equations 7 and 9.
+    Source: Zhang et al. 2020 (SA-PPO, arXiv 2003.08938), section 3.2.
     """
+    total, losses = ppo_loss(params, policy, hyper, sample)
+    if config.regulariser == "none":
+        return total, losses
+    grown = ramp(progress, hyper.sa_ramp)
+    at = partial(REGULARISERS[config.regulariser], eps=hyper.sa_eps * grown, mix=grown)
+    keys = jax.random.split(key, len(sample.advantage))
     policy = replace(policy, params=params)
+    robust = jax.vmap(lambda k, x: at(k, policy, x))(keys, sample.obs_norm).mean()
+    return total + hyper.kappa * robust, losses._replace(robust=robust)
 
-    def terms(row: Sample):
-        distribution = action_distribution(policy, row.obs_norm)
-        log_ratio = distribution.log_prob(row.action) - row.log_prob
-        error = state_value(policy, row.obs_norm) - row.value_target
-        return log_ratio, 0.5 * error**2, distribution.entropy()
 
-    log_ratio, value_loss, entropy = jax.vmap(terms)(sample)
-    ratio = jnp.exp(log_ratio)
-    advantage = sample.advantage
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    clipped = jnp.clip(ratio, 1 - hyper.clip, 1 + hyper.clip)
-    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage)
-
-    losses = Losses(
-        policy_loss.mean(), value_loss.mean(), entropy.mean(), (ratio - 1 - log_ratio).mean()
-    )
-    total = (
-        losses.policy + hyper.value_weight * losses.value - hyper.entropy_weight * losses.entropy
-    )
-    return total, losses
+def decayed(params: Params, scope: Scope) -> Params:
+    """1 for the leaves that weight decay acts on, 0 for the others."""
+    prunable = scope.prunable(params)
+    on = [float(prunable(name)) for name, _ in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), on)
 
 
 def update_stats(stats: ObsStats, batch: Array) -> ObsStats:
@@ -485,10 +680,10 @@ def update_stats(stats: ObsStats, batch: Array) -> ObsStats:
     return ObsStats(stats.mean + delta * count / total, jnp.sqrt(squares / total), total)
 
 
-def summarise(steps: Transition, losses: Losses, masks: Masks) -> Metrics:
+def summarise(steps: Transition, losses: Losses, sparsity: Array) -> Metrics:
     """One iteration's scalars."""
     done = steps.terminated | steps.truncated
     episodes = jnp.sum(done)
     mean_return = jnp.sum(jnp.where(done, steps.episode_return, 0.0)) / episodes  # NaN if none
     diverged = jnp.sum(steps.diverged)
-    return Metrics(mean_return, episodes, diverged, *losses, sparsity_of(masks))
+    return Metrics(mean_return, episodes, diverged, *losses, sparsity)

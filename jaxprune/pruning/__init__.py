@@ -1,19 +1,32 @@
-"""Pruning: scores, allocation, schedules and the masks they make."""
+"""Pruning: scores, allocation, structures, schedules, and the masks that they make."""
 
-from jaxprune.pruning.allocation import ALLOCATIONS, Allocation
+from jaxprune.pruning.allocation import ALLOCATIONS
+from jaxprune.pruning.directives import Directive, Timing, make_directives
 from jaxprune.pruning.masks import apply_masks, dense, mask_policy, sparsity_of
-from jaxprune.pruning.methods import METHODS, allocate, prune
-from jaxprune.pruning.schedules import SCHEDULES, counts_per_iteration
+from jaxprune.pruning.methods import METHODS, Method, find_method, honoured, make_target
+from jaxprune.pruning.posthoc import prune
+from jaxprune.pruning.schedules import SCHEDULES
+from jaxprune.pruning.scope import Scope
+from jaxprune.pruning.scores import SCORES, Batch
+from jaxprune.pruning.structures import STRUCTURES
 
 __all__ = [
     "ALLOCATIONS",
     "METHODS",
     "SCHEDULES",
-    "Allocation",
-    "allocate",
+    "SCORES",
+    "STRUCTURES",
+    "Batch",
+    "Directive",
+    "Method",
+    "Scope",
+    "Timing",
     "apply_masks",
-    "counts_per_iteration",
     "dense",
+    "find_method",
+    "honoured",
+    "make_directives",
+    "make_target",
     "mask_policy",
     "prune",
     "sparsity_of",

@@ -1,116 +1,187 @@
-"""Pruning methods by name, and `prune`: masks for a policy that is already trained."""
+"""Pruning methods: a score, a schedule and a structure under a name, and what they aim at."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.families import InputError, lookup
-from jaxprune.pruning.allocation import ALLOCATIONS, Allocation
-from jaxprune.pruning.masks import dense, masks_from_ranks, prunable_sizes, ranks
+from jaxprune.pruning.allocation import ALLOCATIONS, Shares, exact, share_out
+from jaxprune.pruning.schedules import SCHEDULES
+from jaxprune.pruning.scope import Scope, prunable_shapes
 from jaxprune.pruning.scores import SCORES
-from jaxprune.types import Array, Key, Masks, Params, Policy
+from jaxprune.pruning.structures import STRUCTURES
+from jaxprune.types import Params
+
+AFTER = "after"
 
 
 @dataclass(frozen=True)
 class Method:
     """What decides which weights go, and when."""
 
-    score: str
-    """A key of `SCORES`; the learner, which prunes during training, ranks by magnitude."""
-    schedule: str | None
+    score: str = "magnitude"
+    """A key of `SCORES`."""
+    schedule: str | None = None
     """A key of `SCHEDULES` for pruning during training; None prunes once, after it."""
+    structure: str = "weights"
+    """A key of `STRUCTURES`."""
+    rounds: int = 1
+    """Times that the rest is scored again on the way to the target (at one event)."""
+    subset: float = 0.0
+    """The lowest fraction of what is left goes in random order: micro-pruning M3."""
+    regrow: str | None = None
+    """What the removed weights are chosen by that replace the smallest ones at every event."""
+    rewind: bool = False
+    """Whether training starts again from the first weights after every removal."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at observations, or at gradients."""
+        return SCORES[self.score].needs != "nothing" or self.regrow == "gradient"
+
+    @property
+    def nested(self) -> bool:
+        """Whether its masks for two sparsities are nested, of the *same* surviving weights.
+
+        Only then do monotone bounds promise anything about the curve.
+        """
+        return self.schedule is None and self.rounds == 1
 
 
-METHODS = {
-    "none": Method("constant", None),
-    "magnitude": Method("magnitude", None),
-    "random": Method("random", None),
+# SynFlow's own number; scored once it would cut whole layers.
+SYNFLOW_ROUNDS = 100
+
+METHODS: dict[str, Method] = {
+    "none": Method("constant"),
+    # After training.
+    "magnitude": Method("magnitude"),
+    "random": Method("random"),
+    "layer_magnitude": Method("layer_magnitude"),
+    "lamp": Method("lamp"),
+    "saliency": Method("saliency"),
+    "fisher": Method("fisher"),
+    "wanda": Method("wanda", structure="outputs"),
+    "certificate": Method("certificate"),
+    "adversary": Method("adversary"),
+    "neurons": Method("magnitude", structure="neurons"),
+    "n_of_4": Method("magnitude", structure="n_of_4"),
+    # Before training.
+    "static": Method("random", "at_start"),
+    "snip": Method("snip", "at_start"),
+    "grasp": Method("grasp", "at_start"),
+    "synflow": Method("synflow", "at_start", rounds=SYNFLOW_ROUNDS),
+    # During training.
     "micro": Method("magnitude", "linear"),
+    "micro_geometric": Method("magnitude", "geometric"),
+    "micro_subset": Method("magnitude", "linear", subset=0.2),
+    "gradual": Method("magnitude", "cubic"),
+    "gradual_random": Method("random", "cubic"),
+    "one_shot": Method("magnitude", "one_shot"),
+    "iterative": Method("magnitude", "iterative"),
+    "movement": Method("movement", "cubic"),
+    "lottery": Method("magnitude", "iterative", rewind=True),
+    "set": Method("magnitude", "at_start", regrow="random"),
+    "rigl": Method("magnitude", "at_start", regrow="gradient"),
 }
 
 
-def prune(
-    policy: Policy,
-    method: str = "magnitude",
-    sparsity: float | Sequence[float] = 0.5,
-    allocation: str = "global",
-    key: Key | None = None,
-) -> Masks:
-    """One-shot masks for the actor's kernels.
+def find_method(name: str) -> Method:
+    """The method `name`: a key of `METHODS`, or SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
 
-    Exactly `round(sparsity * n)` weights are removed (globally, or of each kernel for "uniform"),
-    lowest scores first. The masks of one call are nested: a higher sparsity removes a superset.
-
-    Args:
-        policy: leading axes `[...]` are agents.
-        method: "none", "magnitude" or "random"; "none" ignores the sparsity.
-        sparsity: fraction of the prunable weights to remove, in [0, 1); a sequence of S adds an
-            axis after those of the policy.
-        allocation: "global" or "uniform".
-        key: draws the random scores and breaks ties; default `jax.random.key(0)`. Agent i uses
-            `fold_in(key, i)`, i counted in row-major order.
-
-    Returns:
-        Boolean trees of the shapes of the parameters, `[..., S, *shape]` or `[..., *shape]`.
+    "lamp/cubic" removes the lowest LAMP scores on the cubic schedule; the schedule "after" is one
+    shot after training: "fisher/after/neurons".
 
     Raises:
-        InputError: unknown method or allocation, sparsity outside [0, 1), or a method that prunes
-            during training.
+        InputError: unknown name or part, or parts that do not go together.
     """
-    chosen = lookup(METHODS, method, "pruning method")
-    if chosen.schedule is not None:
+    if "/" not in name:
+        return lookup(METHODS, name, "pruning method")
+    score, *rest = name.split("/")
+    schedule, structure = (*rest, "weights")[:2]
+    if len(rest) > 2:
         raise InputError(
-            f"pruning method {method!r} removes weights during training: pass prune_counts to "
-            "the learner (see jaxprune.ppo), or use 'magnitude' on a trained policy"
+            f"pruning method {name!r} has {len(rest) + 1} parts: give SCORE/SCHEDULE/STRUCTURE, "
+            "e.g. lamp/cubic/weights"
         )
-    levels = list(np.atleast_1d(np.asarray(sparsity, object)))  # Fractions stay exact
-    scalar = np.ndim(sparsity) == 0
-    if not levels:
-        raise InputError("sparsity is an empty sequence: give at least one value in [0, 1)")
-    plans = allocate(policy.params, allocation, [0.0] * len(levels) if method == "none" else levels)
-    counts = jnp.asarray([plan.counts for plan in plans], jnp.int32)  # [S, groups]
-
-    batch = policy.params.log_std.shape[:-1]
-    agents = math.prod(batch)
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(
-        jnp.arange(agents)
-    )
-    params = jax.tree.map(lambda w: w.reshape(agents, *w.shape[len(batch) :]), policy.params)
-    masks = _masks(params, keys, counts, score=chosen.score, groups=plans[0].groups)
-    shape = batch if scalar else (*batch, len(levels))
-    return jax.tree.map(lambda m: m.reshape(*shape, *m.shape[2:]), masks)
+    info = lookup(SCORES, score, "pruning score")
+    lookup({**SCHEDULES, AFTER: None}, schedule, "pruning schedule")
+    lookup(STRUCTURES, structure, "structure")
+    if info.needs == "training" and schedule in (AFTER, "at_start"):
+        raise InputError(
+            f"pruning method {name!r}: the score {score!r} is accumulated during training, so it "
+            "needs a schedule such as cubic"
+        )
+    once = schedule in (AFTER, "at_start")
+    rounds = SYNFLOW_ROUNDS if score == "synflow" and once else 1
+    return Method(score, None if schedule == AFTER else schedule, structure, rounds)
 
 
-def allocate(params: Params, allocation: str, levels: Sequence[float]) -> list[Allocation]:
-    """The exact counts of every sparsity in `levels` for the prunable leaves of one agent.
+class Target(NamedTuple):
+    """How much goes where; arrays, so that every agent may have its own."""
+
+    groups: Any  # int32 [leaves], which leaves of units compete
+    counts: Any  # int32 [leaves], units that every group loses, by group
+
+
+def honoured(method: Method, allocation: str) -> str:
+    """The allocation that a method uses when asked for this one.
+
+    Rows do not compete with each other, and units have no ERK density: these methods treat all
+    layers alike then ("uniform").
+    """
+    structure = STRUCTURES[method.structure]
+    if (allocation == "global" and not structure.joint) or (
+        allocation == "erk" and method.structure == "neurons"
+    ):
+        return "uniform"
+    return allocation
+
+
+def make_target(
+    method: Method, params: Params, scope: Scope, allocation: str, sparsity: float
+) -> Target:
+    """The exact counts of one sparsity.
 
     Args:
-        params: arrays or shapes; leading axes are agents.
-        allocation: a key of `ALLOCATIONS`.
-        levels: sparsities.
+        method: of pruning.
+        params: arrays or shapes of a policy's; leading axes are agents.
+        scope: which weights may go.
+        allocation: a key of `ALLOCATIONS`; see `honoured`.
+        sparsity: fraction of the prunable weights to remove.
 
     Raises:
-        InputError: unknown allocation, or a sparsity outside [0, 1).
+        InputError: unknown allocation, a sparsity outside [0, 1) or one that empties a layer, or a
+            structure that does not fit the layers.
     """
-    rule = lookup(ALLOCATIONS, allocation, "allocation")
-    agents = math.prod(params.log_std.shape[:-1])
-    sizes = [size // agents for size in prunable_sizes(params).values()]
-    return [rule(sizes, level) for level in levels]
+    lookup(ALLOCATIONS, allocation, "allocation")
+    rule = ALLOCATIONS[honoured(method, allocation)]
+    structure = STRUCTURES[method.structure]
+    shapes = prunable_shapes(params, scope.prunable(params))
+    structure.check(shapes)
+    own = dict(scope.layer_sparsity)
+    if own and method.structure == "neurons":
+        raise InputError("layer sparsity is of weights, which neurons do not have: leave it out")
+    sparsity = 0.0 if method.score == "constant" else sparsity
+    shares = share_out(shapes, rule, sparsity, own)
+    competing = structure.competing(shapes, shares)
+    groups = shares.groups if len(competing) == len(shapes) else _groups(shares, len(competing))
+    counts = []
+    for group in range(len(competing)):
+        members = [(n, x) for (n, x), g in zip(competing, groups, strict=True) if g == group]
+        counts.append(round(sum((n * x for n, x in members), start=exact(0))))
+        available = sum(max(n - scope.min_weights, 0) for n, _ in members)
+        if counts[-1] > available:
+            units = method.structure if structure.joint else "weights of a row"
+            raise InputError(
+                f"sparsity {float(sparsity):g} empties a layer: it takes {counts[-1]} of "
+                f"{sum(n for n, _ in members)} {units} that compete, and min_weights "
+                f"{scope.min_weights} lets {available} go; lower the sparsity, or min_weights to 0"
+            )
+    return Target(np.asarray(groups, np.int32), np.asarray(counts, np.int32))
 
 
-@partial(jax.jit, static_argnames=("score", "groups"))
-def _masks(params: Params, keys: Array, counts: Array, *, score: str, groups: tuple[int, ...]):
-    """`[agents]` parameters and keys, `[S, groups]` counts -> masks `[agents, S]`."""
-
-    def of_agent(params: Params, key: Key) -> Masks:
-        key_score, key_tie = jax.random.split(key)
-        scores = SCORES[score](params, None, key_score)
-        rank = ranks(scores, groups, key_tie, old=dense(params))
-        return jax.vmap(lambda c: masks_from_ranks(rank, groups, c))(counts)
-
-    return jax.vmap(of_agent)(params, keys)
+def _groups(shares: Shares, leaves: int) -> tuple[int, ...]:
+    """Groups of the leaves of units where these are not the leaves of the network."""
+    together = len(set(shares.groups)) == 1
+    return (0,) * leaves if together else tuple(range(leaves))

@@ -1,90 +1,94 @@
-"""Counts are exact: decimals as people write them, halves to even."""
+"""Shares are exact: decimals as people write them, and ERK to the digits of the literature."""
 
-import itertools
+import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxprune.families import InputError
-from jaxprune.pruning.allocation import ALLOCATIONS, exact, global_, uniform
+from jaxprune.pruning.allocation import ALLOCATIONS, erk, exact, global_, share_out, uniform
+
+HOPPER = ((11, 64), (64, 64), (64, 3))
+GRID = [Fraction(i, 20) for i in range(20)] + [Fraction(99, 100)]
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "size", "count"),
+    ("sparsity", "fraction"),
+    [(0.9, (9, 10)), (0.29, (29, 100)), (1e-9, (1, 10**9)), (0, (0, 1)), (0.35, (7, 20))],
+)
+def test_a_sparsity_is_the_decimal_that_was_written(sparsity, fraction):
+    assert exact(sparsity) == Fraction(*fraction)
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, float("nan"), 2])
+def test_a_sparsity_outside_the_range_is_named(sparsity):
+    for rule in ALLOCATIONS.values():
+        with pytest.raises(InputError, match=r"outside \[0, 1\)"):
+            rule([(3, 4)], sparsity)
+
+
+def test_global_and_uniform_differ_in_who_competes():
+    assert global_(HOPPER, 0.9) == ((0, 0, 0), (Fraction(9, 10),) * 3)
+    assert uniform(HOPPER, 0.9) == ((0, 1, 2), (Fraction(9, 10),) * 3)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "layers"),
     [
-        (0.9, 192, 173),  # 172.8 rounds; flooring would give 172
-        (0.29, 100, 29),  # 0.29 * 100 = 28.999999999999996 in floating point
-        (0.9, 10, 9),  # int((1 - 0.9) * 10) keeps 0
-        (0.5, 5, 2),  # 2.5: halves to even ...
-        (0.5, 7, 4),  # ... 3.5
-        (0.7, 5, 4),  # 3.5, though 0.7 is below 7/10 as a binary fraction
-        (0.35, 10, 4),  # 3.5, though 0.35 is below 35/100 as a binary fraction
-        (0.0, 100, 0),
-        (0.999, 10, 10),  # 9.99
-        (Fraction(1, 3), 3, 1),
-        (Fraction(1, 3), 100, 33),
-        (Fraction(1, 2), 3, 2),  # 1.5
-        (1e-9, 100, 0),
+        (0.90, (0.80232, 0.94201, 0.35249)),
+        (0.95, (0.90096, 0.97095, 0.67560)),
+        (0.50, (0.0, 0.609375, 0.0)),  # the first and the last layer stay dense
+        (0.0, (0.0, 0.0, 0.0)),
     ],
 )
-def test_counts_by_hand(sparsity, size, count):
-    assert global_([size], sparsity).counts == (count,)
-    assert uniform([size], sparsity).counts == (count,)
+def test_erk_of_a_hopper_actor(sparsity, layers):
+    assert [round(float(x), 6) for x in erk(HOPPER, sparsity).sparsity] == pytest.approx(
+        layers, abs=5e-6
+    )
 
 
-def test_global_counts_all_leaves_together_and_uniform_each_alone():
-    sizes = (704, 4096, 192)  # an 11-64-64-3 actor, 4992 weights
-    assert global_(sizes, 0.9) == ((0, 0, 0), (4493,))  # 4492.8
-    assert uniform(sizes, 0.9) == ((0, 1, 2), (634, 3686, 173))  # 633.6, 3686.4, 172.8
+shapes = st.lists(st.tuples(st.integers(1, 80), st.integers(1, 80)), min_size=1, max_size=5)
 
 
-def test_a_decimal_is_what_a_person_wrote():
-    assert exact(0.9) == Fraction(9, 10)
-    assert exact(0.1 + 0.2) == Fraction("0.30000000000000004")
-    assert exact(Fraction(2, 7)) == Fraction(2, 7)
+@given(shapes)
+def test_erk_spends_its_budget_and_never_gets_denser(shapes):
+    """Densities in [0, 1] that add up to the budget, proportional where they are below 1."""
+    before = None
+    for sparsity in GRID:
+        shares = erk(shapes, sparsity).sparsity
+        sizes = [math.prod(shape) for shape in shapes]
+        kept = sum((1 - s) * n for s, n in zip(shares, sizes, strict=True))
+        assert kept == sum(n - math.floor(sparsity * n) for n in sizes)
+        assert all(0 <= s <= 1 for s in shares)
+        scale = {(1 - s) * n / sum(x) for s, n, x in zip(shares, sizes, shapes, strict=True) if s}
+        assert len(scale) <= 1
+        assert before is None or all(a <= b for a, b in zip(before, shares, strict=True))
+        before = shares
 
 
-@given(st.integers(0, 999), st.lists(st.integers(1, 5000), min_size=1, max_size=5))
-@settings(deadline=None, derandomize=True)
-def test_counts_are_the_rounded_product(thousandths, sizes):
-    """Reference: integers only. n = floor(p / 1000), then the remainder decides, ties to even."""
-
-    def reference(size):
-        whole, rest = divmod(thousandths * size, 1000)
-        return whole + (rest > 500 or (rest == 500 and whole % 2 == 1))
-
-    sparsity = float(f"0.{thousandths:03d}")
-    assert global_(sizes, sparsity).counts == (reference(sum(sizes)),)
-    assert uniform(sizes, sparsity).counts == tuple(reference(size) for size in sizes)
+def test_counts_of_every_size_are_the_decimal_rounded_half_to_even():
+    """All sizes to 5000 and the whole grid, against decimal arithmetic of Python's own."""
+    for sparsity in GRID:
+        (share,) = uniform([(1, 1)], sparsity).sparsity
+        numerator, denominator = share.numerator, share.denominator
+        sizes = np.arange(1, 5001)
+        quotient, rest = np.divmod(sizes * numerator, denominator)
+        up = (2 * rest > denominator) | ((2 * rest == denominator) & (quotient % 2 == 1))
+        assert [round(share * int(n)) for n in sizes] == (quotient + up).tolist()
 
 
-@pytest.mark.parametrize("name", ALLOCATIONS)
-def test_contract(name):
-    """One group per leaf, one count per group; nothing at 0, never fewer at a higher sparsity."""
-    sizes = (40, 48, 18)
-    plans = [ALLOCATIONS[name](sizes, k / 100) for k in range(100)]
-    for plan in plans:
-        assert len(plan.groups) == len(sizes)
-        assert sorted(set(plan.groups)) == list(range(len(plan.counts)))
-        assert plan.groups == plans[0].groups
-    assert set(plans[0].counts) == {0}
-    for low, high in itertools.pairwise(plans):
-        assert all(a <= b for a, b in zip(low.counts, high.counts, strict=True))
+def test_layers_with_a_sparsity_of_their_own():
+    named = dict(zip(("a", "b", "c"), HOPPER, strict=True))
+    shares = share_out(named, global_, 0.5, {"b": 0.9})
+    assert shares == ((0, 1, 0), (Fraction(1, 2), Fraction(9, 10), Fraction(1, 2)))
+    assert share_out(named, uniform, 0.5, {"a": 0.0}).sparsity[0] == 0
+    assert share_out(named, erk, 0.0, {"b": 0.9}).sparsity == (0, 0, 0)  # nothing is pruned
+    every = share_out(named, global_, 0.5, {"a": 0.1, "b": 0.2, "c": 0.3})
+    assert every == ((0, 1, 2), (Fraction(1, 10), Fraction(1, 5), Fraction(3, 10)))
 
 
 def test_global_is_the_neutral_member():
     assert next(iter(ALLOCATIONS)) == "global"
-
-
-@pytest.mark.parametrize("name", ALLOCATIONS)
-@pytest.mark.parametrize(
-    "sparsity",
-    [1, 1.0, 1.5, -0.1, -1e-9, Fraction(1), Fraction(-1, 9)]
-    + [float(x) for x in ("nan", "inf", "-inf")],
-)
-def test_outside_the_unit_interval_is_an_input_error(name, sparsity):
-    with pytest.raises(InputError, match=r"outside \[0, 1\)") as error:
-        ALLOCATIONS[name]([10], sparsity)
-    assert "\n" not in str(error.value)

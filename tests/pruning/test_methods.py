@@ -1,4 +1,4 @@
-"""`prune`: axes, keys, exact counts, and the contracts of the score and method registries."""
+"""`prune`: axes, keys, exact counts; names of methods, and what they refuse."""
 
 from functools import cache
 
@@ -6,15 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import random_batch
 
 from jaxprune.families import InputError
 from jaxprune.policy import init_policy
-from jaxprune.pruning import methods
-from jaxprune.pruning.allocation import ALLOCATIONS
-from jaxprune.pruning.masks import dense, masks_from_ranks, ranks, sparsity_of
-from jaxprune.pruning.methods import METHODS, allocate, prune
-from jaxprune.pruning.schedules import SCHEDULES
-from jaxprune.pruning.scores import SCORES
+from jaxprune.pruning import (
+    ALLOCATIONS,
+    METHODS,
+    SCHEDULES,
+    SCORES,
+    STRUCTURES,
+    Method,
+    Scope,
+    find_method,
+    honoured,
+    make_target,
+    posthoc,
+    prune,
+    sparsity_of,
+)
+from jaxprune.pruning.scope import named_leaves
 
 SIZES = (40, 48, 18)
 N = sum(SIZES)
@@ -72,8 +83,8 @@ def test_sparsity_is_a_number_or_a_sequence(sparsity):
 def test_magnitude_in_a_batch_is_plain_numpy_per_agent():
     policy = agents(2, 3)
     weights = [np.asarray(policy.params.actor[f"layer_{i}"]["kernel"]) for i in range(3)]
-    for allocation in ALLOCATIONS:
-        masks = prune(policy, "magnitude", LEVELS, allocation)
+    for allocation in ("global", "uniform"):
+        masks = prune(policy, "magnitude", LEVELS, allocation, scope=Scope(min_weights=0))
         for agent in np.ndindex(2, 3):
             size = [np.abs(w[agent]) for w in weights]
             for s, level in enumerate(LEVELS):
@@ -93,21 +104,25 @@ def test_global_and_uniform_differ():
     last = {a: prune(policy, "magnitude", 0.1, a).actor["layer_2"]["kernel"] for a in ALLOCATIONS}
     assert np.sum(~last["global"]) == 11  # round(10.6), all of them here
     assert np.sum(~last["uniform"]) == 2  # round(1.8)
+    assert np.sum(~last["erk"]) == 0  # the smallest layer stays dense
 
 
-def test_agent_i_alone_is_agent_i_of_the_batch():
+def test_the_last_weights_of_a_layer_stay():
+    """At 0.9 the last kernel of a fresh policy would be gone; min_weights says how much stays."""
+    for least in (0, 1, 3):
+        masks = prune(agents(), "magnitude", 0.9, scope=Scope(min_weights=least))
+        assert np.sum(~kernels(masks)) == round(0.9 * N)
+        assert np.sum(masks.actor["layer_2"]["kernel"]) == least
+
+
+def test_equal_agents_of_a_batch_have_keys_of_their_own():
+    """Agent i of a batch uses fold_in(key, i), so the same agent elsewhere draws differently."""
     policy, key = clones(6), jax.random.key(7)
     batch = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), policy)
-    for method in ("random", "magnitude"):
-        masks = prune(batch, method, LEVELS, key=key)
-        for i in range(6):
-            params = jax.tree.map(lambda x, i=i: x[i], policy.params)
-            key_score, key_tie = jax.random.split(jax.random.fold_in(key, i))
-            scores = SCORES[METHODS[method].score](params, None, key_score)
-            rank = ranks(scores, (0, 0, 0), key_tie, old=dense(params))
-            for s, level in enumerate(LEVELS):
-                alone = masks_from_ranks(rank, (0, 0, 0), jnp.array([round(level * N)]))
-                assert_same(alone, jax.tree.map(lambda m, i=i, s=s: m[i // 3, i % 3, s], masks))
+    flat, square = (prune(x, "random", LEVELS, key=key) for x in (policy, batch))
+    assert_same(flat, jax.tree.map(lambda x: x.reshape(6, *x.shape[2:]), square))
+    first = prune(jax.tree.map(lambda x: x[:1], policy), "random", LEVELS, key=key)
+    assert_same(first, jax.tree.map(lambda x: x[:1], flat))
 
 
 def test_random_differs_between_agents_and_keys():
@@ -136,16 +151,16 @@ def test_none_keeps_everything_and_ignores_the_sparsity():
 def test_a_grid_of_the_same_length_compiles_nothing():
     policy = agents(2)
     prune(policy, sparsity=[0.1, 0.2, 0.3])
-    before = methods._masks._cache_size()
+    before = posthoc._masks._cache_size()
     for start in range(10):
         prune(policy, sparsity=[start / 100, 0.5, 0.9], key=jax.random.key(start))
-    assert methods._masks._cache_size() == before
+    assert posthoc._masks._cache_size() == before
 
 
 def test_micro_is_a_training_method_and_says_what_to_do():
     with pytest.raises(InputError, match="during training") as error:
         prune(agents(), "micro", 0.5)
-    assert "prune_counts" in str(error.value) and "'magnitude'" in str(error.value)
+    assert "train with it" in str(error.value) and "'magnitude'" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -157,6 +172,23 @@ def test_micro_is_a_training_method_and_says_what_to_do():
         ({"sparsity": 1.0}, r"outside \[0, 1\)"),
         ({"sparsity": [0.5, -0.1]}, r"outside \[0, 1\)"),
         ({"sparsity": [0.5, float("nan")]}, r"outside \[0, 1\)"),
+        ({"sparsity": []}, "empty sequence"),
+        ({"method": "fisher"}, "looks at data.*collect_batch"),
+        ({"method": "n_of_4"}, "N:4 does not divide the 5 inputs of actor/layer_0/kernel"),
+        (
+            {
+                "method": "magnitude/after/neurons",
+                "scope": Scope(last_layer=False, first_layer=False),
+            },
+            "neurons need",
+        ),
+        ({"sparsity": 0.99}, "empties a layer.*min_weights"),
+        ({"sparsity": 0.975, "allocation": "uniform"}, "empties a layer: it takes 18 of 18"),
+        ({"method": "magnitude/after/outputs", "sparsity": 0.95}, "5 of 5 weights of a row"),
+        ({"scope": Scope(networks="value")}, "actor, critic, both"),
+        ({"scope": Scope(min_weights=-1)}, "min_weights -1"),
+        ({"scope": Scope(layer_sparsity=(("actor/layer_9/kernel", 0.5),))}, "layer_9"),
+        ({"scope": Scope(layer_sparsity=(("actor/layer_0/kernel", 1.0),))}, r"outside \[0, 1\)"),
     ],
 )
 def test_input_errors(arguments, message):
@@ -164,70 +196,119 @@ def test_input_errors(arguments, message):
         prune(agents(), **arguments)
 
 
-def test_allocate_counts_one_agent_whatever_the_batch():
+def test_targets_count_one_agent_whatever_the_batch():
     for shape in ((), (3,), (2, 3)):
-        plans = allocate(agents(*shape).params, "uniform", [0.5, 0.9])
-        assert [plan.counts for plan in plans] == [(20, 24, 9), (36, 43, 16)]
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_score_contract(name):
-    """Real numbers, one per parameter; a function of its arguments; `vmap` is the loop."""
-    params, key = agents(3).params, jax.random.key(0)
-    one = jax.tree.map(lambda x: x[1], params)
-    scores = SCORES[name](one, None, key)
-    assert jax.tree.structure(scores) == jax.tree.structure(one)
-    for score, leaf in zip(jax.tree.leaves(scores), jax.tree.leaves(one), strict=True):
-        assert score.shape == leaf.shape and jnp.issubdtype(score.dtype, jnp.floating)
-        assert np.all(np.isfinite(score))
-    assert_same(scores, SCORES[name](one, None, key))
-    keys = jax.random.split(key, 3)
-    batch = jax.vmap(lambda p, k: SCORES[name](p, None, k))(params, keys)
-    alone = SCORES[name](one, None, keys[1])
-    assert_same(alone, jax.tree.map(lambda x: x[1], batch))
-
-
-def test_score_values():
-    params = agents().params
-    constant = SCORES["constant"](params, None, jax.random.key(0))
-    assert all(np.all(x == 0) for x in jax.tree.leaves(constant))
-    assert_same(SCORES["magnitude"](params, None, jax.random.key(0)), jax.tree.map(abs, params))
-    draws = SCORES["random"](params, None, jax.random.key(0))
-    flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(draws)])
-    assert np.all((flat >= 0) & (flat < 1))
-    assert len(np.unique(flat)) > 0.99 * flat.size  # no leaf repeats another
+        params = agents(*shape).params
+        counts = [
+            make_target(METHODS["magnitude"], params, Scope(), "uniform", s).counts.tolist()
+            for s in (0.5, 0.9)
+        ]
+        assert counts == [[20, 24, 9], [36, 43, 16]]
 
 
 def test_the_neutral_members_come_first():
     assert next(iter(SCORES)) == "constant"
     assert next(iter(METHODS)) == "none"
+    assert next(iter(STRUCTURES)) == "weights"
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_made_of_registered_parts(name):
-    assert METHODS[name].score in SCORES
-    assert METHODS[name].schedule is None or METHODS[name].schedule in SCHEDULES
+    method = find_method(name)
+    assert method.score in SCORES and method.structure in STRUCTURES
+    assert method.schedule is None or method.schedule in SCHEDULES
+    assert method.regrow in (None, "random", "gradient")
+    # Monotone bounds promise something about masks of the same weights only.
+    assert not (method.nested and (method.schedule or method.regrow or method.rewind))
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_scores_schedules_and_structures_combine_by_name():
+    assert find_method("lamp/cubic") == Method("lamp", "cubic")
+    assert find_method("fisher/after/neurons") == Method("fisher", None, "neurons")
+    assert find_method("magnitude/linear") == METHODS["micro"]
+    assert find_method("synflow/at_start") == METHODS["synflow"]
+    assert find_method("synflow/after").rounds == 100 and not find_method("synflow/after").nested
+    assert find_method("synflow/linear").rounds == 1
+    for score in SCORES:
+        for schedule in SCHEDULES:
+            if not (score == "movement" and schedule == "at_start"):
+                assert find_method(f"{score}/{schedule}").schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("magnitud", "did you mean 'magnitude'"),
+        ("magnitud/linear", "unknown pruning score 'magnitud'"),
+        ("magnitude/linera", "unknown pruning schedule 'linera'"),
+        ("magnitude/linear/neuron", "unknown structure 'neuron'"),
+        ("magnitude/linear/neurons/4", "4 parts: give SCORE/SCHEDULE/STRUCTURE"),
+        ("movement/after", "accumulated during training"),
+        ("movement/at_start", "accumulated during training"),
+    ],
+)
+def test_a_name_that_is_none_says_what_is(name, message):
+    with pytest.raises(InputError, match=message) as error:
+        find_method(name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_allocation_that_makes_no_sense_is_another_one():
+    rows, neurons = METHODS["wanda"], METHODS["neurons"]
+    assert [honoured(rows, a) for a in ALLOCATIONS] == ["uniform", "uniform", "erk"]
+    assert [honoured(neurons, a) for a in ALLOCATIONS] == ["global", "uniform", "uniform"]
+    assert [honoured(METHODS["magnitude"], a) for a in ALLOCATIONS] == list(ALLOCATIONS)
+
+
 @pytest.mark.parametrize("name", AFTER_TRAINING)
-def test_method_contract(name, allocation):
-    """Exact counts, nested, a function of the key, and only the actor's kernels are touched."""
-    policy, key = agents(3), jax.random.key(5)
-    masks = prune(policy, name, LEVELS, allocation, key)
-    assert_same(masks, prune(policy, name, LEVELS, allocation, key))
-    plans = allocate(policy.params, allocation, LEVELS)
-    removed = [0 if name == "none" else sum(plan.counts) for plan in plans]
+def test_method_contract(name, allocation="global"):
+    """Nested, a function of the key, one level at a time the same, and nothing else is touched."""
+    policy, key, levels = agents(3), jax.random.key(5), (0.0, 0.25, 0.5)
+    if name == "n_of_4":  # whose blocks have to divide the inputs
+        policy = jax.vmap(lambda k: init_policy(k, 4, 3, hidden=(8, 8)))(jax.random.split(key, 3))
+    batch = jax.vmap(lambda p: random_batch(p))(policy)
+    masks = prune(policy, name, levels, allocation, key, batch)
+    assert_same(masks, prune(policy, name, levels, allocation, key, batch))
     keep = kernels(masks)
-    assert np.array_equal(np.sum(~keep, axis=-1), [removed] * 3)
     assert np.all(keep[:, 1:] <= keep[:, :-1])
+    assert keep[:, 0].all() and (name == "none") == keep.all()
     for layer in masks.actor.values():
         assert layer["bias"].all()
     assert all(m.all() for m in jax.tree.leaves((masks.critic, masks.log_std)))
-    # The same masks one level at a time: nothing depends on the rest of the grid.
-    for s, level in enumerate(LEVELS):
-        alone = prune(policy, name, level, allocation, key)
-        assert_same(alone, jax.tree.map(lambda m, s=s: m[:, s], masks))
+    alone = prune(policy, name, levels[1], allocation, key, batch)
+    assert_same(alone, jax.tree.map(lambda m: m[:, 1], masks))
+
+
+@pytest.mark.parametrize(
+    ("scope", "paths"),
+    [
+        (Scope(), ["actor/layer_0/kernel", "actor/layer_1/kernel", "actor/layer_2/kernel"]),
+        (Scope(first_layer=False), ["actor/layer_1/kernel", "actor/layer_2/kernel"]),
+        (Scope(last_layer=False), ["actor/layer_0/kernel", "actor/layer_1/kernel"]),
+        (
+            Scope(networks="critic", first_layer=False),
+            ["critic/layer_1/kernel", "critic/layer_2/kernel"],
+        ),
+        (
+            Scope(networks="both", first_layer=False, last_layer=False, biases=True),
+            [f"{net}/layer_1/{leaf}" for net in ("actor", "critic") for leaf in ("bias", "kernel")],
+        ),
+    ],
+)
+def test_a_scope_is_all_that_is_touched(scope, paths):
+    policy = agents()
+    masks = prune(policy, "random", 0.5, "uniform", scope=scope)
+    for name, leaf in named_leaves(masks):
+        removed = int((~leaf).sum())
+        assert removed == (round(leaf.size / 2) if name in paths else 0)
+
+
+def test_a_layer_may_have_a_sparsity_of_its_own():
+    scope = Scope(layer_sparsity=(("actor/layer_0/kernel", 0.8),))
+    masks = prune(agents(), "magnitude", (0.0, 0.1, 0.5), "global", scope=scope)
+    gone = [(~masks.actor[f"layer_{i}"]["kernel"]).sum((1, 2)) for i in range(3)]
+    assert gone[0].tolist() == [0, 32, 32]  # nothing anywhere at 0
+    assert (gone[1] + gone[2]).tolist() == [0, 7, 33]  # of 48 + 18
 
 
 def test_a_categorical_policy_has_no_log_std_and_prunes_all_the_same():

@@ -1,0 +1,104 @@
+"""What PPO minimises on a minibatch, and the traced settings that say how.
+
+Source: Schulman et al. 2017 (arXiv 1707.06347).
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxprune.policy import action_distribution, state_value
+from jaxprune.types import Array, Params, Policy
+
+
+@struct.dataclass
+class Hyper:
+    """Traced settings: a pytree of scalars, so every agent of a population may have its own."""
+
+    learning_rate: float = 3e-4
+    """Of Adam, at the first iteration."""
+    final_learning_rate: float = 0.0
+    """At the last iteration, as a fraction of `learning_rate`; linear in between."""
+    clip: float = 0.2
+    """Range of the probability ratio that still earns its advantage."""
+    entropy_weight: float = 0.0
+    """Of the entropy bonus."""
+    value_weight: float = 0.5
+    """Of the critic's squared error."""
+    gamma: float = 0.99
+    """Discount per step."""
+    gae_lambda: float = 0.95
+    """Of generalised advantage estimation."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this global norm, after masking."""
+    reward_scale: float = 1.0
+    """Factor on the rewards that the learner sees, after their normalisation."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW), of the kernels that may be pruned: w <- w - rate * weight_decay * w."""
+    kappa: float = 0.0
+    """Of the SA-PPO regulariser (see `jaxprune.robust`); 0 is plain PPO."""
+    sa_eps: float = 0.0
+    """Radius of the regulariser's l_inf ball in normalised units, at the end of its ramp."""
+    sa_ramp: float = 0.75
+    """Fraction of training over which the radius grows linearly from 0."""
+
+
+class Sample(NamedTuple):
+    """One row of a minibatch."""
+
+    obs_norm: Array  # [obs_size], the true one: what the critic sees
+    seen: Array  # [obs_size], what the actor saw: the same, or perturbed
+    action: Array
+    log_prob: Array  # []
+    advantage: Array  # []
+    value_target: Array  # []
+
+
+class Losses(NamedTuple):
+    """The parts of the loss, means over a minibatch."""
+
+    policy: Array
+    value: Array
+    entropy: Array
+    kl: Array
+    robust: Array  # the SA regulariser, 0 without
+
+
+def ppo_loss(params: Params, policy: Policy, hyper: Hyper, sample: Sample) -> tuple[Array, Losses]:
+    """The clipped surrogate, the critic's error and the entropy bonus of a minibatch `[B]`.
+
+        L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)] + w_v E[(V - V_target)^2] / 2 - w_e E[H]
+
+    with rho = pi(a|s) / pi_old(a|s) and advantages normalised within the minibatch.
+
+    Source: Schulman et al. 2017, equations 7 and 9.
+    """
+    policy = replace(policy, params=params)
+
+    def terms(row: Sample):
+        distribution = action_distribution(policy, row.seen)
+        log_ratio = distribution.log_prob(row.action) - row.log_prob
+        error = state_value(policy, row.obs_norm) - row.value_target
+        return log_ratio, 0.5 * error**2, distribution.entropy()
+
+    log_ratio, value_loss, entropy = jax.vmap(terms)(sample)
+    ratio = jnp.exp(log_ratio)
+    advantage = sample.advantage
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    clipped = jnp.clip(ratio, 1 - hyper.clip, 1 + hyper.clip)
+    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage)
+
+    losses = Losses(
+        policy_loss.mean(),
+        value_loss.mean(),
+        entropy.mean(),
+        (ratio - 1 - log_ratio).mean(),
+        jnp.zeros(()),
+    )
+    total = (
+        losses.policy + hyper.value_weight * losses.value - hyper.entropy_weight * losses.entropy
+    )
+    return total, losses
