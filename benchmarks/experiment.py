@@ -13,12 +13,12 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
+from benchmarks.settings import tuned
 from jaxprune.attacks import ATTACKS, MADConfig, make_attack
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, default_backend, make_env
 from jaxprune.evaluation import VICTIMS
 from jaxprune.families import InputError, lookup
-from jaxprune.losses import Hyper
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
@@ -179,12 +179,6 @@ class Experiment:
         return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,), seeds=seeds)
 
 
-# Learner settings of tasks for which those of the preset are not good, or much more than they need.
-CARTPOLE = PPOConfig(
-    steps=150_000, num_envs=8, unroll=128, epochs=4, minibatches=4, hyper=Hyper(learning_rate=1e-3)
-)
-PENDULUM = PPOConfig(steps=300_000, hyper=Hyper(learning_rate=1e-3, gamma=0.95))
-LEARNERS = {"cartpole": CARTPOLE, "acrobot": CARTPOLE, "pendulum": PENDULUM}
 PRESETS = {
     "smoke": Experiment(
         preset="smoke",
@@ -192,10 +186,10 @@ PRESETS = {
         sparsity_grid=parse_grid("0:0.9:4"),
         methods=("magnitude", "random", "micro"),
         episodes=8,
-        ppo=CARTPOLE,
+        ppo=tuned("cartpole", PPOConfig()),
     ),
     "laptop": Experiment(
-        ppo=PPOConfig(steps=800_000, num_envs=64, unroll=32),
+        ppo=tuned("hopper", PPOConfig(steps=800_000)),
     ),
     "paper": Experiment(
         preset="paper",
@@ -203,7 +197,7 @@ PRESETS = {
         methods=("magnitude", "random", "micro"),
         episodes=50,
         mad=MADConfig(steps=20, restarts=5),
-        ppo=PPOConfig(steps=2_000_000, num_envs=64, unroll=32),
+        ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
     ),
 }
 
@@ -216,8 +210,9 @@ def parse(argv: Sequence[str]) -> Experiment:
         SystemExit: after `--help`.
     """
     preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
-    learner = LEARNERS.get(_option(argv, "--env", preset.env), preset.ppo)
-    preset = replace(preset, ppo=learner)
+    task = _option(argv, "--env", preset.env)
+    if task != preset.env:  # with the steps of the preset, unless the task needs fewer
+        preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

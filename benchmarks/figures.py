@@ -28,20 +28,25 @@ STYLE: dict[Any, Any] = {
 }
 # A local bound of a constant policy is what its rounding is.
 ROUNDING = 1e-12
-# Panels side by side.
-COLUMNS = 4
+# Panels side by side; of a training curve, lines in a panel and points of a line.
+COLUMNS, LINES, POINTS = 4, 5, 60
+SMOOTHED = ("iteration", "env_steps", "episodes", "episode_return")
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
 
 
-def draw(results: Results, certificates: Columns, title: str, folder: Path) -> dict[str, str]:
-    """Write every figure; caption -> file name."""
+def draw(
+    results: Results, certificates: Columns, training: Columns, title: str, folder: Path
+) -> dict[str, str]:
+    """Write every figure; caption -> file name. `training` is empty where nothing was trained."""
     with plt.rc_context(STYLE):
         figures = {
             "returns": _returns(results, title),
             "certificates": _certificates(results, certificates, title),
             "regret": _regret(results, title),
         }
+        if training:
+            figures["training"] = _training(training, title)
         for name, figure in figures.items():
             save = partial(figure.savefig, format="png", bbox_inches="tight")
             write_whole(folder / f"{name}.png", save)
@@ -80,7 +85,7 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
 
 
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **style) -> None:
-    (line,) = ax.plot(x, mean, marker="o", markersize=3, label=label, **style)
+    (line,) = ax.plot(x, mean, **{"marker": "o", "markersize": 3, "label": label, **style})
     low, high = (np.where(np.isfinite(edge), edge, mean) for edge in (low, high))
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
@@ -129,6 +134,52 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
                 _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
     _legend(figure, axes[0, 0], columns=3)
     return figure
+
+
+def _training(training: Columns, title: str) -> Figure:
+    """Return against env steps, a panel per curve and a line per target, over the seeds."""
+    methods = list(dict.fromkeys(training["method"]))
+    columns = min(len(methods), COLUMNS)
+    figure, axes = plt.subplots(
+        -(-len(methods) // columns),
+        columns,
+        figsize=(4.6 * columns + 1.6, 3.5 * -(-len(methods) // columns)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle(f"{title}: training, mean and range of the seeds")
+    for ax in axes.ravel()[len(methods) :]:
+        ax.set_visible(False)
+    for ax, method in zip(axes.ravel(), methods, strict=False):
+        rows = training["method"] == method
+        targets = np.unique(training["sparsity"][rows])
+        shown = targets[np.unique(np.linspace(0, len(targets) - 1, LINES).astype(int))]
+        for target, colour in zip(shown, COLOURS, strict=False):
+            steps, returns = _smoothed(training, rows & (training["sparsity"] == target))
+            low, high = np.nanmin(returns, 0), np.nanmax(returns, 0)
+            label = f"sparsity {target:g}"
+            _band(ax, steps, np.nanmean(returns, 0), low, high, label, color=colour, marker="")
+        ax.set_title(method)
+        ax.legend(fontsize=8)
+        ax.set_xlabel("env steps")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("return of finished episodes")
+    return figure
+
+
+def _smoothed(training: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Env steps `[points]` and mean returns of the episodes that ended since, `[seeds, points]`."""
+    seeds = np.unique(training["seed"][rows])
+    order = np.lexsort([training[name][rows] for name in ("iteration", "seed")])
+    part = {name: training[name][rows][order].reshape(len(seeds), -1) for name in SMOOTHED}
+    points = min(POINTS, part["iteration"].shape[1])
+    blocks = np.array_split(np.arange(part["iteration"].shape[1]), points)
+    total = np.nan_to_num(part["episode_return"]) * part["episodes"]
+    with np.errstate(invalid="ignore"):
+        means = [total[:, b].sum(1) / part["episodes"][:, b].sum(1) for b in blocks]
+    return np.array([part["env_steps"][0, b[-1]] for b in blocks]), np.stack(means, axis=1)
 
 
 def _mark_constant(ax: Axes, bounds: list[BoundCurve]) -> None:

@@ -23,9 +23,16 @@ from jaxprune.statistics import Interval
 FOOTNOTES = """\
 - **Return**: undiscounted sum of the task's raw rewards; the policy acts with {victim}. Episode
   *i* starts from the same state in every cell, under every adversary.
-- **Sparsity**: exact fraction of the actor's kernel entries removed; biases, log_std and critic
-  stay. With `global` allocation all kernels are ranked together, so that a layer can lose all its
-  weights: the policy is then a constant, and its bounds are 0.
+- **Sparsity**: the fraction of the prunable weights removed, as it was asked for; counts are exact
+  integers, and the tables hold what was achieved (whole neurons and N:M blocks only come near).
+  By default the actor's kernels are prunable; biases, log_std and critic stay. With `global`
+  allocation all kernels are ranked together, and every layer keeps `min_weights` (*at floor*: the
+  layers where that was all).
+- **What is left of the network**: *dead* hidden units reach no output, *constant* ones are reached
+  by no input, a *disconnected* observation moves nothing. *Condition* is the largest ratio of
+  singular values of a layer over the seeds (inf: rank deficient). *Compact* counts the parameters
+  of a dense actor with equal outputs and without such units. Unstructured masks simulate sparsity:
+  only structure (neurons, N:M) makes a policy smaller or faster.
 - **eps**: radius of the l_inf ball around the *normalised* observation; the simulator sees the
   truth.
 - **Intervals**: 95 % percentile bootstrap over {unit}.{warning}
@@ -74,21 +81,22 @@ DIVERGED = (
 
 def write_report(folder: RunFolder, console: Console) -> None:
     """Write metrics.json, figures and report.md beside the tables; print what a person wants."""
-    returns, certificates = (read_table(folder.path, name) for name in ("returns", "certificates"))
+    names = ("returns", "certificates", "sparsity")
+    returns, certificates, sparsity = (read_table(folder.path, name) for name in names)
     trained = (folder.path / "training.parquet").exists()
     training = read_table(folder.path, "training") if trained else {}
     results, labels = analysis.collect(returns), Labels(returns)
     regime = str(returns["regime"][0])
-    returns, training, certificates = (
-        analysis.labelled(table, labels) for table in (returns, training, certificates)
+    returns, training, certificates, sparsity = (
+        analysis.labelled(table, labels) for table in (returns, training, certificates, sparsity)
     )
     described = read_json(folder.path / "experiment.json")
     title = f"{returns['env'][0]} ({returns['backend'][0]})"
 
     folder.write_json("metrics.json", analysis.metrics(results, certificates))
-    drawn = figures.draw(results, certificates, title, folder.path)
+    drawn = figures.draw(results, certificates, training, title, folder.path)
     problems = list(warnings(results, returns, training, certificates))
-    text = markdown(results, certificates, described, title, drawn, problems)
+    text = markdown(results, certificates, sparsity, described, title, drawn, problems)
     folder.write_text("report.md", text)
 
     for method in results.pruned_methods():
@@ -103,6 +111,7 @@ def write_report(folder: RunFolder, console: Console) -> None:
 def markdown(
     results: Results,
     certificates: Columns,
+    sparsity: Columns,
     described: dict[str, Any],
     title: str,
     drawn: Any,
@@ -130,6 +139,9 @@ def markdown(
                 lines += [f"{title}:", ""]
                 lines += [*_markdown_table(*regret_rows(results, method, eps, quantity)), ""]
             lines += [*_bracket(results, certificates, method, eps), ""]
+    for method in results.pruned_methods():
+        lines += [f"## What {method} leaves of the network", ""]
+        lines += [*_markdown_table(*sparsity_rows(sparsity, method)), ""]
     lines += ["## How to read this", ""]
     lines += [
         FOOTNOTES.format(
@@ -204,6 +216,33 @@ def bound_rows(certificates: Columns, method: str, eps: float) -> tuple[list[str
         for i, sparsity in enumerate(bounds[0].sparsity if bounds else [])
     ]
     return header, rows
+
+
+def sparsity_rows(table: Columns, method: str) -> tuple[list[str], list[list[str]]]:
+    """Sparsity asked and achieved, layer by layer, and what became of the units; seeds' means."""
+    rows = {name: column[table["method"] == method] for name, column in table.items()}
+    layers = [x for x in dict.fromkeys(rows["layer"]) if str(x).startswith("actor/")]
+    counts = ("dead", "constant", "disconnected_obs", "compact")
+
+    def at(level: float, layer: str, column: str) -> np.ndarray:
+        return rows[column][(rows["sparsity"] == level) & (rows["layer"] == layer)]
+
+    header = ["asked", "achieved", "of all parameters", *map(_short, layers)]
+    header += ["at floor", "condition", *(name.replace("_", " ") for name in counts)]
+    lines = []
+    for level in np.unique(rows["sparsity"]):
+        shares = [at(level, x, "layer_sparsity").mean() for x in ("all", *layers)]
+        floor = sum(at(level, x, "at_floor").mean() for x in layers)
+        worst = np.max([at(level, x, "condition") for x in layers])
+        line = [f"{level:.3g}", f"{at(level, 'actor', 'sparsity_achieved').mean():.4f}"]
+        line += [f"{share:.3f}" for share in shares] + [f"{floor:.3g}", f"{worst:.3g}"]
+        lines.append(line + [f"{at(level, 'actor', name).mean():.4g}" for name in counts])
+    return header, lines
+
+
+def _short(path: str) -> str:
+    """actor/layer_0/kernel -> layer 0."""
+    return path.split("/")[1].replace("_", " ")
 
 
 def bracket_rows(found: analysis.Bracket) -> tuple[list[str], list[list[str]]]:

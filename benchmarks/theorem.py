@@ -50,7 +50,7 @@ from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.policy_io import load_policy
 from jaxprune.population import layout, over_population, take
-from jaxprune.pruning import prune
+from jaxprune.pruning import Scope, prune
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.pruning.controls import rescaled
 from jaxprune.pruning.scope import prunable_shapes
@@ -223,7 +223,8 @@ def sweeps(policy: Policy, options: Options) -> Iterator[Sweep]:
 
 def chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Masks:
     """Masks `[chains, S]`, a key per chain."""
-    chains = [prune(policy, method, levels, key=key) for key in keys]
+    scope = Scope(min_weights=0)  # down to the last weight, wherever it is
+    chains = [prune(policy, method, levels, key=key, scope=scope) for key in keys]
     return jax.tree.map(lambda *m: np.stack(m), *chains)
 
 

@@ -28,7 +28,7 @@ from benchmarks.cells import TRAIN, Columns, Progress, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE
 from benchmarks.programs import Programs
-from jaxprune.envs import Environment, EnvSpec
+from jaxprune.envs import Environment
 from jaxprune.evaluation import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import load_policy
@@ -99,7 +99,7 @@ def prepare_training(
     fresh = jax.jit(learner.fresh)
     first = cache(lambda seed: jax.device_get(fresh(key_for(experiment, TRAIN, seed))))
     policies = [
-        starting_policy(experiment, env.spec, arm, loaded or first(arm.seed)) for arm in todo
+        starting_policy(experiment, env, arm, loaded or first(arm.seed)) for arm in todo
     ]
     shapes = policies[0][0].params
     directives = stacked([orders(experiment, config, arm, shapes) for arm in todo])
@@ -142,14 +142,17 @@ def learner_methods(experiment: Experiment) -> list[Method]:
 
 
 def starting_policy(
-    experiment: Experiment, spec: EnvSpec, arm: Arm, policy: Policy
+    experiment: Experiment, env: Environment, arm: Arm, policy: Policy
 ) -> tuple[Policy, Masks]:
-    """What an arm starts from; a narrow network in the shapes of the others."""
+    """What an arm starts from; a narrow network in the shapes of the others, from its own weights.
+
+    These are drawn as the learner draws them, so that at sparsity 0 they are the dense agent's.
+    """
     if arm.method != NARROW:
         return policy, jax.tree.map(np.asarray, dense(policy.params))
     widths = narrow_width(policy.params, arm.sparsity)
     config = replace(experiment.ppo, hidden=widths)
-    narrow = initial_policy(config, spec, key_for(experiment, TRAIN, arm.seed))
+    narrow = make_learner(config, env).fresh(key_for(experiment, TRAIN, arm.seed))
     return jax.device_get(narrow_policy(policy, narrow))
 
 

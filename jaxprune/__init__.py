@@ -6,12 +6,15 @@
     bounds = jaxprune.certify(policy, masks, eps=0.075)
     obs    = jaxprune.visited(env, policy, masks)  # for the bounds that hold at given states
     table  = jaxprune.evaluate(env, policy, masks, attack="mad", eps=0.075, episodes=50)
+    batch  = jaxprune.collect_batch(env, policy)  # for the scores that look at data
+    small  = jaxprune.compact(policy, masks)  # without the units that nothing reaches
 
 All of them take leading batch axes on policy and masks. Training is in `jaxprune.ppo`, devices and
 the compilation cache in `jaxprune.population`.
 """
 
 from jaxprune.certify import Certificate, certify
+from jaxprune.collection import collect_batch
 from jaxprune.envs import Environment, EnvSpec, make_env
 from jaxprune.evaluation import evaluate, visited
 from jaxprune.families import InputError
@@ -25,7 +28,9 @@ from jaxprune.policy_io import (
     save_agents,
     save_policy,
 )
-from jaxprune.pruning import mask_policy, prune
+from jaxprune.pruning import Scope, mask_policy, prune
+from jaxprune.pruning.accounting import account
+from jaxprune.pruning.compact import compact
 from jaxprune.types import Masks, Policy
 
 __all__ = [
@@ -35,7 +40,11 @@ __all__ = [
     "InputError",
     "Masks",
     "Policy",
+    "Scope",
+    "account",
     "certify",
+    "collect_batch",
+    "compact",
     "evaluate",
     "evaluate_in_gymnasium",
     "export_policy",

@@ -70,7 +70,7 @@ def collect_batch(
     unroll = -(-steps // (ENVS * MINIBATCHES)) * MINIBATCHES
     program = _program(env, unroll, width)
     found = take(jax.device_get(program((shared, keys), take(cells, order))), place)
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
+    return jax.tree.map(lambda x: np.reshape(x, (*shape, *np.shape(x)[1:])), found)
 
 
 @lru_cache(maxsize=16)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import jaxprune
-from benchmarks.experiment import CARTPOLE, LEARNERS, PRESETS
+from benchmarks.experiment import PRESETS
+from benchmarks.settings import tuned
 from jaxprune.envs import make_env
 from jaxprune.evaluation import evaluate
 from jaxprune.population import layout, over_population, take
@@ -29,8 +30,9 @@ def trained(config: PPOConfig, env, seeds: int) -> Policy:
 
 def test_cartpole_is_solved_by_every_seed():
     env = make_env("cartpole")
-    returns = evaluate(env, trained(CARTPOLE, env, seeds=5), episodes=50)["return"].mean(1)
-    assert CARTPOLE.steps <= 150_000
+    config = tuned("cartpole", PPOConfig())
+    returns = evaluate(env, trained(config, env, seeds=5), episodes=50)["return"].mean(1)
+    assert config.steps <= 150_000
     assert (returns > 475).all(), returns
 
 
@@ -38,7 +40,9 @@ def test_cartpole_is_solved_by_every_seed():
 def test_every_seed_swings_up(name, least):
     """Seen with 10 seeds: -101 and -275 at worst; Gymnasium calls acrobot solved at -100."""
     env = make_env(name)
-    returns = evaluate(env, trained(LEARNERS[name], env, seeds=4), episodes=50)["return"].mean(1)
+    returns = evaluate(env, trained(tuned(name, PPOConfig()), env, seeds=4), episodes=50)[
+        "return"
+    ].mean(1)
     assert (returns > least).all(), returns
 
 

@@ -1,8 +1,9 @@
 """PPO against hand computations, analytic probes, and the promises that pruning makes."""
 
 import dataclasses
+import itertools
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +26,31 @@ from probes import (
 
 from jaxprune.envs import make_env
 from jaxprune.families import InputError
+from jaxprune.losses import Hyper, Sample, ppo_loss
 from jaxprune.policy import action_distribution, init_policy, normalise, state_value
 from jaxprune.ppo import (
-    ADAM,
-    Hyper,
     PPOConfig,
-    Sample,
     Transition,
     Worker,
+    dense_directives,
     gae,
+    keep_masks,
     make_batch,
     make_learner,
     make_train,
-    ppo_loss,
     rollout,
     summarise,
     update,
     update_stats,
 )
-from jaxprune.pruning import ALLOCATIONS, SCHEDULES, counts_per_iteration, dense
-from jaxprune.pruning.masks import prunable_sizes
+from jaxprune.pruning import (
+    METHODS,
+    Scope,
+    Timing,
+    dense,
+    make_directives,
+    mask_policy,
+)
 from jaxprune.types import ObsStats
 
 KEY = jax.random.key(0)
@@ -53,16 +59,28 @@ TINY = PPOConfig(
 )  # 4 iterations
 
 
+MICRO = (METHODS["micro"],)
+
+
 @cache
-def program(env, config: PPOConfig):
-    """`(key, hyper, counts [iterations, groups]) -> (TrainState, Metrics)`, compiled once."""
-    return jax.jit(make_train(config, env))
+def program(env, config: PPOConfig, methods=MICRO):
+    """`(key, hyper, directives) -> (TrainState, Metrics)`, compiled once."""
+    return jax.jit(make_train(config, env, methods))
+
+
+def shapes(env, config: PPOConfig):
+    return jax.eval_shape(make_learner(config, env).fresh, KEY).params
+
+
+def at_once(env, config: PPOConfig, count: int):
+    """Orders to remove `count` weights of all layers together before the first rollout."""
+    orders = dense_directives(config, MICRO, shapes(env, config))
+    return orders._replace(counts=orders.counts.at[..., 0].set(count))
 
 
 def train(env, config: PPOConfig, hyper=None, key=KEY, count: int = 0):
-    """A run that starts with `count` weights of each group removed."""
-    counts = jnp.full((config.iterations, make_learner(config, env).groups), count)
-    return program(env, config)(key, hyper or Hyper(), counts)
+    """A run that starts with `count` weights removed."""
+    return program(env, config)(key, hyper or Hyper(), at_once(env, config, count))
 
 
 # --- generalised advantage estimation
@@ -313,12 +331,12 @@ def test_an_iteration_without_an_ending_has_no_return():
     """Episodes of 15 steps, 10 steps an iteration: none ends in the first; NaN, not 0."""
     env = Treadmill(terminates=True, length=15)
     policy = fresh_policy(env)
-    losses = (jnp.zeros(()),) * 4
+    losses = (jnp.zeros(()),) * 5
     workers = start_workers(env, 2)
     seen = []
     for seed in range(3):
         workers, steps = rollout(jax.random.key(seed), env, policy, 0.9, workers, 10)
-        metrics = summarise(steps, losses, dense(policy.params))
+        metrics = summarise(steps, losses, jnp.zeros(()))
         seen.append((int(metrics.episodes), float(metrics.episode_return)))
     assert seen == [(0, pytest.approx(np.nan, nan_ok=True)), (2, 15.0), (2, 15.0)]
 
@@ -369,6 +387,7 @@ def transition(reward, terminated, truncated, obs=0.0, next_obs=0.0) -> Transiti
     return Transition(
         obs=jnp.full((T, 1, 1), obs),
         next_obs=jnp.full((T, 1, 1), next_obs),
+        seen=jnp.full((T, 1, 1), 0.5),
         action=jnp.zeros((T, 1, 1)),
         log_prob=zeros,
         reward=column(reward),
@@ -394,6 +413,7 @@ def test_make_batch_scales_and_clips_rewards():
     raw = make_batch(policy, steps, Hyper(reward_scale=3.0), None)
     np.testing.assert_allclose(raw.value_target, [3.0, -9.0, 240.0], rtol=1e-6)
     assert batch.obs_norm.shape == (3, 1)
+    assert np.all(batch.seen == 0.5)  # the critic sees the truth, the actor what was shown to it
 
 
 def test_make_batch_bootstraps_from_the_observation_before_the_reset():
@@ -410,10 +430,11 @@ def test_make_batch_bootstraps_from_the_observation_before_the_reset():
 def random_batch(policy, rows: int, seed: int = 0) -> Sample:
     """Off-policy enough that some probability ratios are clipped on either side."""
     rng = np.random.default_rng(seed)
-    obs, action = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    obs, action = jnp.asarray(rng.normal(size=(2, rows, 2)), jnp.float32)
     log_prob = jax.vmap(lambda x, a: action_distribution(policy, x).log_prob(a))(obs, action)
     shift, advantage, target = rng.normal(size=(3, rows)).astype(np.float32)
-    return Sample(obs, action, log_prob + 0.3 * shift, jnp.asarray(advantage), jnp.asarray(target))
+    numbers = (log_prob + 0.3 * shift, jnp.asarray(advantage), jnp.asarray(target))
+    return Sample(obs, obs, action, *numbers)
 
 
 def test_ppo_loss_is_the_formula():
@@ -449,38 +470,40 @@ def half_masks(params):
 
 @pytest.mark.parametrize("max_grad_norm", [0.05, 1e6], ids=["clipped", "free"])
 def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
-    """One row order, three steps: mask, clip the global norm, Adam, mask again.
+    """One row order, three steps: mask, clip the global norm, AdamW, mask again.
 
     The gradient of a removed weight is not zero, so masking after the norm would show.
     """
-    config = replace(TINY, epochs=3, minibatches=1)
-    policy = fresh_policy(Drift())
-    hyper = Hyper(max_grad_norm=max_grad_norm, entropy_weight=0.01)
+    env = Drift()
+    config = replace(TINY, epochs=3, minibatches=1, num_envs=4, unroll=4)
+    hyper = Hyper(
+        learning_rate=1e-2, max_grad_norm=max_grad_norm, entropy_weight=0.01, weight_decay=0.1
+    )
+    learner = make_learner(config, env)
+    policy = learner.fresh(KEY)
+    orders = jax.tree.map(lambda x: x[0], dense_directives(config, MICRO, policy.params))
     masks = half_masks(policy.params)
-    params = jax.tree.map(lambda w, keep: w * keep, policy.params, masks)
-    policy = replace(policy, params=params)
+    state = keep_masks(learner.init(KEY, hyper, orders, policy, dense(policy.params)), masks)
+    policy = mask_policy(policy, masks)
     batch = random_batch(policy, 16)
-    ours, _, _ = jax.jit(partial(update, config=config))(
-        KEY,
-        policy=policy,
-        masks=masks,
-        opt_state=ADAM.init(params),
-        hyper=hyper,
-        learning_rate=jnp.float32(1e-2),
-        batch=batch,
-    )
+    run = jax.jit(lambda state: update(KEY, config, state, hyper, orders, batch, lambda *_: masks))
+    ours = run(state)[0].policy.params
 
+    kernels = jax.tree.map(lambda w: False, policy.params)
+    kernels = kernels._replace(actor=jax.tree.map(lambda w: w.ndim == 2, policy.params.actor))
     optimiser = optax.chain(
-        optax.clip_by_global_norm(max_grad_norm), optax.adam(1e-2, eps=1e-5, eps_root=0.0)
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.adamw(1e-2, eps=1e-5, weight_decay=0.1, mask=kernels),
     )
-    state = optimiser.init(params)
+    params = policy.params
+    adam = optimiser.init(params)
     gradient = jax.jit(jax.grad(lambda p: ppo_loss(p, policy, hyper, batch)[0]))
     for _ in range(3):
         grads = gradient(params)
         removed = jax.tree.map(lambda g, keep: jnp.where(keep, 0.0, g), grads, masks)
         assert float(optax.tree.norm(removed)) > 1e-4
         grads = jax.tree.map(lambda g, keep: g * keep, grads, masks)
-        updates, state = optimiser.update(grads, state, params)
+        updates, adam = optimiser.update(grads, adam, params)
         params = optax.apply_updates(params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, params)
 
@@ -489,89 +512,320 @@ def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
 
 ITERATIONS = 10
 PRUNE = replace(TINY, steps=40 * ITERATIONS)
-
-
-def sizes_of(env, config) -> dict[str, int]:
-    learner = make_learner(config, env)
-    return prunable_sizes(jax.eval_shape(learner.init, KEY).policy.params)
-
-
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_micro_pruning_is_exact_nested_and_irreversible(allocation, schedule):
-    """At every iteration: the scheduled counts, supersets, +0 where removed, the rest untouched."""
-    env, config = make_env("cartpole"), replace(PRUNE, allocation=allocation)
-    sizes = list(sizes_of(env, config).values())
-    assert sizes == [4 * 8, 8 * 8, 8 * 2]
-    plan = ALLOCATIONS[allocation](sizes, 0.9)
-    counts = counts_per_iteration(SCHEDULES[schedule], plan, ITERATIONS, (0.2, 0.8))
-    assert counts[1].sum() == 0 < counts[7].sum()  # iterations 3 to 8 prune
-    iterate, state = pruning_learner(allocation)
-
-    before = [np.ones(size, bool) for size in sizes]
-    for i in range(ITERATIONS):
-        state, metrics = iterate(state, Hyper(learning_rate=1e-2), jnp.asarray(counts[i]))
-        kernels = [layer["kernel"].ravel() for layer in state.policy.params.actor.values()]
-        masks = [np.asarray(layer["kernel"]).ravel() for layer in state.masks.actor.values()]
-        removed = [int(np.sum(~mask)) for mask in masks]
-        assert (removed if allocation == "uniform" else [sum(removed)]) == counts[i].tolist()
-        assert float(metrics.sparsity) == pytest.approx(sum(removed) / sum(sizes), abs=1e-6)
-        for kernel, mask, old in zip(map(np.asarray, kernels), masks, before, strict=True):
-            assert not np.any(mask & ~old)
-            assert not np.any(np.signbit(kernel[~mask]))
-            assert np.all(kernel[~mask] == 0)
-            assert np.all(kernel[mask] != 0)
-        biases = [layer["bias"] for layer in state.masks.actor.values()]
-        kept = (state.masks.critic, state.masks.log_std, biases)
-        assert all(np.all(mask) for mask in jax.tree.leaves(kept))
-        before = masks
+# AdamW with a decay that would be seen, and gradients that are clipped.
+STRICT = Hyper(learning_rate=1e-2, weight_decay=0.5, max_grad_norm=0.05)
+TRAINED = [name for name, method in METHODS.items() if method.schedule]
+LEVELS, RULES = (0.0, 0.5, 0.9), ("global", "erk")
 
 
 @cache
-def pruning_learner(allocation):
-    learner = make_learner(replace(PRUNE, allocation=allocation), make_env("cartpole"))
-    return jax.jit(learner.iterate), jax.jit(learner.init)(KEY)
+def contract():
+    """Every training method at every level and allocation, iteration by iteration.
+
+    Returns (cases, directives `[cases, iterations]`, states `[cases]` before the first and after
+    every iteration, metrics).
+    """
+    env = make_env("cartpole")
+    methods = [METHODS[name] for name in TRAINED]
+    learner = make_learner(PRUNE, env, methods)
+    params = shapes(env, PRUNE)
+    cases = list(itertools.product(range(len(TRAINED)), RULES, LEVELS))
+    timing = Timing(ITERATIONS, (0.2, 0.8))
+    orders = [
+        make_directives(methods, i, params, PRUNE.scope, rule, [level], timing)
+        for i, rule, level in cases
+    ]
+    directives = jax.tree.map(lambda *x: jnp.stack(x), *orders)
+
+    def start(directive):
+        policy = learner.fresh(KEY)
+        return learner.init(KEY, STRICT, directive, policy, dense(policy.params))
+
+    state = jax.jit(jax.vmap(start))(jax.tree.map(lambda x: x[:, 0], directives))
+    iterate = jax.jit(jax.vmap(lambda s, d: learner.iterate(s, STRICT, d)))
+    states, metrics = [jax.device_get(state._replace(key=0))], []
+    for i in range(ITERATIONS):
+        state, metric = iterate(state, jax.tree.map(lambda x, i=i: x[:, i], directives))
+        states.append(jax.device_get(state._replace(key=0)))
+        metrics.append(jax.device_get(metric))
+    return cases, jax.device_get(directives), states, metrics
+
+
+def kernels(tree) -> list[np.ndarray]:
+    """The actor's kernels `[cases, weights]`."""
+    return [np.asarray(x["kernel"]).reshape(len(x["kernel"]), -1) for x in tree.actor.values()]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_training_method_keeps_its_promises(name):
+    """At every iteration: exact counts, +0 where removed, no momentum; nested, unless it regrows.
+
+    With AdamW and clipped gradients, and whatever the others of the population do.
+    """
+    cases, directives, states, metrics = contract()
+    method = METHODS[name]
+    assert [x.shape[1] for x in kernels(states[0].masks)] == [4 * 8, 8 * 8, 8 * 2]
+    for case, (i, rule, level) in enumerate(cases):
+        if TRAINED[i] != name:
+            continue
+        before = [np.ones(x.shape[1], bool) for x in kernels(states[0].masks)]
+        for number, state in enumerate(states[1:]):
+            masks, weights, mu, nu = (
+                [x[case] for x in kernels(tree)]
+                for tree in (
+                    state.masks,
+                    state.policy.params,
+                    state.opt_state.mu,
+                    state.opt_state.nu,
+                )
+            )
+            removed = [int((~mask).sum()) for mask in masks]
+            counts = directives.counts[case, number, 0]
+            assert (removed if rule == "erk" else [sum(removed), 0, 0]) == counts.tolist()
+            sparsity = sum(removed) / (4 * 8 + 8 * 8 + 8 * 2)
+            assert metrics[number].sparsity[case] == pytest.approx(sparsity, abs=1e-6)
+            for mask, old, w, *moments in zip(masks, before, weights, mu, nu, strict=True):
+                gone = w[~mask]
+                assert np.all(gone == 0) and not np.signbit(gone).any()
+                assert all(np.all(m[~mask] == 0) for m in moments)
+                assert method.regrow or not np.any(mask & ~old)
+                assert method.regrow or np.all(w[mask] != 0)
+            before = masks
+        assert sum(removed) == pytest.approx(level * 112, abs=2)
+        biases = [x["bias"][case] for x in states[-1].masks.actor.values()]
+        rest = [x[case] for x in jax.tree.leaves(states[-1].masks.critic)]
+        assert all(np.all(mask) for mask in biases + rest)
+        assert np.all(np.isfinite(weights[1]))
+
+
+def test_without_a_sparsity_every_method_trains_the_same_dense_agent():
+    """The control at 0 goes through the same code: it equals the others bit for bit."""
+    cases, _, states, _ = contract()
+    dense_cases = [
+        case
+        for case, (i, _, level) in enumerate(cases)
+        if level == 0 and not METHODS[TRAINED[i]].regrow
+    ]
+    for leaf in jax.tree.leaves(states[-1].policy):
+        for case in dense_cases[1:]:
+            assert np.array_equal(leaf[dense_cases[0]], leaf[case])
+
+
+def test_methods_remove_different_weights():
+    """No two methods have the same masks all along, or one is not what its name says."""
+    cases, _, states, _ = contract()
+    ends = {
+        TRAINED[i]: np.concatenate([x[case] for state in states for x in kernels(state.masks)])
+        for case, (i, rule, level) in enumerate(cases)
+        if rule == "global" and level == 0.5
+    }
+    for a, b in itertools.combinations(TRAINED, 2):
+        assert not np.array_equal(ends[a], ends[b]), (a, b)
+
+
+def test_set_and_rigl_exchange_weights_and_less_and_less():
+    cases, directives, states, _ = contract()
+    for name in ("set", "rigl"):
+        case = cases.index((TRAINED.index(name), "erk", 0.5))
+        grown = []
+        for old, new in itertools.pairwise(states[1:]):
+            pairs = zip(kernels(old.masks), kernels(new.masks), strict=True)
+            grown.append(sum(int((b[case] & ~a[case]).sum()) for a, b in pairs))
+        drop = directives.drop[case]
+        assert drop[0] == pytest.approx(0.3) and np.all(np.diff(drop) <= 0) and drop[-1] == 0
+        assert sum(grown[:4]) > 0 and sum(grown[-2:]) == 0
+
+
+def test_lottery_tickets_start_again_from_their_first_weights():
+    """At a removal: the first weights under the new masks, and everything else forgotten.
+
+    After one iteration of at most 4 steps of rate 1e-2, weights are still near the first ones.
+    """
+    cases, directives, states, _ = contract()
+    case = cases.index((TRAINED.index("lottery"), "global", 0.9))
+    rewinds = np.flatnonzero(directives.rewind[case])
+    assert len(rewinds) == 5 and directives.progress[case][rewinds].tolist() == [0] * 5
+    first = [x[case] for x in kernels(states[0].policy.params)]
+    for i in rewinds:
+        state = states[i + 1]
+        for w, w0, mask in zip(
+            kernels(state.policy.params), first, kernels(state.masks), strict=True
+        ):
+            moved = np.abs(w[case] - w0)[mask[case]]
+            assert moved.max(initial=0) <= 4 * 1.1e-2 + 0.02 * np.abs(w0).max()
+        assert state.policy.obs_stats.count[case] == 40  # of this iteration alone
+        assert state.opt_state.count[case] == 4
+    other = states[-1].policy.obs_stats.count[0]
+    assert other == 400 > states[-1].policy.obs_stats.count[case]
 
 
 def test_micro_pruning_removes_the_smallest_weights_of_the_moment():
     """Every iteration removes, of what is left, the least |w| that the last update produced."""
-    iterate, state = pruning_learner("global")
+    cases, _, states, _ = contract()
+    case = cases.index((TRAINED.index("micro"), "global", 0.9))
+    for old, new in itertools.pairwise(states):
+        weights, mask = (
+            np.concatenate([x[case] for x in kernels(tree)])
+            for tree in (old.policy.params, new.masks)
+        )
+        weights, mask = np.abs(weights), mask.astype(bool)
+        # The floor keeps the last weight of a layer, however small.
+        lasting = np.concatenate(
+            [np.full(x[case].size, x[case].sum() == 1) for x in kernels(new.masks)]
+        )
+        assert weights[~mask].max(initial=0.0) <= weights[mask & ~lasting].min()
 
-    def flat(params):
-        return np.concatenate([np.ravel(layer["kernel"]) for layer in params.actor.values()])
 
-    for count in (0, 20, 50, 90):
-        weights = np.abs(flat(state.policy.params))
-        state, _ = iterate(state, Hyper(learning_rate=1e-2), jnp.array([count]))
-        mask = flat(state.masks)
-        assert np.sum(~mask) == count
-        assert weights[~mask].max(initial=0.0) <= weights[mask].min()
+def test_a_weight_that_grows_anew_takes_a_first_step_of_at_most_3_2_rates():
+    """Late in training Adam's bias correction is over: m / sqrt(v) = 0.1 g / sqrt(0.001 g^2)."""
+    cases, directives, states, _ = contract()
+    case = cases.index((TRAINED.index("set"), "global", 0.5))
+    found = []
+    for number, (old, new) in enumerate(itertools.pairwise(states[1:]), 1):
+        decay = 1 - directives.progress[case, number]
+        for a, b, w in zip(*map(kernels, (old.masks, new.masks, new.policy.params)), strict=True):
+            found += (np.abs(w[case])[b[case] & ~a[case]] / (1e-2 * decay)).tolist()
+    # Four steps an iteration: the first of at most 3.2 rates, the others shorter.
+    assert found and max(found) <= 4 * 3.17
+
+
+def test_a_trajectory_is_kept_at_every_level_on_its_way():
+    """Three levels of one run: exact sparsities, nested masks, weights of those moments."""
+    env, levels = make_env("cartpole"), (0.0, 0.3, 0.9)
+    methods = [METHODS["none"], METHODS["micro"]]
+    timing = Timing(ITERATIONS, (0.2, 0.8))
+    orders = make_directives(methods, 1, shapes(env, PRUNE), PRUNE.scope, "erk", levels, timing)
+    state, metrics = jax.jit(make_train(PRUNE, env, methods, len(levels)))(KEY, STRICT, orders)
+    kept = state.snapshots
+    targets = [
+        make_directives(methods, 1, shapes(env, PRUNE), PRUNE.scope, "erk", [x], timing).counts[
+            -1, 0
+        ]
+        for x in levels
+    ]
+    masks = kernels(kept.masks)
+    assert [[int((~m[i]).sum()) for m in masks] for i in range(3)] == [t.tolist() for t in targets]
+    assert all(np.all(m[i + 1] <= m[i]) for m in masks for i in range(2))
+    for mask, w in zip(masks, kernels(kept.policy.params), strict=True):
+        assert np.all(w[~mask] == 0) and np.all(w[mask] != 0)
+    assert kept.policy.obs_stats.count.tolist() == sorted(set(kept.policy.obs_stats.count.tolist()))
+    for a, b in zip(jax.tree.leaves(kept.policy), jax.tree.leaves(state.policy), strict=True):
+        assert np.array_equal(a[-1], b)  # the last one is the agent at the end
+    assert np.all(np.diff(metrics.sparsity) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "levels", "message"),
+    [
+        ("one_shot", (0.0, 0.5, 0.9), "cannot stop at 3 sparsities with 2"),
+        ("micro", [i / 20 for i in range(20)], "cannot stop at 20 sparsities"),
+    ],
+)
+def test_a_run_that_cannot_pass_every_level_says_so(method, levels, message):
+    params = shapes(Drift(), PRUNE)
+    with pytest.raises(InputError, match=message) as error:
+        make_directives(
+            [METHODS[method]], 0, params, Scope(), "global", levels, Timing(10, (0.2, 0.8))
+        )
+    assert "--sparsity-grid" in str(error.value)
+
+
+def test_events_of_epochs_prune_between_the_passes_over_the_data():
+    """Two events an iteration: the second removes before the second epoch, none is missed."""
+    env, config = Drift(), replace(PRUNE, prune_unit="epoch")
+    timing = Timing(ITERATIONS, (0.2, 0.8), config.events)
+    orders = make_directives(MICRO, 0, shapes(env, config), Scope(), "global", [0.9], timing)
+    assert orders.counts.shape == (ITERATIONS, 2, 3)
+    _, metrics = program(env, config)(KEY, Hyper(), orders)
+    total = sum(x.size for x in jax.tree.leaves(shapes(env, config).actor) if x.ndim == 2)
+    np.testing.assert_allclose(metrics.sparsity, orders.counts[:, 1, 0] / total, atol=1e-6)
+    by_iteration = make_directives(
+        MICRO, 0, shapes(env, config), Scope(), "global", [0.9], Timing(ITERATIONS, (0.2, 0.8))
+    )
+    assert np.array_equal(by_iteration.counts[:, 0], orders.counts[:, 1])
 
 
 @cache
 def one_step_learner():
     """One gradient step per iteration."""
-    learner = make_learner(replace(TINY, epochs=1, minibatches=1), Drift())
-    return jax.jit(learner.iterate), jax.jit(learner.init)(KEY)
+    config = replace(TINY, epochs=1, minibatches=1)
+    learner = make_learner(config, Drift(), MICRO)
+    policy = jax.jit(learner.fresh)(KEY)
+    orders = dense_directives(config, MICRO, policy.params)
+    first = jax.tree.map(lambda x: x[0], orders)
+    state = jax.jit(learner.init)(KEY, Hyper(), first, policy, dense(policy.params))
+    return jax.jit(learner.iterate), state, first
 
 
 def test_the_rollout_already_uses_the_pruned_weights():
     """At the first gradient step the ratio is 1 and the KL 0, although weights were removed."""
-    iterate, state = one_step_learner()
-    _, metrics = iterate(state, Hyper(), jnp.array([60]))
+    iterate, state, first = one_step_learner()
+    _, metrics = iterate(state, Hyper(), first._replace(counts=first.counts.at[0, 0].set(60)))
     assert float(metrics.sparsity) > 0.5
     assert float(metrics.kl) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_dense_agent_is_the_same_program_with_no_count():
-    """One compilation serves dense and pruned agents; no counts at all means zeros."""
+    """One compilation serves dense and pruned agents; no directives at all remove nothing."""
     (agent, metrics), (pruned, _) = (train(Drift(), TINY, count=n) for n in (0, 50))
     assert program(Drift(), TINY)._cache_size() == 1
     assert all(np.all(mask) for mask in jax.tree.leaves(agent.masks))
     assert metrics.sparsity.tolist() == [0.0] * 4
     assert sum(int(jnp.sum(~mask)) for mask in jax.tree.leaves(pruned.masks)) == 50
-    default, _ = jax.jit(make_train(TINY, Drift()))(KEY, Hyper())
+    default, _ = jax.jit(make_train(TINY, Drift(), MICRO))(KEY, Hyper())
     assert_trees_close(default.policy, agent.policy)
+
+
+# --- SA-PPO
+
+
+@pytest.mark.parametrize("regulariser", ["pgd", "sgld", "convex"])
+def test_the_regulariser_makes_the_policy_move_less(regulariser):
+    """The same program with and without weight: D in the ball falls, and the metrics say so."""
+    config = replace(LEARN, regulariser=regulariser)
+    base = Hyper(learning_rate=1e-2, sa_eps=0.5, sa_ramp=0.0)
+    run = jax.jit(jax.vmap(make_train(config, ContinuousAction()), (None, 0)))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(replace(base, kappa=k) for k in (0.0, 1.0)))
+    state, metrics = run(KEY, stacked)
+    plain, robust = (
+        [float(x) for x in metrics.robust[:, -20:].mean(1)],
+        [jax.tree.map(lambda x, i=i: x[i], state.policy) for i in range(2)],
+    )
+    assert plain[1] < 0.5 * plain[0]
+    moved = [
+        abs(
+            float(
+                action_distribution(p, jnp.ones(1)).mode()[0]
+                - action_distribution(p, jnp.full(1, 0.5)).mode()[0]
+            )
+        )
+        for p in robust
+    ]
+    assert moved[1] < moved[0]
+
+
+def test_without_a_regulariser_nothing_of_it_is_computed():
+    _, metrics = train(Drift(), TINY, Hyper(kappa=5.0, sa_eps=1.0))
+    assert metrics.robust.tolist() == [0.0] * 4
+    plain, _ = train(Drift(), TINY)
+    other, _ = train(Drift(), TINY, Hyper(kappa=5.0, sa_eps=1.0))
+    assert_trees_close(plain.policy, other.policy)
+
+
+def test_perturbed_collection_shows_the_actor_something_else():
+    """Actions are drawn, and log-probabilities taken, at what was seen: inside the ball, not s."""
+    env = Drift()
+    policy = fresh_policy(env, init_log_std=-1.0)
+    policy = replace(policy, params=jax.tree.map(lambda w: w + 0.3, policy.params))
+    shift = lambda key, policy, x: x + 0.1  # noqa: E731
+    _, steps = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3, shift)
+    _, plain = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3)
+    truth = jax.vmap(jax.vmap(lambda x: normalise(policy, x)))(steps.obs)
+    np.testing.assert_allclose(steps.seen, truth + 0.1, rtol=1e-6)
+    at = lambda x, a: action_distribution(policy, x).log_prob(a)  # noqa: E731
+    expected = jax.vmap(jax.vmap(at))(steps.seen, steps.action)
+    np.testing.assert_allclose(steps.log_prob, expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(plain.seen[0], truth[0])
 
 
 # --- populations and settings
@@ -592,16 +846,23 @@ HYPERS = {
     "gae_lambda": 0.2,
     "max_grad_norm": 0.01,
     "reward_scale": 3.0,
+    "weight_decay": 3.0,
+    "kappa": 3.0,
+    "sa_eps": 0.5,
+    "sa_ramp": 0.1,
 }
+# Every traced setting is used by this program.
+ROBUST = replace(TINY, regulariser="pgd")
+BASE = Hyper(kappa=0.5, sa_eps=0.2)
 
 
 @cache
 def population():
     """Agents 0 and 1 alike, agents 2 and 3 of other seeds, then one per field of Hyper."""
-    hypers = [Hyper()] * 4 + [Hyper(**{name: value}) for name, value in HYPERS.items()]
+    hypers = [BASE] * 4 + [replace(BASE, **{name: value}) for name, value in HYPERS.items()]
     keys = jnp.stack([KEY, KEY, jax.random.key(1), jax.random.key(2)] + [KEY] * len(HYPERS))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *hypers)
-    run = jax.vmap(make_train(TINY, Drift()))
+    run = jax.vmap(make_train(ROBUST, Drift()))
     return jax.jit(run)(keys, stacked)[0].policy.params
 
 
@@ -622,7 +883,7 @@ def differ(agent: int) -> bool:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_vmap_over_seeds_is_a_loop(seed):
-    alone, _ = train(Drift(), TINY, key=jax.random.key(seed))
+    alone, _ = train(Drift(), ROBUST, BASE, key=jax.random.key(seed))
     assert differ(seed + 1)
     assert_trees_close(jax.tree.map(lambda x: x[seed + 1], population()), alone.policy.params)
 
@@ -631,7 +892,7 @@ def test_vmap_over_seeds_is_a_loop(seed):
 def test_every_traced_setting_has_its_own_value_per_agent(field):
     """It changes the agent, and the agent is the one that it makes alone."""
     agent = 4 + list(HYPERS).index(field)
-    alone, _ = train(Drift(), TINY, Hyper(**{field: HYPERS[field]}))
+    alone, _ = train(Drift(), ROBUST, replace(BASE, **{field: HYPERS[field]}))
     assert differ(agent)
     assert_trees_close(jax.tree.map(lambda x: x[agent], population()), alone.policy.params)
 
@@ -657,19 +918,20 @@ CONFIGS = {
     "activation": ("relu", lambda s, m: s.policy.activation, "tanh", "relu"),
     "init_log_std": (-1.0, lambda s, m: round(float(s.policy.params.log_std[0])), 0, -1),
     "normalise_reward": (False, lambda s, m: None, None, None),
-    # Half of 2 * 8, 8 * 8 and 8 * 2; `global` lets the layers compete: 48 in all.
-    "allocation": ("uniform", removed_per_layer, None, [8, 32, 8]),
+    "scope": (Scope(last_layer=False), lambda s, m: removed_per_layer(s, m)[2] > 0, True, False),
+    "prune_unit": ("epoch", lambda s, m: None, None, None),
+    "regulariser": ("convex", lambda s, m: bool(m.robust[-1] > 0), False, True),
+    "collection": ("perturbed", lambda s, m: None, None, None),
     "hyper": (Hyper(learning_rate=3e-3), lambda s, m: None, None, None),
 }
 
 
 def outcome(config):
-    """A run with the traced settings of its config, half of the weights removed at the start."""
-    learner = make_learner(config, Drift())
-    counts = ALLOCATIONS[config.allocation](list(sizes_of(Drift(), config).values()), 0.5).counts
-    assert len(counts) == learner.groups
-    counts = jnp.broadcast_to(jnp.array(counts), (config.iterations, learner.groups))
-    return program(Drift(), config)(KEY, config.hyper, counts)
+    """A run with the traced settings of its config, in which half of the weights go."""
+    env, timing = Drift(), Timing(config.iterations, (0, 1), config.events)
+    orders = make_directives(MICRO, 0, shapes(env, config), config.scope, "global", [0.5], timing)
+    hyper = replace(config.hyper, kappa=0.5, sa_eps=0.3, sa_ramp=0.0)
+    return program(env, config)(KEY, hyper, orders)
 
 
 @pytest.mark.parametrize("field", CONFIGS)
@@ -695,11 +957,11 @@ def test_the_learning_rate_falls_linearly_to_its_final_fraction():
 
     The first move of Adam is rate * g / (|g| + 1e-5 / shrink), so the largest is nearly the rate.
     """
-    iterate, start = one_step_learner()
+    iterate, start, first = one_step_learner()
     for final, fractions in ((0.0, [1, 0.75, 0.5, 0.25]), (0.4, [1, 0.85, 0.7, 0.55])):
         hyper = Hyper(learning_rate=1e-3, final_learning_rate=final)
         for i, fraction in enumerate(fractions):
-            state, _ = iterate(start._replace(iteration=jnp.int32(i)), hyper, jnp.array([0]))
+            state, _ = iterate(start, hyper, first._replace(progress=i / 4))
             moved = [
                 np.abs(np.asarray(a - b)).max()
                 for a, b in zip(
@@ -732,7 +994,10 @@ def test_training_is_deterministic():
             r"num_envs \* unroll = 40 is not a multiple of minibatches 7: choose a divisor of 40",
         ),
         ({"activation": "rellu"}, r"unknown activation 'rellu': choose from tanh, relu.*'relu'\?"),
-        ({"allocation": "uniforn"}, r"unknown allocation 'uniforn': choose from global, uniform"),
+        ({"prune_unit": "step"}, r"unknown prune_unit 'step': choose from iteration, epoch"),
+        ({"regulariser": "sgdl"}, r"unknown regulariser 'sgdl'.*did you mean 'sgld'"),
+        ({"collection": "attacked"}, r"unknown collection 'attacked': choose from clean, pert"),
+        ({"scope": Scope(min_weights=-2)}, r"min_weights -2 is below 0"),
     ],
     ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else "",
 )

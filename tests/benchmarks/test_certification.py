@@ -47,7 +47,11 @@ def certified(settings, env, broken: bool = False):
     flat = jax.tree.map(lambda m: m.reshape(4, *m.shape[2:]), masks)
     cells = Cell(np.repeat(np.arange(2), 2), flat)
     cells, policy = jax.device_get((cells, policy))
-    rows = [Row(seed, "magnitude", s, s) for seed in range(2) for s in (0.0, 0.5)]
+    rows = [
+        Row(seed, "ppo", "magnitude", "global", "after", s, s, True)
+        for seed in range(2)
+        for s in (0.0, 0.5)
+    ]
     play = Play(VICTIMS[settings.victim], times=visit_times(settings, spec))
     keys = episode_keys(jax.random.key(1), settings.episodes)
     run = cell_program(env, ("none",), settings.mad, 2)

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
 from jaxprune.families import InputError
+from jaxprune.losses import Hyper
+from jaxprune.pruning import Scope
 
 
 def test_a_grid_includes_its_ends_and_is_exact():
@@ -72,8 +74,22 @@ def test_options_reach_every_part():
             "1e-4",
             "--mad.steps",
             "7",
-            "--allocation",
-            "uniform",
+            "--allocations",
+            "uniform,erk",
+            "--modes",
+            "trajectory",
+            "--regimes",
+            "ppo,sa_ppo",
+            "--controls",
+            "narrow",
+            "--networks",
+            "both",
+            "--min-weights",
+            "3",
+            "--regulariser",
+            "convex",
+            "--kappa",
+            "0.3",
             "--sparsity-grid",
             "0,0.5",
             "--episodes",
@@ -85,7 +101,13 @@ def test_options_reach_every_part():
     assert experiment.eps == (0.05, 0.1)
     assert experiment.ppo.steps == 4096
     assert experiment.ppo.hyper.learning_rate == 1e-4
-    assert experiment.ppo.allocation == "uniform"
+    assert experiment.allocations == ("uniform", "erk")
+    assert experiment.modes == ("trajectory",)
+    assert experiment.regimes == ("ppo", "sa_ppo")
+    assert experiment.controls == ("narrow",)
+    assert experiment.ppo.scope == Scope("both", min_weights=3)
+    assert experiment.ppo.regulariser == "convex"
+    assert experiment.ppo.hyper.kappa == 0.3
     assert experiment.mad.steps == 7
     assert experiment.sparsity_grid == (0.0, 0.5)
     assert experiment.episodes == 3
@@ -99,6 +121,10 @@ OTHER = {
     "sparsity_grid": (0.0, 0.5),
     "seeds": 3,
     "methods": ("micro",),
+    "allocations": ("erk",),
+    "modes": ("trajectory",),
+    "regimes": ("ppo_decay",),
+    "controls": ("narrow",),
     "attacks": ("mad",),
     "eps": (0.2,),
     "victim": "stochastic",
@@ -113,6 +139,13 @@ OTHER = {
     "mad": replace(PRESETS["smoke"].mad, steps=3),
     "ppo": replace(PRESETS["smoke"].ppo, steps=2048),
 }
+# Of the learner, what decides who is pruned and trained how.
+OTHER_LEARNER = {
+    "scope": Scope(layer_sparsity=(("actor/layer_0/kernel", 0.5),)),
+    "prune_unit": "epoch",
+    "regulariser": "pgd",
+    "collection": "perturbed",
+}
 PLACES = {"out", "dry_run"}  # where and whether to write
 
 
@@ -121,6 +154,9 @@ def test_every_field_but_the_place_identifies_the_experiment():
     base = Experiment(env="cartpole")
     for name, value in OTHER.items():
         assert replace(base, **{name: value}).folder() != base.folder(), name
+    for field, value in {**OTHER_LEARNER, "hyper": Hyper(kappa=0.3)}.items():
+        other = replace(base, ppo=replace(base.ppo, **{field: value}))
+        assert other.folder() != base.folder(), field
     assert replace(base, dry_run=True).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
@@ -141,7 +177,27 @@ BAD = [
     ("--env hoper", ["'hoper'", "hopper", "did you mean"]),
     ("--env cartpole --backend mjx", ["'mjx'", "analytic"]),
     ("--env swimmer --backend mjx", ["'mjx'", "generalized"]),
-    ("--methods magnitud", ["'magnitud'", "magnitude, random, micro"]),
+    ("--methods magnitud", ["'magnitud'", "none, magnitude, random", "did you mean 'magnitude'"]),
+    ("--methods lamb/cubic", ["score 'lamb'", "did you mean 'lamp'"]),
+    ("--methods lamp/cubed", ["schedule 'cubed'", "cubic", "after"]),
+    ("--methods lamp/cubic/rows", ["structure 'rows'", "weights, outputs"]),
+    ("--methods lamp/cubic/weights/2", ["4 parts", "SCORE/SCHEDULE/STRUCTURE"]),
+    ("--methods movement/after", ["'movement/after'", "during training", "cubic"]),
+    ("--methods movement/at_start", ["'movement/at_start'", "during training"]),
+    ("--modes endpoints", ["mode 'endpoints'", "endpoint, trajectory"]),
+    ("--regimes ppo,sappo", ["regime 'sappo'", "ppo, sa_ppo, ppo_decay"]),
+    ("--controls wide", ["control 'wide'", "narrow, rescaled"]),
+    ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
+    ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
+    ("--regimes sa_ppo --regulariser convex --kappa 0", ["'sa_ppo'", "--kappa above 0"]),
+    ("--regimes sa_ppo --regulariser none --kappa 0.3", ["'sa_ppo'", "--regulariser"]),
+    ("--regulariser cubic", ["'cubic'", "none, pgd, sgld, convex"]),
+    ("--collection perturbed", ["'perturbed'", "sa_ppo"]),
+    ("--collection dirty", ["'dirty'", "clean, perturbed"]),
+    ("--prune-unit step", ["'step'", "iteration, epoch"]),
+    ("--networks value", ["'value'", "actor, critic, both"]),
+    ("--min-weights -1", ["min_weights -1"]),
+    ("--layer-sparsity actor/layer_0/kernel 1.5", ["1.5", "actor/layer_0/kernel"]),
     ("--attacks pgd", ["'pgd'", "none, random, mad"]),
     ("--attacks none", ["'none'", "random, mad"]),
     ("--eps -0.1", ["-0.1"]),
@@ -161,9 +217,8 @@ BAD = [
     ("--minibatches 7", ["minibatches", "divisor"]),
     ("--mad.steps 0", ["mad", "0"]),
     ("--activation swish", ["'swish'", "tanh, relu"]),
-    ("--allocation erk2", ["'erk2'", "global, uniform"]),
+    ("--allocations erk2", ["'erk2'", "global, uniform, erk"]),
     ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
-    ("--policy p.npz --methods micro", ["'micro'", "magnitude"]),
     ("--policy-stats s.pkl", ["s.pkl", "--policy"]),
     ("--nonsense 3", ["--nonsense"]),
 ]

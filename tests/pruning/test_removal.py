@@ -160,6 +160,17 @@ def test_the_gradient_decides_where_rigl_grows():
             assert sizes[grown].min() >= sizes[passed].max()
 
 
+def test_random_masks_are_a_matter_of_the_key():
+    """Seeds have keys of their own: a random arm must not have one mask in every seed."""
+    method = Method("random", "at_start")
+    target = make_target(method, POLICY.params, SCOPE, "global", 0.5)
+    masks = [
+        program(method)(POLICY, dense(POLICY.params), target, jax.random.key(i)) for i in (0, 0, 1)
+    ]
+    first, again, other = (np.concatenate([x.ravel() for x in kernels(m).values()]) for m in masks)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
 def test_vmap_over_sparsities_is_the_loop():
     method = Method("saliency", "linear")
     targets = [make_target(method, POLICY.params, SCOPE, "uniform", s) for s in GRID]
