@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxprune.pruning.controls import narrow_policy, narrow_width
 
 from benchmarks.arms import (
     FILE,
@@ -44,7 +43,11 @@ from jaxprune.pruning import (
     make_directives,
     make_target,
 )
+from jaxprune.pruning.controls import narrow_policy, narrow_width
 from jaxprune.types import Masks, Params, Policy
+
+# Observations that statistics of an unknown number are taken to be of.
+LASTING = 1e8
 
 
 class Agents(NamedTuple):
@@ -98,9 +101,8 @@ def prepare_training(
 
     fresh = jax.jit(learner.fresh)
     first = cache(lambda seed: jax.device_get(fresh(key_for(experiment, TRAIN, seed))))
-    policies = [
-        starting_policy(experiment, env, arm, loaded or first(arm.seed)) for arm in todo
-    ]
+    base = None if loaded is None else settled(loaded)
+    policies = [starting_policy(experiment, env, arm, base or first(arm.seed)) for arm in todo]
     shapes = policies[0][0].params
     directives = stacked([orders(experiment, config, arm, shapes) for arm in todo])
     start = Start(
@@ -134,6 +136,15 @@ def prepare_training(
         return with_file(experiment, loaded, todo, final, joined)
 
     return run
+
+
+def settled(policy: Policy) -> Policy:
+    """The policy with statistics that last: those of a file that does not say how many
+    observations they are of would be replaced by the first rollout's, and the policy with them.
+    """
+    stats = policy.obs_stats
+    count = np.where(stats.count > 0, stats.count, np.float32(LASTING))
+    return policy.replace(obs_stats=stats._replace(count=count))
 
 
 def learner_methods(experiment: Experiment) -> list[Method]:
@@ -187,7 +198,7 @@ def with_file(
             return loaded, jax.tree.map(np.asarray, dense(loaded.params))
         assert final is not None
         policy, masks, snapshots = final
-        if arm.mode != TRAJECTORY:
+        if arm in todo:  # the last of a trajectory too: a grid of one has no snapshots
             return take((policy, masks), todo.index(arm))
         slot = experiment.sparsity_grid.index(arm.sparsity)
         row = todo.index(arm._replace(sparsity=max(experiment.sparsity_grid)))

@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxprune.envs import Environment
 from jaxprune.evaluation import check_evaluation
+from jaxprune.experience import Worker, make_batch, no_returns, rollout, update_stats
 from jaxprune.families import InputError
 from jaxprune.losses import Hyper
 from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.ppo import Worker, make_batch, no_returns, rollout, update_stats
 from jaxprune.pruning import Batch
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.types import Key, Masks, Policy

@@ -21,9 +21,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.experience import (
+    Transition,
+    Worker,
+    make_batch,
+    no_returns,
+    rollout,
+    update_stats,
+)
 from jaxprune.families import InputError, lookup
 from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
-from jaxprune.policy import ACTIVATIONS, action_distribution, init_policy, normalise, state_value
+from jaxprune.policy import ACTIVATIONS, init_policy
 from jaxprune.pruning.directives import Directive, width
 from jaxprune.pruning.masks import apply_masks, dense, sparsity_of
 from jaxprune.pruning.methods import METHODS, Method, Target
@@ -31,7 +39,7 @@ from jaxprune.pruning.removal import next_masks
 from jaxprune.pruning.scope import Scope, named_leaves
 from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
 from jaxprune.robust import REGULARISERS, perturbed, ramp
-from jaxprune.types import Array, EnvState, Key, Masks, ObsStats, Params, Policy
+from jaxprune.types import Array, Key, Masks, ObsStats, Params, Policy
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 UNITS = ("iteration", "epoch")
@@ -107,31 +115,6 @@ class PPOConfig:
         lookup(dict.fromkeys(UNITS), self.prune_unit, "prune_unit")
         lookup(dict.fromkeys(COLLECTIONS), self.collection, "collection")
         self.scope.check()
-
-
-class Transition(NamedTuple):
-    """One step as the learner needs it; `[unroll, num_envs]` after a rollout."""
-
-    obs: Array  # [obs_size], raw
-    next_obs: Array  # [obs_size], raw, before any reset
-    seen: Array  # [obs_size], normalised, what the policy acted on
-    action: Array
-    log_prob: Array  # [], under the policy that acted
-    reward: Array  # [], raw
-    terminated: Array  # bool []
-    truncated: Array  # bool []
-    diverged: Array  # bool []
-    episode_return: Array  # [], raw return of the episode so far, this step included
-    discounted_return: Array  # [], the same with older rewards discounted
-
-
-class Worker(NamedTuple):
-    """One environment of an agent and its running sums."""
-
-    env_state: EnvState
-    obs: Array  # [obs_size], raw
-    episode_return: Array  # []
-    discounted_return: Array  # []
 
 
 class Snapshot(NamedTuple):
@@ -245,6 +228,7 @@ def make_learner(
     starting = [m for m in methods if m.schedule == "at_start"]
     keeps_data = any(m.schedule and m.needs_data for m in methods)
     moves = any(SCORES[m.score].needs == "training" for m in methods)
+    rewinds = any(m.rewind for m in methods)
 
     # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
     # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
@@ -265,7 +249,7 @@ def make_learner(
             workers=Worker(env_state, obs, zeros, zeros),
             iteration=jnp.int32(0),
             key=key,
-            first=policy.params if any(m.rewind for m in methods) else (),
+            first=policy.params if rewinds else (),
             recent=(),
             movement=nothing if moves else (),
             snapshots=jax.tree.map(
@@ -289,7 +273,7 @@ def make_learner(
 
         # The rollout already uses the masked weights, so no stored log-probability is stale.
         state = keep_masks(state, pruned(keys[0], state, hyper, directive))
-        if state.first != ():
+        if rewinds:
             state = rewound(state, directive.rewind)
 
         workers, steps = collect(keys[1], state, hyper, directive)
@@ -329,7 +313,7 @@ def make_learner(
         rows = config.batch
         count = next(n for n in range(min(SCORE_BATCHES, rows), 0, -1) if rows % n == 0)
         sample = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), state.recent)
-        return Batch(sample, hyper, hyper.sa_eps, state.movement if moves else None)
+        return Batch(sample, hyper, env.spec.eps, state.movement if moves else None)
 
     def pruned(
         key: Key,
@@ -376,11 +360,6 @@ def make_learner(
     return Learner(fresh, init, iterate)
 
 
-def no_returns() -> ObsStats:
-    """Statistics of the discounted returns before there are any."""
-    return ObsStats(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
-
-
 def keep_masks(state: TrainState, masks: Masks) -> TrainState:
     """The state with new masks: what they remove is +0, and what they change has no momentum."""
     both = jax.tree.map(jnp.logical_and, masks, state.masks)
@@ -398,18 +377,13 @@ def rewound(state: TrainState, rewind: Array) -> TrainState:
     params = apply_masks(state.first, state.masks)
     size = state.policy.obs_stats.mean
     unseen = ObsStats(jnp.zeros_like(size), jnp.ones_like(size), jnp.zeros(()))
-    anew = state._replace(
-        policy=replace(state.policy, params=params, obs_stats=unseen),
-        opt_state=ADAM.init(params),
-        return_stats=no_returns(),
+    policy = replace(state.policy, params=params, obs_stats=unseen)
+    policy, opt_state, return_stats = jax.tree.map(
+        lambda new, old: jnp.where(rewind, new, old),
+        (policy, ADAM.init(params), no_returns()),
+        (state.policy, state.opt_state, state.return_stats),
     )
-    return jax.tree.map(
-        lambda new, old: (
-            old if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.where(rewind, new, old)
-        ),
-        anew,
-        state,
-    )
+    return state._replace(policy=policy, opt_state=opt_state, return_stats=return_stats)
 
 
 def with_snapshot(state: TrainState, slot: Array) -> Snapshot:
@@ -432,139 +406,6 @@ def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
         activation=config.activation,
         init_log_std=config.init_log_std,
     )
-
-
-def rollout(
-    key: Key,
-    env: Environment,
-    policy: Policy,
-    gamma: Array | float,
-    workers: Worker,
-    length: int,
-    perturb: Callable[[Key, Policy, Array], Array] | None = None,
-) -> tuple[Worker, Transition]:
-    """`length` steps of every worker under the stochastic policy: `Transition [length, N]`.
-
-    With `perturb`, the policy acts on what that makes of the normalised observation.
-
-    An episode that ends continues from a fresh state drawn once per rollout and worker: resetting
-    inside the loop would double the cost of a step. Workers that finish twice in one rollout start
-    from that state twice, with different action noise.
-    """
-    count = workers.obs.shape[0]
-    key_reset, key_act = jax.random.split(key)
-    fresh = Worker(
-        *jax.vmap(env.reset)(jax.random.split(key_reset, count)),
-        episode_return=jnp.zeros(count),
-        discounted_return=jnp.zeros(count),
-    )
-
-    def one(key: Key, worker: Worker, fresh: Worker) -> tuple[Worker, Transition]:
-        obs = worker.obs
-        seen = normalise(policy, obs)
-        if perturb is not None:
-            seen = perturb(jax.random.fold_in(key, 1), policy, seen)
-        distribution = action_distribution(policy, seen)
-        action = distribution.sample(key)
-        env_state, after = env.step(worker.env_state, action)
-        worker = Worker(
-            env_state,
-            after.obs,
-            worker.episode_return + after.reward,
-            worker.discounted_return * gamma + after.reward,
-        )
-        step = Transition(
-            obs=obs,
-            next_obs=after.obs,
-            seen=seen,
-            action=action,
-            log_prob=distribution.log_prob(action),
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            diverged=jnp.asarray(after.diverged),
-            episode_return=worker.episode_return,
-            discounted_return=worker.discounted_return,
-        )
-        done = after.terminated | after.truncated
-        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, worker), step
-
-    def step(workers: Worker, key: Key):
-        return jax.vmap(one)(jax.random.split(key, count), workers, fresh)
-
-    return jax.lax.scan(step, workers, jax.random.split(key_act, length))
-
-
-def make_batch(
-    policy: Policy, steps: Transition, hyper: Hyper, return_stats: ObsStats | None
-) -> Sample:
-    """Advantages and value targets of a rollout, rows flattened: `Sample [unroll * N]`.
-
-    Args:
-        policy: the one that acted; its critic is evaluated at obs and at the pre-reset next_obs.
-        steps: `[unroll, N]`.
-        hyper: gamma, gae_lambda, reward_scale.
-        return_stats: rewards are divided by its std and clipped at +-10; None: raw rewards.
-    """
-    per_step = jax.vmap(jax.vmap(lambda obs: normalise(policy, obs)))
-    values_of = jax.vmap(jax.vmap(lambda x: state_value(policy, x)))
-    obs_norm = per_step(steps.obs)
-    values = values_of(obs_norm)
-    next_values = values_of(per_step(steps.next_obs))
-
-    reward = steps.reward
-    if return_stats is not None:
-        reward = jnp.clip(reward / (return_stats.std + 1e-8), -10.0, 10.0)
-    advantage = gae(
-        hyper.reward_scale * reward,
-        values,
-        next_values,
-        steps.terminated,
-        steps.terminated | steps.truncated,
-        hyper.gamma,
-        hyper.gae_lambda,
-    )
-    targets = advantage + values
-    sample = Sample(obs_norm, steps.seen, steps.action, steps.log_prob, advantage, targets)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sample)
-
-
-def gae(
-    reward: Array,
-    value: Array,
-    next_value: Array,
-    terminated: Array,
-    done: Array,
-    gamma: Array | float,
-    gae_lambda: Array | float,
-) -> Array:
-    """Generalised advantage estimation, `[T, ...]`.
-
-        delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
-        A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
-
-    A truncated step still earns V(s'_t), the value of the state the time limit cut off; only the
-    recursion stops there.
-
-    Args:
-        reward: `[T, ...]`, as are all arrays.
-        value: V(s_t).
-        next_value: V(s'_t) of the state that followed, before any reset.
-        terminated: bool, the task ended at t.
-        done: bool, the episode ended at t, by the task or by the time limit.
-        gamma: discount.
-        gae_lambda: trade-off between bias (0) and variance (1).
-
-    Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16.
-    """
-    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
-
-    def backward(advantage, xs):
-        delta_t, done_t = xs
-        advantage = delta_t + gamma * gae_lambda * jnp.where(done_t, 0.0, advantage)
-        return advantage, advantage
-
-    return jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, done), reverse=True)[1]
 
 
 def update(
@@ -653,10 +494,11 @@ def total_loss(
     if config.regulariser == "none":
         return total, losses
     grown = ramp(progress, hyper.sa_ramp)
-    at = partial(REGULARISERS[config.regulariser], eps=hyper.sa_eps * grown, mix=grown)
+    regulariser, eps = REGULARISERS[config.regulariser], hyper.sa_eps * grown
     keys = jax.random.split(key, len(sample.advantage))
     policy = replace(policy, params=params)
-    robust = jax.vmap(lambda k, x: at(k, policy, x))(keys, sample.obs_norm).mean()
+    at = lambda key, obs_norm: regulariser(key, policy, obs_norm, eps, grown)  # noqa: E731
+    robust = jax.vmap(at)(keys, sample.obs_norm).mean()
     return total + hyper.kappa * robust, losses._replace(robust=robust)
 
 
@@ -665,19 +507,6 @@ def decayed(params: Params, scope: Scope) -> Params:
     prunable = scope.prunable(params)
     on = [float(prunable(name)) for name, _ in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), on)
-
-
-def update_stats(stats: ObsStats, batch: Array) -> ObsStats:
-    """Running mean and std with a batch `[T, N, ...]` merged in.
-
-    Source: Chan, Golub and LeVeque 1979, the pairwise update of sums of squares.
-    """
-    count = batch.shape[0] * batch.shape[1]
-    mean, var = jnp.mean(batch, axis=(0, 1)), jnp.var(batch, axis=(0, 1))
-    total = stats.count + count
-    delta = mean - stats.mean
-    squares = stats.std**2 * stats.count + var * count + delta**2 * stats.count * count / total
-    return ObsStats(stats.mean + delta * count / total, jnp.sqrt(squares / total), total)
 
 
 def summarise(steps: Transition, losses: Losses, sparsity: Array) -> Metrics:

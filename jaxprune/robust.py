@@ -55,7 +55,7 @@ BETA = 1e-5
 KL_SCALE = {"normal": 2.0, "categorical": 1.0}
 
 
-def ramp(progress: Array, over: Array) -> Array:
+def ramp(progress: Array, over: Array | float) -> Array:
     """min(progress / over, 1), `[]`: how much of eps is in force at `progress` of training.
 
     1 where `over` is 0. Source: Zhang et al. 2020, over the first 75 % of training.
@@ -211,7 +211,8 @@ def output_changes(query: Query) -> tuple[Array, Box, Box]:
     CROWN-IBP substitutes backwards from the outputs only; the boxes in which activations are
     relaxed are those of IBP, where the CROWN of `jaxprune.certify` would compute its own. As there,
     the result is intersected with IBP's: it is never the looser of the two. Without the outward
-    rounding of `jaxprune.certify`, and with one contact point per line, gradients cost half.
+    rounding of `jaxprune.certify`, and with one contact point per line, a gradient takes half as
+    long.
 
     Changes from the centre, because without a ball they are 0 and not the rounding of outputs.
 

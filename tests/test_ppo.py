@@ -25,23 +25,18 @@ from probes import (
 )
 
 from jaxprune.envs import make_env
+from jaxprune.experience import Transition, Worker, gae, make_batch, rollout, update_stats
 from jaxprune.families import InputError
 from jaxprune.losses import Hyper, Sample, ppo_loss
 from jaxprune.policy import action_distribution, init_policy, normalise, state_value
 from jaxprune.ppo import (
     PPOConfig,
-    Transition,
-    Worker,
     dense_directives,
-    gae,
     keep_masks,
-    make_batch,
     make_learner,
     make_train,
-    rollout,
     summarise,
     update,
-    update_stats,
 )
 from jaxprune.pruning import (
     METHODS,

@@ -29,8 +29,7 @@ from jaxprune.types import ObsStats, Params, Policy
 
 HEADS = ("normal", "categorical")
 SIGMA = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
-EVERY = pytest.mark.parametrize(("head", "activation"), list(product(HEADS, SIGMA)))
-# For gradients, which take seconds to compile.
+# Heads and activations are independent code, and every pair takes seconds to compile.
 PAIRED = pytest.mark.parametrize(("head", "activation"), list(zip(HEADS, SIGMA, strict=True)))
 NAMES = [name for name in REGULARISERS if name != "none"]
 # One shape for most tests, so that each regulariser compiles once per head and activation.
@@ -62,6 +61,12 @@ def states(seed, size=SIZES[0], count=STATES, dtype="float32"):
 def values(name, made, obs, eps, mix=1.0, keys=KEYS):
     """Of many states, `[n]`."""
     return jax.vmap(lambda key, x: REGULARISERS[name](key, made, x, eps, mix))(keys, obs)
+
+
+@partial(jax.jit, static_argnums=0)
+def found_by(attack, made, obs, eps):
+    """The points, `[n, obs_size]`."""
+    return jax.vmap(attack, (0, None, 0, None))(KEYS, made, obs, eps)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -106,10 +111,10 @@ def corners(made: Policy, obs, eps) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("attack", "name"), [(perturbed, "pgd"), (langevin, "sgld")])
-@EVERY
+@PAIRED
 def test_attacks_find_bad_points_in_the_ball(attack, name, head, activation):
     made, obs, eps = policy(1, head, activation), states(2), 0.1
-    points = np.asarray(jax.jit(jax.vmap(attack, (0, None, 0, None)))(KEYS, made, obs, eps))
+    points = np.asarray(found_by(attack, made, obs, eps))
     assert np.max(np.abs(points - obs)) <= eps + 1e-6
     found = np.asarray(values(name, made, obs, eps))
     expected = delta(made, outputs(made, np.float64(obs)), outputs(made, np.float64(points)))
@@ -133,7 +138,7 @@ def test_sgld_is_the_formula_of_the_reference():
     with jax.enable_x64(True):
         made = policy(5, gain=0.05, dtype="float64")
         obs = states(6, dtype="float64")
-        points = jax.vmap(lambda key, x: langevin(key, made, x, eps))(KEYS, obs)
+        points = found_by(langevin, made, obs, eps)
         draws = jax.vmap(lambda key: jax.random.normal(key, (STEPS + 1, 5), "float64"))(KEYS)
         points, draws, obs = (np.asarray(x) for x in (points, draws, obs))
     weights = [np.float64(layer.weight) for layer in affine_layers(made)]
@@ -198,7 +203,7 @@ def test_convex_of_two_choices_by_hand():
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.1, 0.6])
-@EVERY
+@PAIRED
 def test_convex_bounds_what_can_be_found_in_the_ball(head, activation, eps):
     for seed in range(3):
         made, obs = policy(seed, head, activation), states(100 + seed)
@@ -273,17 +278,19 @@ def test_unknown_activation():
 
 def numeric(total, params: Params, direction: Params, h=1e-6) -> float:
     """The derivative of `total(params)` along a direction."""
-    ahead, behind = (jax.tree.map(lambda p, d, h=h: p + h * d, params, direction) for h in (h, -h))
+    ahead, behind = (
+        jax.tree.map(lambda p, d, h=h: np.asarray(p) + h * d, params, direction) for h in (h, -h)
+    )
     return float(total(ahead) - total(behind)) / (2 * h)
 
 
 def directions(params: Params, seed: int) -> Params:
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape)), params)
+    return jax.tree.map(lambda p: rng.standard_normal(p.shape), params)
 
 
 def along(found: Params, direction: Params) -> float:
-    products = jax.tree.map(lambda g, d: float(jnp.sum(g * d)), found, direction)
+    products = jax.tree.map(lambda g, d: np.sum(np.asarray(g) * d), found, direction)
     return sum(jax.tree.leaves(products))
 
 
@@ -310,7 +317,7 @@ def test_gradient_of_an_attack_is_that_at_a_fixed_point(head, activation):
     with jax.enable_x64(True):
         made = policy(32, head, activation, dtype="float64")
         obs = states(33, dtype="float64")
-        points = np.asarray(jax.vmap(lambda k, x: perturbed(k, made, x, 0.1))(KEYS, obs))
+        points = np.asarray(found_by(perturbed, made, obs, 0.1))
         clean = outputs(made, np.asarray(obs))
 
         def total(params):
@@ -364,7 +371,9 @@ def test_minimising_it_makes_the_policy_steady(name, head, activation):
     for seed in range(300):
         keys = jax.random.split(jax.random.key(seed), STATES)
         grad = gradient(name, trained, states(1000 + seed), 0.1, 0.5, keys)
-        actor = jax.tree.map(lambda p, g: p - RATE * g, trained.params.actor, grad.actor)
+        actor = jax.tree.map(
+            lambda p, g: np.asarray(p) - RATE * np.asarray(g), trained.params.actor, grad.actor
+        )
         trained = replace(trained, params=trained.params._replace(actor=actor))
     before, after = (np.mean(corners(p, states(40), 0.1).max(1)) for p in (made, trained))
     assert after < 0.5 * before

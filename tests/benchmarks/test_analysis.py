@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import analysis
+from benchmarks.labels import Labels
 
 SPARSITIES = (0.0, 0.5, 0.9)
 EPISODES = 4
@@ -34,10 +35,32 @@ def returns_table(noise: float = 0.0, shuffle: bool = False) -> dict[str, np.nda
     table["distance"] = np.where(table["attack"] == "none", 0.0, 2.0)
     table["return_discounted"] = table["return"] / 10
     table["victim"] = np.repeat("deterministic", len(rows))
+    table |= curve_of(table["method"])
     if shuffle:
         order = np.random.default_rng(0).permutation(len(rows))
         table = {name: column[order] for name, column in table.items()}
     return table
+
+
+def curve_of(method: np.ndarray) -> dict[str, np.ndarray]:
+    """The rest of what tells a curve, for unpruned agents and for others pruned after training."""
+    dense = method == "none"
+    return {
+        "regime": np.repeat("ppo", len(method)),
+        "allocation": np.where(dense, "none", "global"),
+        "mode": np.where(dense, "dense", "after"),
+        "nested": np.repeat(True, len(method)),
+    }
+
+
+def two_regimes() -> dict[str, np.ndarray]:
+    """The made-up runs as "ppo", and as "sa_ppo" with 30 more, and masks that are not nested."""
+    first, second = returns_table(), returns_table()
+    second["regime"] = np.repeat("sa_ppo", len(second["regime"]))
+    for name in ("return", "return_discounted"):
+        second[name] = second[name] + (30 if name == "return" else 3)
+    second["nested"] = second["method"] == "none"
+    return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
 def certificates_table(value: float) -> dict[str, np.ndarray]:
@@ -78,8 +101,59 @@ def test_curves_put_rows_in_their_place_whatever_the_order():
 
 def test_the_reference_is_the_best_unpruned_agent():
     results = analysis.collect(returns_table())
-    assert analysis.reference(results) == 101.0
-    assert analysis.reference(results, "discounted") == pytest.approx(10.1)
+    assert analysis.reference(results, "magnitude") == 101.0
+    assert analysis.reference(results, "magnitude", "discounted") == pytest.approx(10.1)
+
+
+def test_every_regime_is_compared_with_its_own_unpruned_agents():
+    results = analysis.collect(two_regimes())
+    assert results.methods == ["ppo magnitude", "sa_ppo magnitude"]
+    assert results.dense_of == {
+        f"{regime} {method}": f"{regime} none"
+        for regime in ("ppo", "sa_ppo")
+        for method in ("none", "magnitude")
+    }
+    assert results.nested == {
+        "ppo none": True,
+        "ppo magnitude": True,
+        "sa_ppo none": True,
+        "sa_ppo magnitude": False,
+    }
+    assert analysis.reference(results, "ppo magnitude") == 101.0
+    assert analysis.reference(results, "sa_ppo magnitude") == 131.0
+    np.testing.assert_array_equal(
+        results.dense("sa_ppo magnitude").returns, results.clean("sa_ppo none").returns
+    )
+    # Thirty more everywhere: the regrets are alike, the sweet spots are 30 higher.
+    one, two = (analysis.regret_curve(results, f"{r} magnitude", 0.1) for r in ("ppo", "sa_ppo"))
+    for term in ("clean", "pruning", "robustness", "total"):
+        np.testing.assert_allclose(getattr(one, term).mean, getattr(two, term).mean, atol=1e-4)
+    spots = analysis.sweet_spots(results, "sa_ppo magnitude", 0.1)
+    assert float(spots[0].dense_clean.mean) == pytest.approx(130)
+    assert float(spots[0].dense_attacked.mean) == pytest.approx(50)
+
+
+def test_a_run_without_pruning_shows_its_unpruned_agents():
+    table = returns_table()
+    alone = {name: column[table["method"] == "none"] for name, column in table.items()}
+    results = analysis.collect(alone)
+    assert results.methods == []
+    assert results.pruned_methods() == ["none"]
+    assert analysis.collect(table).pruned_methods() == ["magnitude"]
+
+
+def test_a_table_gets_the_labels_of_its_curves_for_methods():
+    table = two_regimes()
+    labels = Labels(table)
+    named = analysis.labelled(table, labels)
+    assert set(named["method"]) == {
+        "ppo none",
+        "ppo magnitude",
+        "sa_ppo none",
+        "sa_ppo magnitude",
+    }
+    np.testing.assert_array_equal(named["return"], table["return"])
+    assert analysis.labelled({}, labels) == {}
 
 
 def test_regret_adds_up_against_the_strongest_adversary():

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("report") / "run", SMALL.settings())
     results = pipeline.run(SMALL, ENV, None, Silent())
     folder.describe({})
-    for name in ("training", "returns", "certificates"):
+    for name in ("training", "returns", "certificates", "sparsity"):
         folder.write_table(name, getattr(results, name))
     print_report(folder.path)
     return folder.path
@@ -96,6 +96,23 @@ def test_the_warnings_are_in_the_report_and_on_the_terminal(run: Path):
     assert listed[1].splitlines() == [f"- {line}" for line in found(run)]
     for line in found(run):
         assert f"warning: {line}\n" in printed
+
+
+def test_the_report_says_what_is_left_of_the_network(run: Path):
+    """A line per sparsity: half of the kernel entries of the actor, and their part of all."""
+    table = read_table(run, "sparsity")
+    sizes = {str(n): int(x) for n, x in zip(table["layer"], table["size"], strict=True)}
+    header, rows = report.sparsity_rows(table, "magnitude")
+    assert header[:3] == ["asked", "achieved", "of all parameters"]
+    assert [row[:2] for row in rows] == [["0", "0.0000"], ["0.5", "0.5000"]]
+    half = sizes["actor"] / 2
+    assert rows[0][2] == "0.000"
+    assert rows[1][2] == f"{half / sizes['all']:.3f}"
+    text = (run / "report.md").read_text()
+    section = text.split("## What magnitude leaves of the network")[1].split("##")[0]
+    for row in rows:
+        assert "| " + " | ".join(row) + " |" in section
+    assert "What none leaves" not in text
 
 
 def test_nothing_is_said_where_nothing_diverged(run: Path):

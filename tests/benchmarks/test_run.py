@@ -19,6 +19,15 @@ SMALL = "--env cartpole --steps 2048 --num-envs 8 --unroll 64 --epochs 1 --minib
 SMALL += " --episodes 4 --seeds 2"
 
 
+# Twice as many iterations, so that a trajectory finds three sparsities on its way.
+WIDE = SMALL.replace("--unroll 64", "--unroll 32")
+WIDE += " --methods magnitude,micro,set,lamp/cubic --allocations global,erk"
+WIDE += " --modes endpoint,trajectory --regimes ppo,sa_ppo --regulariser convex --kappa 0.3"
+WIDE += " --controls narrow,rescaled --sparsity-grid 0,0.5,0.75 --attacks random --bounds path"
+KERNELS = 4 * 64 + 64 * 64 + 64 * 2
+Curve = tuple[str, str, str, str]  # regime, method, allocation, mode
+
+
 def start(words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.run", *words.split()]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -34,6 +43,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two of everything that decides who is trained, and three sparsities."""
+    folder = tmp_path_factory.mktemp("run") / "wide"
+    result = start(f"{WIDE} --out {folder}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def curve_names(table: dict[str, np.ndarray]) -> list[Curve]:
+    names = zip(
+        *(table[x].tolist() for x in ("regime", "method", "allocation", "mode")), strict=True
+    )
+    return list(dict.fromkeys(names))
+
+
+def rows_of(table: dict[str, np.ndarray], curve: Curve, sparsity: float | None = None):
+    """Which rows are of one curve (and sparsity)."""
+    pairs = zip(("regime", "method", "allocation", "mode"), curve, strict=True)
+    rows = np.all([table[name] == value for name, value in pairs], axis=0)
+    return rows if sparsity is None else rows & (table["sparsity"] == sparsity)
+
+
 def test_the_folder_explains_itself(run: Path):
     assert {p.name for p in run.iterdir()} == {
         "agents",
@@ -45,7 +77,9 @@ def test_the_folder_explains_itself(run: Path):
         "report.md",
         "returns.parquet",
         "returns.png",
+        "sparsity.parquet",
         "training.parquet",
+        "training.png",
     }
     described = json.loads((run / "experiment.json").read_text())
     assert set(described["programs"]) == {"init", "train", "evaluate"}
@@ -124,10 +158,128 @@ def test_a_grid_of_40_compiles_as_many_programs_and_20_points_repeat(run: Path, 
 def test_the_same_seed_gives_the_same_tables(run: Path, tmp_path: Path):
     again = tmp_path / "again"
     assert start(f"{SMALL} --methods magnitude,random,micro --out {again}").returncode == 0
-    for name in ("returns", "certificates"):
+    for name in ("returns", "certificates", "sparsity"):
         first, second = read_table(run, name), read_table(again, name)
         for column in first:
             np.testing.assert_array_equal(first[column], second[column], err_msg=column)
+
+
+def test_every_curve_that_was_asked_for_is_in_the_tables(wide: Path):
+    table, training = read_table(wide, "returns"), read_table(wide, "training")
+    trained = [("none", "none", "dense"), ("narrow", "none", "endpoint")]
+    for allocation in ("global", "erk"):
+        trained.append(("set", allocation, "endpoint"))  # before training, so no trajectory
+        for mode in ("endpoint", "trajectory"):
+            trained += [("micro", allocation, mode), ("lamp/cubic", allocation, mode)]
+    after = [("magnitude", "global", "after"), ("magnitude", "erk", "after")]
+    after.append(("rescaled", "none", "after"))
+    regimes = ("ppo", "sa_ppo")
+    assert set(curve_names(table)) == {(r, *c) for r in regimes for c in trained + after}
+    assert set(curve_names(training)) == {(r, *c) for r in regimes for c in trained}
+    for curve in curve_names(table):
+        levels = [0.0] if curve[1] == "none" else [0.0, 0.5, 0.75]
+        for level in levels:  # 2 seeds, 2 attacks, 4 episodes
+            assert rows_of(table, curve, level).sum() == 2 * 2 * 4, (curve, level)
+        assert rows_of(table, curve).sum() == len(levels) * 16
+    iterations = 2048 // (8 * 32)
+    for curve in curve_names(training):  # of a trajectory only one agent per seed is trained
+        agents = 2 if curve[1] == "none" or curve[3] == "trajectory" else 2 * 3
+        assert rows_of(training, curve).sum() == agents * iterations, curve
+    assert np.isfinite(table["return"]).all()
+
+
+def test_sparsities_are_exact_and_controls_have_theirs(wide: Path):
+    table = read_table(wide, "returns")
+    for curve in curve_names(table):
+        rows = rows_of(table, curve)
+        asked, achieved = table["sparsity"][rows], table["sparsity_achieved"][rows]
+        if curve[1] == "rescaled":
+            assert not achieved.any()
+        elif curve[1] == "narrow":  # whole units
+            assert (np.abs(achieved - asked) < 0.02).all()
+            assert not achieved[asked == 0].any()
+        elif curve[2] == "erk":  # layer by layer, and a count is rounded in each
+            np.testing.assert_allclose(achieved, asked, atol=1.5 / KERNELS, err_msg=str(curve))
+        else:
+            counts = np.round(asked * KERNELS)
+            np.testing.assert_allclose(achieved * KERNELS, counts, atol=1e-3, err_msg=str(curve))
+        nested = curve[1] in ("none", "magnitude")
+        assert set(table["nested"][rows]) == {nested}, curve
+
+
+def test_regimes_are_other_trainings_from_the_same_weights(wide: Path):
+    table = read_table(wide, "training")
+    robust = {x: table["robust"][table["regime"] == x] for x in ("ppo", "sa_ppo")}
+    assert not np.array_equal(robust["ppo"], robust["sa_ppo"])
+    dense = {
+        x: table["value_loss"][rows_of(table, (x, "none", "none", "dense"))]
+        for x in ("ppo", "sa_ppo")
+    }
+    assert dense["ppo"].shape == dense["sa_ppo"].shape
+    assert not np.array_equal(dense["ppo"], dense["sa_ppo"])
+    # The radius of the regulariser rises from 0: the first iteration is the same in both.
+    first = (table["iteration"] == 1) & (table["mode"] == "dense")
+    for name in ("episode_return", "episodes", "value_loss"):
+        one, two = (table[name][first & (table["regime"] == x)] for x in ("ppo", "sa_ppo"))
+        np.testing.assert_allclose(one, two, rtol=1e-4, err_msg=name)
+
+
+def test_sparsity_zero_is_the_dense_agent_of_the_regime(wide: Path):
+    """But for snapshots, taken before the end; what SET drops there grows back at once."""
+    table = read_table(wide, "returns")
+
+    def returns(curve: Curve) -> np.ndarray:
+        part = rows_of(table, curve, 0.0)
+        order = np.lexsort([table[k][part] for k in ("episode", "seed", "attack")])
+        return table["return"][part][order]
+
+    compared = [c for c in curve_names(table) if c[3] != "trajectory"]
+    assert len(compared) == 2 * 11
+    for curve in compared:
+        dense = returns((curve[0], "none", "none", "dense"))
+        np.testing.assert_array_equal(returns(curve), dense, err_msg=str(curve))
+    assert not np.array_equal(*(returns((x, "none", "none", "dense")) for x in ("ppo", "sa_ppo")))
+
+
+def test_the_table_of_sparsity_adds_up(wide: Path):
+    table, returns = read_table(wide, "sparsity"), read_table(wide, "returns")
+    assert set(curve_names(table)) == set(curve_names(returns))
+    layers = [f"{network}/layer_{i}/kernel" for network in ("actor", "critic") for i in range(3)]
+    lines = [*layers, "actor", "critic", "all"]
+    cells = 2 * (2 + (2 + 4 + 2 + 4 + 2) * 3 * 2)
+    assert table["layer"].tolist() == lines * cells
+    size, kept = (table[name].reshape(cells, len(lines)) for name in ("size", "kept"))
+    assert size[0].tolist() == [256, 4096, 128, 256, 4096, 64, KERNELS, 4416, 9155]
+    assert (size == size[0]).all()
+    for counts in (size, kept):
+        np.testing.assert_array_equal(counts[:, :3].sum(1), counts[:, 6])
+        np.testing.assert_array_equal(counts[:, 3:6].sum(1), counts[:, 7])
+    np.testing.assert_array_equal(kept[:, 3:6], size[:, 3:6])  # the critic is not pruned
+    achieved = table["sparsity_achieved"].reshape(cells, -1)[:, 0]
+    np.testing.assert_allclose(KERNELS - kept[:, 6], achieved * KERNELS, atol=1e-3)
+    # Beside kernels there are biases, and a narrow actor lacks those of its absent units.
+    narrow = table["method"].reshape(cells, -1)[:, 0] == "narrow"
+    gone = (size - kept)[:, [6, 8]]
+    np.testing.assert_array_equal(gone[~narrow, 0], gone[~narrow, 1])
+    assert (gone[narrow, 1] >= gone[narrow, 0]).all()
+    share = table["layer_sparsity"].reshape(cells, -1)
+    np.testing.assert_allclose(share, 1 - kept / size, atol=1e-9)
+    compact = table["compact"].reshape(cells, -1)[:, 6]
+    np.testing.assert_array_equal(compact[achieved == 0], 256 + 4096 + 128 + 64 + 64 + 2)
+    # A narrow network's absent units are what compacting takes out.
+    left = (kept[:, 8] - kept[:, 7] - 64 - 64 - 1)[narrow]
+    np.testing.assert_array_equal(compact[narrow], left)
+
+
+def test_the_report_speaks_of_every_regime(wide: Path):
+    report = (wide / "report.md").read_text()
+    for regime in ("ppo", "sa_ppo"):
+        assert f"Dense ({regime}), clean: " in report
+        for name in ("magnitude erk", "micro global (trajectory)", "set erk", "narrow", "rescaled"):
+            assert f"## {regime} {name}, eps = " in report
+    assert "## Warnings" not in report
+    _, masks = jaxprune.load_agents(wide / "agents")
+    assert "sa_ppo lamp-cubic erk (trajectory)" in masks
 
 
 def test_a_policy_file_skips_training(tmp_path: Path):
@@ -140,6 +292,53 @@ def test_a_policy_file_skips_training(tmp_path: Path):
     table = read_table(out, "returns")
     assert set(table["regime"]) == {"file"}
     assert set(table["seed"]) == {0}
+
+
+def test_a_policy_file_is_trained_further_by_a_method_of_training(tmp_path: Path):
+    """Steps so small that where they began is still to be seen."""
+    file, out = tmp_path / "policy.npz", tmp_path / "out"
+    policy = init_policy(jax.random.key(0), 4, 2, discrete=True)
+    jaxprune.save_policy(file, policy)
+    words = f"{SMALL} --policy {file} --methods micro --learning-rate 1e-6 --bounds path"
+    result = start(f"{words} --attacks random --sparsity-grid 0,0.5 --out {out}")
+    assert result.returncode == 0, result.stderr
+    table, training = read_table(out, "returns"), read_table(out, "training")
+    micro = ("ppo", "micro", "global", "endpoint")
+    dense = [(regime, "none", "none", "dense") for regime in ("file", "ppo")]
+    assert curve_names(table) == [*dense, micro]
+    assert set(table["seed"][table["regime"] == "file"]) == {0}
+    assert set(table["seed"][table["regime"] == "ppo"]) == {0, 1}
+    assert curve_names(training) == [dense[1], micro]
+    assert training["env_steps"].max() == 2048
+
+    agents, _ = jaxprune.load_agents(out / "agents")
+    kernels, given = (x.params.actor["layer_1"]["kernel"] for x in (agents, policy))
+    np.testing.assert_array_equal(kernels[0], given)  # the file, then what came of it
+    assert (np.abs(kernels[1:3] - given).max((1, 2)) > 0).all()
+    for kernel in kernels[1:]:
+        np.testing.assert_allclose(kernel[kernel != 0], given[kernel != 0], atol=1e-4)
+    assert [int((kernel != 0).sum()) == 4096 for kernel in kernels] == [True] * 3 + [
+        bool(i % 2 == 0) for i in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--methods wanda --sparsity-grid 0,0.9", "sparsity 0.9 empties a layer"),
+        ("--methods micro --modes trajectory --sparsity-grid 0:0.9:7", "7 sparsities"),
+    ],
+)
+def test_what_no_network_can_reach_is_refused_before_training(
+    words: str, named: str, tmp_path: Path
+):
+    result = start(f"{SMALL} {words} --out {tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert named in result.stderr
+    assert result.stdout == ""  # no plan, no progress
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path):

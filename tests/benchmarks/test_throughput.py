@@ -42,12 +42,26 @@ def test_without_stepping_there_is_no_ratio(tmp_path):
     assert [rate["ratio_to_bare"] for rate in rates] == [None] * len(rates)
 
 
+def test_training_is_timed_with_the_method_and_allocation_that_were_asked_for(tmp_path):
+    figures = tmp_path / "figures.json"
+    learner = "--steps 64 --num-envs 4 --unroll 8 --epochs 1 --minibatches 1 --hidden 8"
+    settings = "--rates training --repeats 1 --methods set --allocation erk"
+    arguments = f"--env cartpole {settings} {learner} --json {figures}"
+    assert throughput.main(arguments.split()) == 0
+    rates = json.loads(figures.read_text())["rates"]
+    assert [rate["name"] for rate in rates] == ["PPO training, set"]
+    assert {rate["unit"] for rate in rates} == {"env steps/s"}
+    assert all(rate["median"] > 0 for rate in rates)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("--rates jumping", "unknown rate 'jumping'"),
         ("--rates mjx", "rate mjx times gym/ tasks, not 'cartpole'"),
         ("--repeats 0", "repeats 0 is below 1"),
+        ("--rates training --methods mikro", "unknown pruning method 'mikro'"),
+        ("--rates training --allocation erk2", "unknown allocation 'erk2'"),
         ("--rates bounds --bounds pth", "unknown bound 'pth'"),
         ("--rates bounds --precision float16", "unknown precision 'float16'"),
     ],

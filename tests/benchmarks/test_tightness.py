@@ -73,6 +73,10 @@ def test_the_smoothed_return_and_its_certificate(tmp_path, files):
         ("--bounds pth", "unknown bound 'pth'"),
         ("--radius pth", "unknown bound 'pth'"),
         ("--method micro", "'micro' prunes during training"),
+        (
+            "--method wanda",
+            "'wanda' prunes during training or looks at data: choose from none, mag",
+        ),
         ("--noise -1", "noise -1 is no standard deviation"),
         ("--env hopper", "the policy maps 4 observations"),
         ("--eps 99", "eps 99 is larger than the range"),
