@@ -144,7 +144,7 @@ def settled(policy: Policy) -> Policy:
     """
     stats = policy.obs_stats
     count = np.where(stats.count > 0, stats.count, np.float32(LASTING))
-    return policy.replace(obs_stats=stats._replace(count=count))
+    return replace(policy, obs_stats=stats._replace(count=count))
 
 
 def learner_methods(experiment: Experiment) -> list[Method]:
