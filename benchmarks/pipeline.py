@@ -118,7 +118,9 @@ def masks_after(
     key, batch = key_for(experiment, PRUNE), None
     if find_method(method).needs_data:
         key_data = key_for(experiment, PRUNE, 1)
-        batch = collect_batch(env, policy, key=key_data, hyper=experiment.ppo.hyper)
+        batch = collect_batch(
+            env, policy, key=key_data, eps=experiment.eps[0], hyper=experiment.ppo.hyper
+        )
     grid, scope = experiment.sparsity_grid, experiment.ppo.scope
     return jax.device_get(prune(policy, method, grid, allocation, key, batch, scope))
 
