@@ -44,7 +44,7 @@ from jaxprune.types import Array, Key, Masks, ObsStats, Params, Policy
 ADAM = optax.scale_by_adam(eps=1e-5)
 UNITS = ("iteration", "epoch")
 COLLECTIONS = ("clean", "perturbed")
-# Samples in one evaluation of the loss when weights are scored by its gradient.
+# Minibatches, at most, that the gradients by which weights are scored are averaged over.
 SCORE_BATCHES = 32
 
 
