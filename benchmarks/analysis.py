@@ -10,13 +10,18 @@ import numpy as np
 
 from benchmarks.labels import Labels
 from jaxprune.regret import decompose
-from jaxprune.statistics import Interval, bootstrap_mean
+from jaxprune.statistics import Interval, bootstrap_mean, cvar
 
 # A sweet spot by the smallest gap may cost this share of the dense clean return.
 TOLERATED_LOSS = 0.05
 
 # Of the statements that hold with high probability over the episodes.
 CONFIDENCE = 0.95
+# The name of the curve of each agent's strongest adversary, and the share of CVaR.
+WORST_OF, TAIL = "worst_of", 0.1
+# Adversaries that are shown one by one; of more, these many.
+SHOWN = 4
+AREA = "the mean over the radii from 0 to the largest, by trapezoids"
 # The "bound" of what an attack reached at visited states.
 ATTACK_ROWS = "attack"
 
@@ -144,13 +149,85 @@ def halves(results: Results) -> Halves:
     return Halves(slice(0, max(episodes // 2, 1)), slice(episodes // 2, None))
 
 
-def strongest(results: Results, method: str, eps: float) -> Curve:
-    """The adversary of radius eps with the lowest mean, on the episodes to choose on.
+class Worst(NamedTuple):
+    """Every agent at every sparsity under the adversary that did best against it."""
 
-    The minimum of noisy means is too low on the episodes that picked it.
+    curve: Curve  # all episodes: those it was chosen on are too low, `halves(...).judge` is fair
+    chosen: np.ndarray  # [seeds, S], names of adversaries
+
+    @property
+    def label(self) -> str:
+        """The adversary that was chosen most often."""
+        names, counts = np.unique(self.chosen, return_counts=True)
+        usual = str(names[counts.argmax()])
+        return usual if len(names) == 1 else f"{usual} and {len(names) - 1} more"
+
+
+def worst_of(results: Results, method: str, eps: float) -> Worst:
+    """The adversary of radius eps with the lowest mean return, agent by agent.
+
+    Chosen on the first half of the episodes, because the minimum of noisy means is too low on the
+    episodes that picked it.
     """
+    curves_ = results.attacked(method, eps)
     choose = halves(results).choose
-    return min(results.attacked(method, eps), key=lambda c: c.returns[:, :, choose].mean())
+    best = np.argmin([c.returns[:, :, choose].mean(-1) for c in curves_], axis=0)  # [seeds, S]
+
+    def picked(quantity: str) -> np.ndarray:
+        stacked = np.stack([getattr(c, quantity) for c in curves_])
+        index = best[None] if stacked.ndim == 3 else best[None, ..., None]
+        return np.take_along_axis(stacked, index, axis=0)[0]
+
+    curve = Curve(
+        method,
+        WORST_OF,
+        eps,
+        curves_[0].sparsity,
+        *(picked(quantity) for quantity in ("returns", "discounted", "distance")),
+    )
+    return Worst(curve, np.array([c.attack for c in curves_])[best])
+
+
+def leading(results: Results, method: str, eps: float) -> list[Curve]:
+    """The adversaries that are worth a line of their own: all, or of many the strongest."""
+    found = results.attacked(method, eps)
+    if len(found) <= SHOWN:
+        return found
+    return sorted(found, key=lambda c: c.returns.mean())[:SHOWN]
+
+
+def sweep(results: Results, method: str) -> tuple[list[float], Interval, Interval]:
+    """Radii from 0 up, the worst-of return at each, and the area under that curve.
+
+        area = 1 / eps_max * integral over [0, eps_max] of J(eps), by trapezoids
+
+    so that the area is a return: that of an adversary of a random radius.
+
+    Returns:
+        radii `[R]`, `Interval [R, S]` on fresh episodes, `Interval [S]`.
+    """
+    judge = halves(results).judge
+    radii = [0.0, *sorted(results.radii)]
+    returns = np.stack(
+        [results.clean(method).returns[:, :, judge]]
+        + [worst_of(results, method, eps).curve.returns[:, :, judge] for eps in radii[1:]]
+    )  # [R, seeds, S, episodes]
+    each = [replicated_interval(r) for r in returns]
+    area = np.trapezoid(returns, radii, axis=0) / radii[-1]
+    return (
+        radii,
+        Interval(*(np.stack(x) for x in zip(*each, strict=True))),
+        replicated_interval(area),
+    )
+
+
+def cvar_interval(returns: np.ndarray) -> Interval:
+    """Mean of the worst tenth of the episodes, `[seeds, S, episodes] -> Interval [S]`.
+
+    The seeds are the replicates; a single seed has no interval.
+    """
+    worst = np.asarray(cvar(returns, TAIL))[..., None]
+    return replicated_interval(np.broadcast_to(worst, (*worst.shape[:2], 1)))
 
 
 class RegretCurve(NamedTuple):
@@ -176,15 +253,15 @@ def regret_curve(
         eps: radius of the adversaries.
         quantity: of a `Curve`: "returns" or "discounted".
     """
-    worst, judge = strongest(results, method, eps), halves(results).judge
+    worst, judge = worst_of(results, method, eps), halves(results).judge
     terms = decompose(
         np.asarray(reference(results, method, quantity)),
         getattr(results.dense(method), quantity)[..., judge],  # [seeds, 1, episodes]
         getattr(results.clean(method), quantity)[..., judge],
-        getattr(worst, quantity)[..., judge],
+        getattr(worst.curve, quantity)[..., judge],
     )
     parts = np.broadcast_arrays(*terms, terms.total)
-    return RegretCurve(worst.attack, *(replicated_interval(part) for part in parts))
+    return RegretCurve(worst.label, *(replicated_interval(part) for part in parts))
 
 
 class SweetSpot(NamedTuple):
@@ -204,7 +281,7 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
     Chosen on the first half of the episodes and reported on the second, because a maximum over
     noisy means is too good on the episodes that picked it. A single episode serves for both.
     """
-    clean, worst = results.clean(method), strongest(results, method, eps)
+    clean, worst = results.clean(method), worst_of(results, method, eps).curve
     choose, judge = halves(results)
 
     def mean(curve: Curve, part: slice) -> np.ndarray:
@@ -222,7 +299,7 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
     }
     clean_interval, attacked_interval = clean.interval(judge), worst.interval(judge)
     dense_clean = results.dense(method).interval(judge)
-    dense_attacked = results.by_key[results.dense_of[method], worst.attack, eps].interval(judge)
+    dense_attacked = worst_of(results, results.dense_of[method], eps).curve.interval(judge)
     pick: Callable[[Interval, int], Interval] = lambda x, i: Interval(*(v[i] for v in x))  # noqa: E731
     return [
         SweetSpot(
@@ -310,7 +387,7 @@ def bracket(results: Results, certificates: Columns, method: str, eps: float) ->
     judge = halves(results).judge
     clean, worst = (
         getattr(curve, quantity)[..., judge].mean((0, 2))
-        for curve in (results.clean(method), strongest(results, method, eps))
+        for curve in (results.clean(method), worst_of(results, method, eps).curve)
     )
     floors: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # bound -> (estimate, statement)
     find = partial(bound_curves, certificates, method, eps)
@@ -390,6 +467,18 @@ def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
             add(f"return/{name}/sparsity={sparsity:g}", at, "higher")
         area = curve.returns.mean(1, keepdims=True)
         add(f"return/{name}/mean", Interval(*(x[0] for x in replicated_interval(area))), "higher")
+    judge = halves(results).judge
+    for method in dict.fromkeys(method for method, _, _ in results.by_key):
+        for eps in results.radii:
+            worst = worst_of(results, method, eps).curve
+            for i, level in enumerate(worst.sparsity):
+                at = Interval(*(x[i] for x in worst.interval(judge)))
+                add(f"return/{method}/{WORST_OF}@{eps:g}/sparsity={level:g}", at, "higher")
+        if len(results.radii) > 1:
+            _, _, area = sweep(results, method)
+            for i, level in enumerate(results.clean(method).sparsity):
+                at = Interval(*(x[i] for x in area))
+                add(f"area/{method}/{WORST_OF}/sparsity={level:g}", at, "higher")
     for eps in results.radii:
         for method in results.pruned_methods():
             for spot in sweet_spots(results, method, eps):

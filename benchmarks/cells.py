@@ -12,7 +12,7 @@ from jaxprune.pruning.cells import Cell
 from jaxprune.types import Key, Policy
 
 # What a random stream is for.
-TRAIN, PRUNE, ATTACK, CERTIFY = range(4)
+TRAIN, PRUNE, ATTACK, CERTIFY, PREPARE, CHOOSE, DIAGNOSE = range(7)
 
 
 Columns = dict[str, Any]

@@ -295,7 +295,7 @@ def _attack(experiment: Experiment, population: Population, eps: float, visits: 
         policy = take(population.policy, cells.agent)
         rows = visits.obs[index].reshape(LOCAL_CELLS, -1, visits.obs.shape[-1])
         key = key_for(experiment, CERTIFY, 1)
-        found = reached(policy, cells.masks, eps, rows, key, experiment.mad)
+        found = reached(policy, cells.masks, eps, rows, key, experiment.attack.mad)
         parts.append(Reached(*(x[:size] for x in found)))
     shape = visits.alive.shape
     return Reached(*(np.concatenate(x).reshape(shape) for x in zip(*parts, strict=True)))

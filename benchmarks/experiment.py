@@ -14,15 +14,23 @@ from typing import Annotated, Any, TypeAlias
 import tyro
 
 from benchmarks.settings import tuned
-from jaxprune.attacks import ATTACKS, MADConfig, make_attack
+from jaxprune.attacks import (
+    ATTACKS,
+    AdversaryConfig,
+    AttackConfig,
+    MADConfig,
+    SarsaConfig,
+    SearchConfig,
+    check_needs,
+)
 from jaxprune.certify import BOUNDS
-from jaxprune.envs import TASKS, Environment, default_backend, make_env
-from jaxprune.evaluation import VICTIMS
+from jaxprune.envs import TASKS, Environment, EnvSpec, default_backend, make_env
+from jaxprune.episodes import VICTIMS
 from jaxprune.families import InputError, lookup
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
-from jaxprune.types import OBS_CLIP
+from jaxprune.types import OBS_CLIP, Policy
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
@@ -116,9 +124,13 @@ class Experiment:
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
     removed, kernels shrunk to the norm that magnitude pruning leaves)."""
     attacks: Names = ("none", "random", "mad")
-    """Adversaries; the clean run "none" is always included."""
+    """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
+    included."""
     eps: Radii = ()
     """Radii of the l_inf ball in normalised observation units; default: the task's own."""
+    eps_sweep: Radii = ()
+    """Multiples of that radius to attack at, 0 (the clean run) included, e.g. 0,0.25,0.5,1,2: the
+    report then has the area under the curve."""
     victim: str = "deterministic"
     """How the policy acts: deterministic (mean or likeliest action) or stochastic (drawn)."""
     bounds: Names = ("frobenius", "path", "spectral", "liplt", "crown")
@@ -127,6 +139,9 @@ class Experiment:
     """Visited states per cell at which local bounds are computed and attacked."""
     episodes: int = 10
     """Per cell (agent, method, sparsity, attack, eps)."""
+    selection_episodes: int | None = None
+    """Other episodes, on which each cell's member of a learned attack is chosen; default: half as
+    many."""
     prune_window: tuple[float, float] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
     policy: Path | None = None
@@ -141,8 +156,8 @@ class Experiment:
     """Environments per device in one vectorised call; default: what is fast on its kind."""
     dry_run: bool = False
     """Print the plan and stop."""
-    mad: MADConfig = field(default_factory=MADConfig)
-    """The maximal-action-difference attack."""
+    attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
+    """Of the adversaries."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
     """The learner."""
 
@@ -169,14 +184,24 @@ class Experiment:
         task = self.env.replace("/", "-")  # one folder, not one inside another
         return Path("results") / f"{task}-{digest[:8]}"
 
-    def resolved(self, env: Environment) -> "Experiment":
-        """With the task's backend and eps in place of the defaults.
+    def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
+        """With the task's backend, eps and attacks in place of the defaults.
 
         A policy file that is not trained further is one seed.
         """
         trained = self.policy is None or any(find_method(name).schedule for name in self.methods)
         seeds = self.seeds if trained or "narrow" in self.controls else 1
-        return replace(self, backend=env.spec.backend, eps=self.eps or (env.spec.eps,), seeds=seeds)
+        eps = self.eps or (env.spec.eps,)
+        if self.eps_sweep:
+            eps = tuple(multiple * eps[0] for multiple in sorted(set(self.eps_sweep)) if multiple)
+        return replace(
+            self,
+            backend=env.spec.backend,
+            eps=eps,
+            seeds=seeds,
+            attacks=attack_names(self, env.spec, loaded),
+            selection_episodes=self.selection_episodes or max(self.episodes // 2, 1),
+        )
 
 
 PRESETS = {
@@ -186,6 +211,13 @@ PRESETS = {
         sparsity_grid=parse_grid("0:0.9:4"),
         methods=("magnitude", "random", "micro"),
         episodes=8,
+        attack=AttackConfig(
+            search=SearchConfig(queries=64, generations=4, clone_steps=4_096, clone_epochs=10),
+            rs=SarsaConfig(steps=8_192, epochs=2, radii=(0.05, 0.2), weights=(0.1, 1.0)),
+            adversary=AdversaryConfig(
+                steps=20_480, epochs=4, minibatches=8, learning_rates=(1e-3,), log_stds=(-0.5,)
+            ),
+        ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
     "laptop": Experiment(
@@ -196,7 +228,7 @@ PRESETS = {
         seeds=10,
         methods=("magnitude", "random", "micro"),
         episodes=50,
-        mad=MADConfig(steps=20, restarts=5),
+        attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
         ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
     ),
 }
@@ -243,8 +275,9 @@ def check(experiment: Experiment) -> Environment:
     for kind, (names, family) in families.items():
         for name in names:
             lookup(dict.fromkeys(family), name, kind)
-    for name in experiment.attacks:
-        make_attack(name, experiment.mad)
+    for name in set(experiment.attacks) - {"all"}:
+        lookup(ATTACKS, name, "attack")
+    experiment.attack.check()
     for name in experiment.bounds:
         lookup(BOUNDS, name, "bound")
     lookup(VICTIMS, experiment.victim, "victim")
@@ -259,17 +292,12 @@ def check(experiment: Experiment) -> Environment:
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    for name in ("seeds", "episodes", "states"):
-        if getattr(experiment, name) < 1:
+    for name in ("seeds", "episodes", "states", "selection_episodes"):
+        if getattr(experiment, name) is not None and getattr(experiment, name) < 1:
             raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
+    _check_sweep(experiment)
     if experiment.lanes is not None and experiment.lanes < 1:
         raise InputError(f"lanes {experiment.lanes} is below 1: give at least 1")
-    for eps in experiment.eps:
-        if not 0 <= eps <= OBS_CLIP:
-            raise InputError(
-                f"eps {eps:g} is not a radius: give 0 or more, in normalised units, and at most "
-                f"{OBS_CLIP:g}, to which observations are clipped"
-            )
     experiment.ppo.check()
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
     _check_regimes(experiment)
@@ -278,7 +306,53 @@ def check(experiment: Experiment) -> Environment:
             f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
         )
-    return make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+    env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+    for eps in experiment.resolved(env).eps:
+        if not 0 <= eps <= OBS_CLIP:
+            raise InputError(
+                f"eps {eps:g} is not a radius: give 0 or more, in normalised units, and at most "
+                f"{OBS_CLIP:g}, to which observations are clipped"
+            )
+    return env
+
+
+def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -> tuple[str, ...]:
+    """The attacks of an experiment; "all" are those that its task and its policies allow.
+
+    Raises:
+        InputError: one that was named cannot be run, with the remedy.
+    """
+    pruned = set(experiment.methods) != {"none"} or bool(experiment.controls)
+    if "all" not in experiment.attacks:
+        for name in experiment.attacks:
+            check_needs(name, spec, policy, source=pruned)
+        return experiment.attacks
+    possible = []
+    for name in ATTACKS:
+        with contextlib.suppress(InputError):
+            check_needs(name, spec, policy, source=pruned)
+            possible.append(name)
+    return tuple(possible)
+
+
+def _check_sweep(experiment: Experiment) -> None:
+    """Raises `InputError` for multiples of eps without an area under their curve."""
+    sweep = experiment.eps_sweep
+    if not sweep:
+        return
+    text = ",".join(f"{x:g}" for x in sweep)
+    if 0 not in sweep:
+        raise InputError(
+            f"eps sweep {text!r} lacks 0, from which the area under the curve is measured: add it "
+            "(it costs nothing, it is the clean run)"
+        )
+    if len(set(sweep)) < 2 or min(sweep) < 0:
+        raise InputError(f"eps sweep {text!r} needs 0 and one or more positive multiples of eps")
+    if len(experiment.eps) > 1:
+        raise InputError(
+            f"eps sweep {text!r} multiplies one radius, and --eps names {len(experiment.eps)}: "
+            "give either a sweep or a list of radii"
+        )
 
 
 def _check_regimes(experiment: Experiment) -> None:

@@ -10,7 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.analysis import BoundCurve, Columns, Results, bound_curves, regret_curve
+from benchmarks.analysis import (
+    BoundCurve,
+    Columns,
+    Results,
+    bound_curves,
+    halves,
+    leading,
+    regret_curve,
+    worst_of,
+)
 from benchmarks.store import write_whole
 
 matplotlib.use("Agg")
@@ -31,6 +40,7 @@ ROUNDING = 1e-12
 # Panels side by side; of a training curve, lines in a panel and points of a line.
 COLUMNS, LINES, POINTS = 4, 5, 60
 SMOOTHED = ("iteration", "env_steps", "episodes", "episode_return")
+GREYS = ("0.55", "0", "0.3", "0.7")
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
 
@@ -101,10 +111,13 @@ def _returns(results: Results, title: str) -> Figure:
     for row, eps in enumerate(results.radii):
         for column, method in enumerate(results.pruned_methods()):
             ax = axes[row, column]
-            shown = [results.clean(method), *results.attacked(method, eps)]
+            shown = [results.clean(method), *leading(results, method, eps)]
             for curve, colour in zip(shown, COLOURS, strict=False):
                 label = ATTACK_LABELS.get(curve.attack, curve.attack)
                 _band(ax, curve.sparsity, *curve.interval(), label, color=colour)
+            worst = worst_of(results, method, eps).curve
+            interval = worst.interval(halves(results).judge)
+            _band(ax, worst.sparsity, *interval, "worst of all, fresh episodes", color="0")
             dense = float(results.dense(method).returns.mean())
             ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
     _legend(figure, axes[0, 0])
@@ -129,7 +142,7 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
                 _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
             if eps > 0:  # a ball of radius 0 moves no policy
                 _mark_constant(ax, bounds)
-            for curve, colour in zip(results.attacked(method, eps), ("0.55", "0"), strict=False):
+            for curve, colour in zip(leading(results, method, eps), GREYS, strict=False):
                 label = f"{ATTACK_LABELS.get(curve.attack, curve.attack)}: reached (lower bound)"
                 _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
     _legend(figure, axes[0, 0], columns=3)

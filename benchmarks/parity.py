@@ -27,12 +27,12 @@ from rich.console import Console
 from benchmarks.display import complain, make_console
 from benchmarks.store import provenance, write_whole
 from jaxprune import population
-from jaxprune.attacks import ATTACKS, MADConfig, make_attack
+from jaxprune.attacks import ATTACKS, make_attack
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
 from jaxprune.envs.quiet import quiet
-from jaxprune.evaluation import episode_keys
+from jaxprune.episodes import episode_keys
 from jaxprune.families import InputError, lookup
 from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
 from jaxprune.policy_io import load_policy, numpy_policy
@@ -67,7 +67,11 @@ class Options:
     """Policies whose returns are compared."""
     policy_env: str = "Hopper-v4"
     """Their task."""
-    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(ATTACKS)
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
+        "none",
+        "random",
+        "mad",
+    )
     """Attacks on them."""
     episodes: int = 128
     """Episodes per policy and attack."""
@@ -309,19 +313,18 @@ def episodes_here(env: MujocoEnv, policy: Policy, attack: str, options: Options)
     keys = episode_keys(jax.random.key(0), options.episodes)
     order, place = layout(options.episodes, LANES)
     items = (keys, *(np.stack(x) for x in zip(*starts, strict=True)))
-    run = over_population(partial(one_episode, env, make_attack(attack, MADConfig())), width=LANES)
+    run = over_population(partial(one_episode, env, make_attack(attack)), width=LANES)
     return take(jax.device_get(run(policy, take(items, order))), place)
 
 
 def one_episode(env: MujocoEnv, attack: Any, policy: Policy, item: tuple[Key, Array, Array]):
     """One episode from a given state."""
     key, qpos, qvel = item
-    key_prepare, key_memory, key = jax.random.split(key, 3)
-    params = attack.prepare(key_prepare, policy, env)
-    memory = attack.init(params, key_memory)
+    _, key_memory, key = jax.random.split(key, 3)
+    memory = attack.init((), key_memory)
     started = Started(env, qpos, qvel)
     return episode(
-        key, started, policy, partial(attack.perturb, params), memory, jnp.float32(env.spec.eps)
+        key, started, policy, partial(attack.perturb, ()), memory, jnp.float32(env.spec.eps)
     )
 
 

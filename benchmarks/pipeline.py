@@ -6,7 +6,6 @@ returns the function that runs the stage, so that programs compile side by side.
 """
 
 import itertools
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,43 +22,22 @@ from benchmarks.arms import (
     posthoc_methods,
     regimes,
 )
-from benchmarks.cells import (
-    ATTACK,
-    PRUNE,
-    Columns,
-    Population,
-    Progress,
-    Row,
-    blocks,
-    described,
-    key_for,
-)
+from benchmarks.attacking import prepare_attacks
+from benchmarks.cells import PRUNE, Columns, Population, Progress, Row, key_for
 from benchmarks.certification import certify_population
+from benchmarks.diagnosing import diagnose_population
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE, PARTS, Labels
 from benchmarks.programs import Programs
 from benchmarks.training import Agents, prepare_training, stacked, training_table
-from benchmarks.visits import Visits, collect, visit_times
 from jaxprune.collection import collect_batch
 from jaxprune.envs import Environment
-from jaxprune.evaluation import (
-    VICTIMS,
-    Shared,
-    cell_program,
-    episode_columns,
-    episode_keys,
-)
-from jaxprune.population import lane_width, layout, take
+from jaxprune.population import take
 from jaxprune.ppo import initial_policy
-from jaxprune.pruning import dense, find_method, prune, sparsity_of
+from jaxprune.pruning import find_method, prune, sparsity_of
 from jaxprune.pruning.cells import Cell
 from jaxprune.pruning.controls import rescaled
-from jaxprune.rollout import Play
 from jaxprune.types import Masks, Policy
-
-# Chunks of cells that a device walks through in one call of the evaluation.
-CHUNKS_PER_CALL = 4
-
 
 # --- prune ----------------------------------------------------------------------------------------
 
@@ -139,99 +117,6 @@ def cell_count(experiment: Experiment) -> int:
     return policy_count(experiment) + dense_count * curves * len(experiment.sparsity_grid)
 
 
-# --- attack ---------------------------------------------------------------------------------------
-
-
-def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
-    """(attack, eps) in the order of the table; the clean run has eps 0."""
-    names = dict.fromkeys(["none", *experiment.attacks])
-    return [
-        (name, eps)
-        for name in names
-        for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
-    ]
-
-
-def prepare_attacks(
-    experiment: Experiment, env: Environment, programs: Programs, policy: Any
-) -> Callable[[Population, Progress], tuple[Columns, Visits]]:
-    """Start compiling the episodes; the result attacks every cell.
-
-    It returns the table of the episodes and the states that the unattacked ones visited.
-
-    Args:
-        experiment: resolved.
-        env: the task.
-        programs: compiles.
-        policy: the agents' policies or their shapes, `[agents]`.
-    """
-    plan = attack_plan(experiment)
-    names = tuple(dict.fromkeys(name for name, _ in plan))
-    width = lane_width(experiment.episodes, cell_count(experiment), experiment.lanes)
-    block = width * len(jax.devices()) * CHUNKS_PER_CALL
-    order, place = layout(block, width)
-    keys = episode_keys(key_for(experiment, ATTACK), experiment.episodes)
-
-    run_cells = cell_program(env, names, experiment.mad, width)
-    play = Play(
-        np.bool_(VICTIMS[experiment.victim]),
-        gamma=np.float32(experiment.ppo.hyper.gamma),
-        times=visit_times(experiment, env.spec),
-    )
-    shared = Shared(policy, np.int32(0), np.float32(0), keys, play)
-    one_mask = jax.eval_shape(lambda p: dense(take(p.params, 0)), policy)
-    masks = jax.tree.map(lambda m: jax.ShapeDtypeStruct((block, *m.shape), bool), one_mask)
-    agent = jax.ShapeDtypeStruct((block,), np.int32)
-    compiled = programs.compile("evaluate", run_cells, shared, Cell(agent, masks))
-
-    def episodes_of(population: Population, name: str, eps: float, progress: Progress) -> Any:
-        """One (attack, eps): `Episode [cells, episodes]`."""
-        index = np.int32(names.index(name))
-        shared = Shared(population.policy, index, np.float32(eps), keys, play)
-        parts = []
-        for index, size in blocks(len(population.rows), block):
-            cells = take(population.cells, index[order])
-            episodes = jax.device_get(compiled.result()(shared, cells))
-            parts.append(take(episodes, place[:size]))
-            progress.advance(size)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-    def run(population: Population, progress: Progress) -> tuple[Columns, Visits]:
-        progress.stage("attack", len(plan) * len(population.rows))
-        # A chunk takes as long as its longest episode, so cells of like length go together: by
-        # sparsity at first, then by how long they lasted without an adversary, longest first.
-        ranking = np.argsort([row.sparsity for row in population.rows], kind="stable")
-        results = []
-        for name, eps in plan:
-            sorted_ = population._replace(cells=take(population.cells, ranking))
-            episodes = episodes_of(sorted_, name, eps, progress)
-            results.append(take(episodes, np.argsort(ranking)))
-            if name == "none":
-                ranking = np.argsort(-results[0].length.mean(-1), kind="stable")
-        visits = collect(experiment, env.spec, results[0])
-        flat = [{k: np.ravel(v) for k, v in episode_columns(r).items()} for r in results]
-        joined = {name: np.concatenate([r[name] for r in flat]) for name in flat[0]}
-        return _returns_table(experiment, env, population, plan, joined), visits
-
-    return run
-
-
-def _returns_table(
-    experiment: Experiment, env: Environment, population: Population, plan: Any, episodes: Columns
-) -> Columns:
-    """One line per (attack, eps), cell and episode; `episodes` is flat and in that order."""
-    cells, count = len(population.rows), experiment.episodes
-    facts = described(env.spec, population)
-    return {
-        **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in facts.items()},
-        "victim": np.repeat([experiment.victim], len(plan) * cells * count),
-        "attack": np.repeat([name for name, _ in plan], cells * count),
-        "eps": np.repeat([eps for _, eps in plan], cells * count),
-        "episode": np.tile(np.arange(count), len(plan) * cells),
-        **episodes,
-    }
-
-
 # --- shared ---------------------------------------------------------------------------------------
 
 
@@ -248,24 +133,28 @@ def run(
     """
     programs = Programs()
     train = prepare_training(experiment, env, programs, loaded)
-    attack = prepare_attacks(experiment, env, programs, policy_shapes(experiment, env, loaded))
+    shapes = policy_shapes(experiment, env, loaded)
+    attack = prepare_attacks(experiment, env, programs, shapes, cell_count(experiment))
     agents = train(progress)
     population = make_population(experiment, env, agents)
-    returns, visits = attack(population, progress)
-    certificates = certify_population(experiment, env.spec, population, visits, progress)
-    training = training_table(experiment, env, agents)
-    sparsity = account_population(experiment, env.spec, population)
-    return Results(population, training, returns, certificates, sparsity, programs.facts())
+    attacked = attack(population, progress)
+    visits = attacked.visits
+    tables = {
+        "training": training_table(experiment, env, agents),
+        "returns": attacked.returns,
+        "attacks": attacked.attacks,
+        "certificates": certify_population(experiment, env.spec, population, visits, progress),
+        "diagnosis": diagnose_population(experiment, env.spec, population, visits, progress),
+        "sparsity": account_population(experiment, env.spec, population),
+    }
+    return Results(population, tables, programs.facts())
 
 
 class Results(NamedTuple):
     """What the stages leave behind."""
 
     population: Population
-    training: Columns
-    returns: Columns
-    certificates: Columns
-    sparsity: Columns
+    tables: dict[str, Columns]  # by name; empty where nothing was trained
     facts: dict[str, Any]  # about the compiled programs
 
     def masks(self) -> dict[str, Masks]:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.arms import learner_config, trainings
+from benchmarks.attacking import attack_plan
 from benchmarks.experiment import Experiment
-from benchmarks.pipeline import attack_plan, cell_count
+from benchmarks.pipeline import cell_count
 from jaxprune.envs import Environment
 
 # Env steps per second and device of one training or evaluation lane group, learner included;

@@ -12,11 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import analysis, figures
+from benchmarks import analysis, figures, report_attacks
 from benchmarks.analysis import Columns, Results
+from benchmarks.checks import checks, warnings_of
 from benchmarks.display import complain, make_console
 from benchmarks.labels import Labels
 from benchmarks.store import RunFolder, read_json, read_table
+from benchmarks.tables import interval_text, markdown_table
 from jaxprune.families import InputError
 from jaxprune.statistics import Interval
 
@@ -54,8 +56,9 @@ FOOTNOTES = """\
   deterministic continuous actions have total variation 1, so that there is no such certificate.
 - **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the best
   unpruned agent of the regime in this run, a reference and not the optimum.
-- **Sweet spots** and the strongest adversary are chosen on the first half of the episodes; sweet
-  spots and regret are reported on the second half.
+- **Worst of**: every agent at every sparsity under the adversary that did most harm on the first
+  half of the episodes, reported on the second half; *CVaR 10 %* is the mean of the worst tenth of
+  these episodes. Sweet spots are chosen and reported likewise, and regret is of the second half.
 """
 VICTIM_NOTES = {
     "deterministic": "its mean (or likeliest action)",
@@ -83,20 +86,25 @@ def write_report(folder: RunFolder, console: Console) -> None:
     """Write metrics.json, figures and report.md beside the tables; print what a person wants."""
     names = ("returns", "certificates", "sparsity")
     returns, certificates, sparsity = (read_table(folder.path, name) for name in names)
-    trained = (folder.path / "training.parquet").exists()
-    training = read_table(folder.path, "training") if trained else {}
+    training, attacks, diagnosis = (
+        read_table(folder.path, name) if (folder.path / f"{name}.parquet").exists() else {}
+        for name in ("training", "attacks", "diagnosis")
+    )
     results, labels = analysis.collect(returns), Labels(returns)
     regime = str(returns["regime"][0])
-    returns, training, certificates, sparsity = (
-        analysis.labelled(table, labels) for table in (returns, training, certificates, sparsity)
+    returns, training, certificates, sparsity, diagnosis = (
+        analysis.labelled(table, labels)
+        for table in (returns, training, certificates, sparsity, diagnosis)
     )
+    checked = checks(results, diagnosis)
     described = read_json(folder.path / "experiment.json")
     title = f"{returns['env'][0]} ({returns['backend'][0]})"
 
     folder.write_json("metrics.json", analysis.metrics(results, certificates))
     drawn = figures.draw(results, certificates, training, title, folder.path)
-    problems = list(warnings(results, returns, training, certificates))
-    text = markdown(results, certificates, sparsity, described, title, drawn, problems)
+    problems = [*warnings(results, returns, training, certificates), *warnings_of(checked)]
+    about = list(report_attacks.sections(results, attacks, checked))
+    text = markdown(results, certificates, sparsity, described, title, drawn, problems, about)
     folder.write_text("report.md", text)
 
     for method in results.pruned_methods():
@@ -116,8 +124,9 @@ def markdown(
     title: str,
     drawn: Any,
     problems: Sequence[str],
+    adversaries: Sequence[str],
 ) -> str:
-    """The whole report."""
+    """The whole report; `adversaries` are the lines about these."""
     regime = str(certificates["regime"][0])
     unpruned = dict.fromkeys(results.dense_of.values())
     lines = [f"# What pruning does to the robustness of {title}", ""]
@@ -132,16 +141,17 @@ def markdown(
     for eps in results.radii:
         for method in results.pruned_methods():
             lines += [f"## {method}, eps = {eps:g}", ""]
-            lines += [*_markdown_table(*table_rows(results, method, eps)), ""]
+            lines += [*markdown_table(*table_rows(results, method, eps)), ""]
             lines += ["Certificates:", ""]
-            lines += [*_markdown_table(*bound_rows(certificates, method, eps)), ""]
+            lines += [*markdown_table(*bound_rows(certificates, method, eps)), ""]
             for quantity, title in REGRETS.items():
                 lines += [f"{title}:", ""]
-                lines += [*_markdown_table(*regret_rows(results, method, eps, quantity)), ""]
+                lines += [*markdown_table(*regret_rows(results, method, eps, quantity)), ""]
             lines += [*_bracket(results, certificates, method, eps), ""]
+    lines += adversaries
     for method in results.pruned_methods():
         lines += [f"## What {method} leaves of the network", ""]
-        lines += [*_markdown_table(*sparsity_rows(sparsity, method)), ""]
+        lines += [*markdown_table(*sparsity_rows(sparsity, method)), ""]
     lines += ["## How to read this", ""]
     lines += [
         FOOTNOTES.format(
@@ -164,10 +174,10 @@ def findings(results: Results) -> Iterator[str]:
     for eps in results.radii:
         for method in results.pruned_methods():
             for spot in analysis.sweet_spots(results, method, eps):
+                clean, attacked, *unpruned = map(interval_text, spot[2:])
                 yield (
                     f"{method}, eps {eps:g}, {spot.objective}: sparsity {spot.sparsity:g} with "
-                    f"clean {_text(spot.clean)}, attacked {_text(spot.attacked)} "
-                    f"(dense: {_text(spot.dense_clean)}, {_text(spot.dense_attacked)})"
+                    f"clean {clean}, attacked {attacked} (dense: {', '.join(unpruned)})"
                 )
 
 
@@ -189,13 +199,20 @@ def warnings(
 
 
 def table_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
-    """Sparsity, clean and every adversary: mean with interval."""
-    shown = [results.clean(method), *results.attacked(method, eps)]
-    header = ["sparsity", *("clean" if c.attack == "none" else c.attack for c in shown)]
-    intervals = [curve.interval() for curve in shown]
+    """Sparsity, clean, every agent's worst adversary, and the leading ones: mean with interval."""
+    judge, clean = analysis.halves(results).judge, results.clean(method)
+    worst = analysis.worst_of(results, method, eps)
+    shown = analysis.leading(results, method, eps)
+    header = ["sparsity", "clean", "worst of", "its CVaR 10 %", *(c.attack for c in shown)]
+    intervals = [
+        clean.interval(),
+        worst.curve.interval(judge),
+        analysis.cvar_interval(worst.curve.returns[:, :, judge]),
+        *(curve.interval() for curve in shown),
+    ]
     rows = [
         [f"{sparsity:.3g}", *(_interval(interval, i) for interval in intervals)]
-        for i, sparsity in enumerate(shown[0].sparsity)
+        for i, sparsity in enumerate(clean.sparsity)
     ]
     return header, rows
 
@@ -289,7 +306,7 @@ def terminal_tables(
     for name in ("sparsity", "clean", "attacked"):
         spots.add_column(name, justify="right", no_wrap=True)
     for spot in analysis.sweet_spots(results, method, eps):
-        clean, attacked = _text(spot.clean), _text(spot.attacked)
+        clean, attacked = interval_text(spot.clean), interval_text(spot.attacked)
         spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
     yield spots
 
@@ -299,7 +316,7 @@ def _bracket(results: Results, certificates: Columns, method: str, eps: float) -
     if found is None:
         return ["No certificate bounds the return of this policy as it acted (see below)."]
     title = f"Where the attacked return is, by attack and certificate ({found.bound} at first):"
-    return [title, "", *_markdown_table(*bracket_rows(found))]
+    return [title, "", *markdown_table(*bracket_rows(found))]
 
 
 def _seeds(results: Results) -> int:
@@ -344,17 +361,7 @@ def _bound(value: float) -> str:
 
 
 def _interval(interval: Interval, i: int) -> str:
-    return _text(Interval(*(x[i] for x in interval)))
-
-
-def _text(interval: Interval) -> str:
-    mean, low, high = (f"{float(x) + 0.0:.0f}" for x in np.round(np.asarray(interval, float)))
-    return mean if low == "nan" else f"{mean} [{low}, {high}]"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
-    return [line(header), line(["--:"] * len(header)), *map(line, rows)]
+    return interval_text(Interval(*(x[i] for x in interval)))
 
 
 def main(argv: Sequence[str]) -> int:

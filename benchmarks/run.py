@@ -50,8 +50,8 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     started = time.monotonic()
     population.configure()
     env = check(asked)
-    experiment = asked.resolved(env)
-    loaded = load_file(experiment, env)
+    loaded = load_file(asked, env)
+    experiment = asked.resolved(env, loaded)
     check_orders(experiment, env, loaded)
     folder = RunFolder(experiment.folder(), experiment.settings())
     console.print(str(make_plan(experiment, env, folder.path)), markup=False)
@@ -62,8 +62,8 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         results = pipeline.run(experiment, env, loaded, display)
         facts = {**results.facts, "stages": display.seconds(), "command": command}
     folder.describe(facts)
-    for name in ("training", "returns", "certificates", "sparsity"):
-        if columns := getattr(results, name):
+    for name, columns in results.tables.items():
+        if columns:
             folder.write_table(name, columns)
     save_agents(folder.path / "agents", results.population.policy, results.masks())
     report.write_report(folder, console)

@@ -97,10 +97,32 @@ SPARSITY = pa.schema(
         ("compact", pa.int32()),
     ]
 )
+ATTACKS = pa.schema(
+    [
+        *CELL,
+        ("attack", pa.string()),
+        ("eps", pa.float64()),
+        ("members", pa.int32()),
+        ("member", pa.int32()),
+        ("chosen_return", pa.float64()),
+        ("queries", pa.int64()),
+        ("gradients", pa.int64()),
+        ("simulated", pa.int64()),
+        ("env_steps", pa.int64()),
+        ("seconds_prepare", pa.float64()),
+        ("seconds_choose", pa.float64()),
+        ("seconds_play", pa.float64()),
+    ]
+)
+DIAGNOSIS = pa.schema(
+    [*CELL, ("eps", pa.float64()), ("quantity", pa.string()), ("value", pa.float64())]
+)
 SCHEMAS = {
     "returns": RETURNS,
     "certificates": CERTIFICATES,
     "training": TRAINING,
+    "attacks": ATTACKS,
+    "diagnosis": DIAGNOSIS,
     "sparsity": SPARSITY,
 }
 

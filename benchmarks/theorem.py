@@ -45,7 +45,8 @@ from jaxprune.ball import ascend
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.query import Query, length, make_query
 from jaxprune.envs import make_env
-from jaxprune.evaluation import check_evaluation, visited
+from jaxprune.episodes import check_evaluation
+from jaxprune.evaluation import visited
 from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.policy_io import load_policy

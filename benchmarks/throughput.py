@@ -29,12 +29,12 @@ from rich.table import Table
 from benchmarks.display import complain, make_console
 from benchmarks.store import provenance
 from jaxprune import population
-from jaxprune.attacks import MADConfig
+from jaxprune.attacks import AttackConfig, make_attack
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
-from jaxprune.evaluation import Shared, cell_program, episode_keys
+from jaxprune.episodes import Shared, Turn, cell_program, episode_keys
 from jaxprune.families import InputError, lookup
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
@@ -51,6 +51,7 @@ from jaxprune.pruning import (
 )
 from jaxprune.pruning.cells import Cell
 from jaxprune.rollout import Play
+from jaxprune.selection import blanks
 from jaxprune.types import Array, Masks, Policy
 
 
@@ -72,6 +73,8 @@ class Options:
     """Bare steps of every environment, in one call."""
     episodes: int = 32
     """Episodes per cell of the evaluation."""
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "mad")
+    """Attacks of the evaluation, unprepared: learned ones act with fresh parameters."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Bounds to time; default: all of them. The widths are those of --hidden."""
     masks: int = 64
@@ -95,6 +98,8 @@ class Options:
     """For `mjx`: line search iterations of each; default: the model's."""
     json: Path | None = None
     """File for the figures."""
+    attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
+    """Of the adversaries."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(
         default_factory=lambda: PPOConfig(
             steps=40_960, num_envs=64, unroll=32, epochs=4, minibatches=4
@@ -268,15 +273,16 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     policy = init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
     policies = jax.tree.map(lambda x: x[None], policy)
     width = lane_width(options.episodes, count)
-    program = cell_program(env, (attack,), MADConfig(), width)
+    program = cell_program(env, (attack,), options.attack, width)
     keys = episode_keys(key, options.episodes)
     play = Play(times=np.zeros((options.episodes, 0), np.int32))
     shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys, play)
-    cells = Cell(np.zeros(count, np.int32), None)
-    compiled, seconds = compile_timed(program, (shared, cells))
-    steps = int(np.sum(compiled(shared, cells).length))
+    params = blanks([make_attack(attack, options.attack)], policy, spec, count)
+    turns = Turn(Cell(np.zeros(count, np.int32), None), params)
+    compiled, seconds = compile_timed(program, (shared, turns))
+    steps = int(np.sum(compiled(shared, turns).length))
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
-    return timed(name, "env steps/s", options, lambda: compiled(shared, cells), steps, seconds)
+    return timed(name, "env steps/s", options, lambda: compiled(shared, turns), steps, seconds)
 
 
 def bounds(options: Options, env: Environment) -> list[Rate]:
@@ -326,7 +332,7 @@ STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
     "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
     "training": lambda options, env: [training(options, env, x) for x in options.methods],
-    "evaluation": lambda options, env: [evaluation(options, env, x) for x in ("none", "mad")],
+    "evaluation": lambda options, env: [evaluation(options, env, x) for x in options.attacks],
     "bounds": bounds,
     "mjx": lambda options, env: [plain_stepping(options, env)],
 }

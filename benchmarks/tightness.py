@@ -30,7 +30,8 @@ from jaxprune import population
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify
 from jaxprune.envs import TASKS, Environment, make_env
-from jaxprune.evaluation import check_evaluation, evaluate, visited
+from jaxprune.episodes import check_evaluation
+from jaxprune.evaluation import evaluate, visited
 from jaxprune.families import InputError, lookup
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import METHODS, find_method, prune

@@ -28,7 +28,7 @@ from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE
 from benchmarks.programs import Programs
 from jaxprune.envs import Environment
-from jaxprune.evaluation import check_evaluation
+from jaxprune.episodes import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import load_policy
 from jaxprune.population import lane_width, layout, over_population, take
@@ -249,7 +249,7 @@ def load_file(experiment: Experiment, env: Environment) -> Policy | None:
     if experiment.policy is None:
         return None
     policy = load_policy(experiment.policy, experiment.policy_stats)
-    for eps in experiment.eps:
+    for eps in experiment.eps or (env.spec.eps,):
         check_evaluation(env, policy, eps, experiment.episodes)
     return jax.tree.map(np.asarray, policy)
 

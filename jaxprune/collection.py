@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.envs import Environment
-from jaxprune.evaluation import check_evaluation
+from jaxprune.episodes import check_evaluation
 from jaxprune.experience import Worker, make_batch, no_returns, rollout, update_stats
 from jaxprune.families import InputError
 from jaxprune.losses import Hyper

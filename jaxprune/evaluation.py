@@ -1,27 +1,29 @@
-"""Returns of masked policies under attack: the cells of the experiment.
+"""Returns of masked policies under attack, and the states that they visit without one."""
 
-A *cell* is one policy with one mask. Its episodes share the weights, so that a layer is one matrix
-product over the episodes; cells are the population axis.
-"""
-
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks import Attack, MADConfig, make_attack, one_of
+from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
 from jaxprune.envs import Environment
+from jaxprune.episodes import (
+    VICTIMS,
+    Shared,
+    Turn,
+    cell_program,
+    check_evaluation,
+    episode_columns,
+    episode_keys,
+)
 from jaxprune.families import InputError, lookup
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, as_cells, masked_policy
-from jaxprune.rollout import Episode, Play, episode
-from jaxprune.types import Array, Key, Masks, Policy
-
-# Whether actions are drawn, by the name of the victim.
-VICTIMS = {"deterministic": False, "stochastic": True}
+from jaxprune.population import lane_width, layout, take
+from jaxprune.pruning.cells import as_cells
+from jaxprune.rollout import Episode, Play
+from jaxprune.selection import Armed, choose, prepared
+from jaxprune.types import Key, Masks, Policy
 
 
 def evaluate(
@@ -32,12 +34,16 @@ def evaluate(
     eps: float | None = None,
     episodes: int = 50,
     key: Key | None = None,
-    mad_config: MADConfig | None = None,
+    config: AttackConfig | None = None,
+    source: Policy | None = None,
     victim: str = "deterministic",
     noise: float = 0.0,
     gamma: float = 0.99,
 ) -> dict[str, np.ndarray]:
     """Episodes of a masked policy under one attack, on all devices.
+
+    What the attack has to train is trained first, against every cell, on episodes of its own; of
+    several members each cell meets the one that did best on a second set of episodes.
 
     Args:
         env: from `make_env`.
@@ -47,7 +53,9 @@ def evaluate(
         eps: radius of the l_inf ball in normalised observation units; None for the task's.
         episodes: per cell. Episode i starts from the same state in every cell and attack.
         key: default `jax.random.key(0)`; consumed.
-        mad_config: settings of the "mad" attack.
+        config: settings of the attacks.
+        source: the policy whose attack is transferred, masked; leading axes are those of the
+            result, or none.
         victim: "deterministic" acts with the mean or the likeliest action, "stochastic" draws.
         noise: sigma of the smoothed victim: N(0, sigma^2) on every coordinate of what it sees,
             after the adversary, in normalised units. See `jaxprune.certify.certified_quantile`.
@@ -65,22 +73,61 @@ def evaluate(
     """
     eps = env.spec.eps if eps is None else eps
     check_evaluation(env, policy, eps, episodes)
-    drawn = lookup(VICTIMS, victim, "victim")
+    stochastic = lookup(VICTIMS, victim, "victim")
     if not 0 <= noise < float("inf"):
         raise InputError(f"noise {noise:g} is no standard deviation: give a number >= 0")
-    never = np.zeros((episodes, 0), np.int32)
-    play = Play(drawn, np.float32(noise), np.float32(gamma), never)
-    settings = mad_config or MADConfig()
-    keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
+    check_needs(attack, env.spec, policy, source is not None)
+    key = jax.random.key(0) if key is None else key
     # From the host, because agents fresh from training are split over the devices.
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
-    width = lane_width(episodes, len(cells.agent))
-    order, place = layout(len(cells.agent), width)
-
-    run = cell_program(env, (attack,), settings, width)
-    shared = Shared(policies, jnp.int32(0), jnp.float32(eps), keys, play)
-    result = take(jax.device_get(run(shared, take(cells, order))), place)
+    key_prepare = jax.random.fold_in(key, episodes)  # those below are the episodes' own
+    if source is not None:
+        source = spread(source, shape)
+    victims = Victims(env, policies, cells, float(eps), key_prepare, stochastic, source)
+    never = np.zeros((episodes, 0), np.int32)
+    play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
+    params = arm(attack, victims, play, config).params
+    result = played(attack, victims, params, key, play, config)
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
+
+
+def arm(attack: str, victims: Victims, play: Play, config: AttackConfig | None = None) -> Armed:
+    """The attack with what it trains, the strongest of its members for every victim.
+
+    Args:
+        attack: a key of `ATTACKS`.
+        victims: the population; its key is consumed.
+        play: how the episodes are played on which members are chosen; `times` has one row each.
+        config: settings of the attacks.
+    """
+
+    def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+        of_index = victims._replace(cells=take(victims.cells, index))
+        key = jax.random.fold_in(victims.key, 1)
+        return played(attack, of_index, params, key, play, config).return_.mean(-1)
+
+    member = make_attack(attack, config)
+    params = prepared(member, victims._replace(key=jax.random.fold_in(victims.key, 0)))
+    return choose(member, params, victims, mean_returns)
+
+
+def played(
+    attack: str,
+    victims: Victims,
+    params: Any,
+    key: Key,
+    play: Play,
+    config: AttackConfig | None = None,
+) -> Episode:
+    """Episodes of every victim under an attack that is ready: `Episode [N, episodes]`."""
+    size, episodes = len(victims.cells.agent), len(play.times)
+    width = lane_width(episodes, size, victims.lanes)
+    order, place = layout(size, width)
+    keys = episode_keys(key, episodes)
+    shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), keys, play)
+    run = cell_program(victims.env, (attack,), config or AttackConfig(), width)
+    turns = Turn(victims.cells, (params,))
+    return take(jax.device_get(run(shared, take(turns, order))), place)
 
 
 def visited(
@@ -120,8 +167,8 @@ def visited(
     shared = Shared(
         policies, np.int32(0), np.float32(0), episode_keys(key_play, episodes), Play(times=steps)
     )
-    run = cell_program(env, ("none",), MADConfig(), width)
-    result = take(jax.device_get(run(shared, take(cells, order))), place)
+    run = cell_program(env, ("none",), AttackConfig(), width)
+    result = take(jax.device_get(run(shared, Turn(take(cells, order), ((),)))), place)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
     drawn = []
     for obs, length in zip(result.visited, result.length, strict=True):
@@ -130,80 +177,12 @@ def visited(
     return np.stack(drawn).reshape(*shape, states, env.spec.obs_size)
 
 
-def episode_columns(result: Episode) -> dict[str, Any]:
-    """One number per episode, by the names of the tables."""
-    columns = {"return": result.return_, "return_discounted": result.discounted}
-    names = ("length", "terminated", "diverged", "distance")
-    return columns | {name: getattr(result, name) for name in names}
+def spread(policy: Policy, shape: tuple[int, ...]) -> Policy:
+    """A policy `[...]` for every cell of a population of this shape, `[N]`, on the host."""
+    axes, count = policy.params.log_std.ndim - 1, math.prod(shape)
 
+    def leaf(x: Any) -> np.ndarray:
+        one = np.shape(x)[axes:]
+        return np.broadcast_to(jax.device_get(x), (*shape, *one)).reshape(count, *one)
 
-def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
-    """Raises `InputError` unless the policy fits the task and eps and episodes make sense."""
-    spec = env.spec
-    kernels = [policy.params.actor[f"layer_{i}"]["kernel"] for i in range(len(policy.params.actor))]
-    has = (kernels[0].shape[-2], kernels[-1].shape[-1], policy.distribution)
-    wants = (spec.obs_size, spec.action_size, "categorical" if spec.discrete else "normal")
-    if has != wants:
-        raise InputError(
-            f"the policy maps {has[0]} observations to {has[1]} outputs ({has[2]}), but env "
-            f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
-            "policy was trained on"
-        )
-    if not eps >= 0:
-        raise InputError(f"eps {eps:g} is no radius: give a number >= 0 in normalised units")
-    if eps > policy.obs_clip:
-        raise InputError(
-            f"eps {eps:g} is larger than the range that the policy clips observations to, "
-            f"+-{policy.obs_clip:g}: give a radius in normalised units"
-        )
-    if episodes < 1:
-        raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
-
-
-def episode_keys(key: Key, episodes: int) -> Array:
-    """One key per episode number, the same for every cell: comparisons are paired."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))
-
-
-class Shared(NamedTuple):
-    """What all cells of a call have in common."""
-
-    policies: Policy  # [agents]
-    attack: Any  # int [], which of the program's attacks
-    eps: Any  # []
-    keys: Array  # [episodes]
-    play: Play  # `times [episodes, k]`: every episode has its own
-
-
-@lru_cache(maxsize=16)
-def cell_program(
-    env: Environment, attacks: tuple[str, ...], mad_config: MADConfig, width: int
-) -> Callable[[Shared, Cell], Episode]:
-    """`(Shared, Cell [N]) -> Episode [N, E]` on all devices, `width` cells at a time on each.
-
-    N is a multiple of `devices * width`, see `jaxprune.population.layout`.
-
-    All attacks are branches of one program; `Shared.attack` picks one at run time.
-    """
-    members = [make_attack(name, mad_config) for name in attacks]
-
-    def run(shared: Shared, cell: Cell) -> Episode:
-        attack, victim = one_of(members, shared.attack), masked_policy(shared.policies, cell)
-        return cell_episodes(env, attack, victim, shared)
-
-    return over_population(run, width=width)
-
-
-def cell_episodes(env: Environment, attack: Attack, victim: Policy, shared: Shared) -> Episode:
-    """The episodes of one masked policy, one per key: `Episode [E]`."""
-    # fold_in(key, i) is split(key)[i] under JAX's default generator: 2 is what `one` leaves free.
-    params = attack.prepare(jax.random.fold_in(shared.keys[0], 2), victim, env)
-
-    def one(key: Key, times: Array) -> Episode:
-        key_episode, key_memory = jax.random.split(key)
-        memory = attack.init(params, key_memory)
-        perturb = partial(attack.perturb, params)
-        play = shared.play._replace(times=times)
-        return episode(key_episode, env, victim, perturb, memory, shared.eps, play)
-
-    return jax.vmap(one)(shared.keys, shared.play.times)
+    return jax.tree.map(leaf, policy)

@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks import MADConfig, make_attack
+from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
 from jaxprune.envs import Environment
-from jaxprune.evaluation import check_evaluation, episode_keys
+from jaxprune.episodes import check_evaluation, episode_keys
+from jaxprune.evaluation import arm, spread
 from jaxprune.families import InputError
+from jaxprune.population import take
 from jaxprune.pruning import mask_policy
-from jaxprune.rollout import act
+from jaxprune.pruning.cells import as_cells
+from jaxprune.rollout import Play, act
 from jaxprune.types import Array, Key, Masks, Policy
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ def evaluate_in_gymnasium(
     eps: float | None = None,
     episodes: int = 50,
     key: Key | None = None,
-    mad_config: MADConfig | None = None,
+    config: AttackConfig | None = None,
+    source: Policy | None = None,
 ) -> dict[str, np.ndarray]:
     """`jaxprune.evaluate` for one policy with another simulator under it.
 
@@ -47,7 +51,8 @@ def evaluate_in_gymnasium(
         eps: radius of the l_inf ball in normalised observation units; None for the task's.
         episodes: how many.
         key: of the attack, default `jax.random.key(0)`; consumed.
-        mad_config: settings of the "mad" attack.
+        config: settings of the attacks.
+        source: the policy whose attack is transferred, masked.
 
     Returns:
         `return` (undiscounted, raw units), `length`, `terminated`, `distance`, each `[episodes]`.
@@ -58,10 +63,17 @@ def evaluate_in_gymnasium(
     eps = env.spec.eps if eps is None else eps
     check_evaluation(env, policy, eps, episodes)
     victim = policy if masks is None else mask_policy(policy, masks)
-    adversary = make_attack(attack, mad_config or MADConfig())
-    keys = episode_keys(jax.random.key(0) if key is None else key, episodes)
+    check_needs(attack, env.spec, policy, source is not None, simulator=False)
+    adversary = make_attack(attack, config)
+    key = jax.random.key(0) if key is None else key
+    keys = episode_keys(key, episodes)
 
-    params = adversary.prepare(jax.random.fold_in(keys[0], 2), victim, env)
+    _, policies, cells = as_cells(*jax.device_get((victim, None)))
+    key_prepare = jax.random.fold_in(key, episodes)
+    source = None if source is None else spread(source, (1,))
+    victims = Victims(env, policies, cells, float(eps), key_prepare, source=source)
+    play = Play(times=np.zeros((episodes, 0), np.int32))
+    params = take(arm(attack, victims, play, config).params, 0)
     keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     memory = jax.vmap(partial(adversary.init, params))(keys_memory)
 

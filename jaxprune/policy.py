@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.scipy.special import erf
 
@@ -194,6 +195,11 @@ def action_distribution(policy: Policy, obs_norm: Array) -> Distribution:
 def state_value(policy: Policy, obs_norm: Array) -> Array:
     """The critic's V(s) at a normalised observation, `[]`."""
     return _apply(policy, policy.params.critic, obs_norm)[0]
+
+
+def has_critic(policy: Policy) -> bool:
+    """Whether the policy came with a critic; one that is zero everywhere stands for none."""
+    return any(np.any(np.asarray(x)) for x in jax.tree.leaves(policy.params.critic))
 
 
 def affine_layers(policy: Policy) -> list[Affine]:

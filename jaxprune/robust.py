@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.ball import ascend
+from jaxprune.ball import ascend, noisy_ascend
 from jaxprune.certify.crown import Line, Lines
 from jaxprune.certify.interval import Box
 from jaxprune.certify.query import Query, make_query, unit_ball_weights
@@ -141,31 +141,23 @@ def perturbed(key: Key, policy: Policy, obs_norm: Array, eps: Array) -> Array:
 
 
 def langevin(key: Key, policy: Policy, obs_norm: Array, eps: Array) -> Array:
-    """The last iterate of K = STEPS noisy sign-gradient steps; arguments as of `perturbed`.
+    """The last iterate of the reference's noisy ascent of Delta; arguments as of `perturbed`.
 
-        s_0 = s + t sign(xi),  t = eps / K
-        s_{k+1} = clip(s_k + t sign(grad Delta(s, s_k) + c_k xi_k), s - eps, s + eps)
-        c_k = sqrt(2 t beta) / (k + 2)
+    In the reference, gradients are those of the mean over a minibatch, against which noise weighs
+    more.
 
-    with standard normal xi. The noise is there because Delta has no gradient at s. In the
-    reference, gradients are those of the mean over a minibatch, against which noise weighs more.
-
-    Source: `get_state_kl_bound_sgld` of the reference.
+    Source: `get_state_kl_bound_sgld` of the reference; see `jaxprune.ball.noisy_ascend`.
     """
     policy, obs_norm = jax.lax.stop_gradient((policy, obs_norm))
     clean = action_distribution(policy, obs_norm)
-    gradient = jax.grad(lambda x: _delta(policy, clean, x))
-    step = eps / STEPS
-    noise = jax.random.normal(key, (STEPS + 1, *obs_norm.shape), obs_norm.dtype)
-    scale = jnp.sqrt(2 * step * BETA) / jnp.arange(2, STEPS + 2, dtype=obs_norm.dtype)
-
-    def move(x: Array, drift: Array) -> tuple[Array, None]:
-        x = x + step * jnp.sign(gradient(x) + drift)
-        return jnp.clip(x, obs_norm - eps, obs_norm + eps), None
-
-    start = obs_norm + step * jnp.sign(noise[0])
-    last, _ = jax.lax.scan(move, start, scale[:, None] * noise[1:])
-    return last
+    return noisy_ascend(
+        key,
+        lambda x: _delta(policy, clean, x),
+        obs_norm,
+        eps,
+        steps=STEPS,
+        temperature=BETA,
+    )
 
 
 def _delta_at(policy: Policy, obs_norm: Array, point: Array, eps: Array) -> Array:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, Moment
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.types import Array, Key, Policy
 
-# (memory, key, victim, obs_norm [obs_size], eps []) -> (obs_norm', memory')
-Perturb: TypeAlias = Callable[[Any, Key, Policy, Array, Array], tuple[Array, Any]]
+# (memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory')
+Perturb: TypeAlias = Callable[[Any, Key, Policy, Array, Array, Any], tuple[Array, Any]]
 
 
 class Play(NamedTuple):
@@ -52,6 +52,7 @@ def act(
     obs: Array,
     eps: Array,
     play: Play = DETERMINISTIC,
+    moment: Moment | None = None,
 ) -> tuple[Array, Any, Array]:
     """The victim's action at a perturbed observation: (action, memory', D).
 
@@ -65,10 +66,11 @@ def act(
         obs: raw observation `[obs_size]`.
         eps: radius of the ball in normalised units, `[]`.
         play: whether to draw the action, and how noisy the observation is after the adversary.
+        moment: the simulator and its state, for adversaries that look ahead; None outside of one.
     """
     key_perturb, key_action, key_noise = jax.random.split(key, 3)
     obs_norm = normalise(victim, obs)
-    seen, memory = perturb(memory, key_perturb, victim, obs_norm, eps)
+    seen, memory = perturb(memory, key_perturb, victim, obs_norm, eps, moment)
     clean, attacked = (action_distribution(victim, x) for x in (obs_norm, seen))
     noise = play.noise * jax.random.normal(key_noise, seen.shape, seen.dtype)
     acting = action_distribution(victim, seen + noise)
@@ -116,7 +118,9 @@ def episode(
     def step(carry):
         state, obs, memory, _, so_far = carry
         key_t = jax.random.fold_in(key_attack, so_far.length)
-        action, memory, distance = act(key_t, victim, perturb, memory, obs, eps, play)
+        action, memory, distance = act(
+            key_t, victim, perturb, memory, obs, eps, play, Moment(env, state)
+        )
         state, after = env.step(state, action)
         now = times == so_far.length
         so_far = Episode(

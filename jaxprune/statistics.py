@@ -1,5 +1,6 @@
 """Means with bootstrap intervals; the unit of replication is the caller's first axis."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,20 @@ class Interval(NamedTuple):
     mean: Any  # [...], as the samples
     low: Any
     high: Any
+
+
+def cvar(samples: Any, share: float) -> Any:
+    """Conditional value at risk: the mean of the lowest `share` of the last axis, at least one.
+
+    Args:
+        samples: `[..., n]`.
+        share: of the samples, in (0, 1]; ceil(share * n) of them count.
+
+    Returns:
+        `[...]`.
+    """
+    count = max(1, math.ceil(share * samples.shape[-1] - 1e-9))  # 0.1 * 30 is more than 3
+    return jnp.sort(samples, axis=-1)[..., :count].mean(-1)
 
 
 @partial(jax.jit, static_argnames=("resamples", "level"))

@@ -165,6 +165,36 @@ class Drift:
         )
 
 
+@dataclass(frozen=True)
+class Wander:
+    """Four observations that three actions, or a choice of three, push about.
+
+    obs' = 0.9 obs + 0.1 push, reward 1 - |obs'|^2 / 4, a time limit. For everything that must work
+    for both heads alike.
+    """
+
+    discrete: bool = False
+    length: int = 6
+
+    @property
+    def spec(self) -> EnvSpec:
+        name = "wander_choice" if self.discrete else "wander"
+        return probe_spec(name, self.length, obs_size=4, action_size=3, discrete=self.discrete)
+
+    def reset(self, key: Key) -> tuple[EnvState, Array]:
+        obs = jax.random.normal(key, (4,))
+        return EnvState(obs, jnp.int32(0)), obs
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        push = jax.nn.one_hot(action, 3) if self.discrete else jnp.clip(action, -1.0, 1.0)
+        obs = 0.9 * state.physics + 0.1 * jnp.append(push, -push.sum())
+        time = state.time + 1
+        reward = 1 - jnp.sum(obs**2) / 4
+        return EnvState(obs, time), TimeStep(
+            obs, reward, terminated=jnp.bool_(False), truncated=time >= self.length
+        )
+
+
 WHERE = ("obs", "reward")
 
 
@@ -208,4 +238,6 @@ PROBES = [
     Treadmill(terminates=True),
     Treadmill(terminates=False),
     Drift(),
+    Wander(),
+    Wander(discrete=True),
 ]

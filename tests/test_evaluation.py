@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from probes import Breakdown, Drift, ObservationReward, Treadmill
 
-from jaxprune.attacks import ATTACKS, MADConfig
+from jaxprune.attacks import AttackConfig, MADConfig, SarsaConfig
 from jaxprune.envs import make_env
-from jaxprune.evaluation import check_evaluation, episode_keys, evaluate, visited
+from jaxprune.episodes import check_evaluation, episode_keys
+from jaxprune.evaluation import evaluate, visited
 from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.population import over_population
@@ -108,6 +109,15 @@ def test_diverged_episodes_are_marked_and_leave_the_others_alone():
     assert np.isfinite(table["distance"]).all()
 
 
+# Without a memory and with one; those that learn have a test of their own.
+ATTACKS = ("none", "random", "mad", "mad_coupled")
+LEARNING = AttackConfig(
+    rs=SarsaConfig(
+        steps=256, num_envs=8, epochs=2, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
+    )
+)
+
+
 # --- a cell is the same whatever else is computed
 
 
@@ -123,6 +133,20 @@ def test_a_cell_alone_is_the_cell_in_the_batch(attack):
         for name in COLUMNS:
             np.testing.assert_allclose(batch[name][i, j], alone[name], rtol=1e-5, atol=1e-6)
     assert len(np.unique(batch["return"][..., 0])) == 6  # the cells do differ
+
+
+def test_an_attack_that_learns_meets_every_cell_as_if_it_were_alone():
+    """Critics are trained against each cell, and each cell meets the one that did best."""
+    policy = policies(DRIFT, 2)
+    masks = random_masks(policy, 2)
+    settings = {"attack": "rs", "eps": 0.3, "episodes": 4, "config": LEARNING}
+    batch = evaluate(DRIFT, policy, masks, **settings)
+    assert batch["return"].shape == (2, 2, 4)
+    assert np.all(batch["distance"] > 0)
+    alone = evaluate(DRIFT, at(policy, 1), at(masks, 1, 0), **settings)
+    np.testing.assert_allclose(batch["return"][1, 0], alone["return"], rtol=1e-3)
+    again = evaluate(DRIFT, policy, masks, **settings)
+    assert np.array_equal(batch["return"], again["return"])
 
 
 def test_an_episode_does_not_depend_on_how_many_there_are():
@@ -207,8 +231,12 @@ def test_mad_config_reaches_the_attack():
     """One step shorter than the ball cannot leave the start; more reach further."""
     policy = policies(DRIFT)
     distances = [
-        evaluate(DRIFT, policy, attack="mad", eps=0.3, episodes=3, mad_config=config)["distance"]
-        for config in (MADConfig(steps=1, step_scale=0.01), MADConfig(), None)
+        evaluate(DRIFT, policy, attack="mad", eps=0.3, episodes=3, config=config)["distance"]
+        for config in (
+            AttackConfig(mad=MADConfig(steps=1, step_scale=0.01, restarts=1)),
+            AttackConfig(),
+            None,
+        )
     ]
     assert np.all(distances[0] < distances[1])
     assert np.array_equal(distances[1], distances[2])
@@ -223,7 +251,7 @@ def test_mad_config_reaches_the_attack():
         ({"eps": -0.1}, r"eps -0\.1 is no radius: give a number >= 0"),
         ({"eps": float("nan")}, r"eps nan is"),
         ({"episodes": 0}, r"episodes 0 is below 1: give at least one"),
-        ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, mad.*'mad'\?"),
+        ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, corners.*'mad'\?"),
     ],
     ids=["eps", "nan", "episodes", "attack"],
 )

@@ -17,7 +17,7 @@ from probes import (
     Treadmill,
 )
 
-from jaxprune.attacks import ATTACKS, make_attack
+from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment, make_env
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.rollout import Episode, Play, episode
@@ -38,7 +38,7 @@ def policy_for(env: Environment, seed: int = 0, scale: float = 100.0) -> Policy:
     return replace(policy, params=policy.params._replace(actor=actor), obs_stats=stats)
 
 
-def unperturbed(memory, key, victim, obs_norm, eps):
+def unperturbed(memory, key, victim, obs_norm, eps, moment):
     return obs_norm, memory
 
 
@@ -203,7 +203,7 @@ def test_the_victim_is_deterministic_and_log_std_does_not_matter_to_its_actions(
 # --- adversaries
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", ["none", "random", "mad"])
 @pytest.mark.parametrize("env", [make_env("cartpole"), Drift()], ids=["cartpole", "drift"])
 def test_no_radius_is_no_attack(env, attack):
     """eps = 0: the clean return, length and ending bit for bit, and no distance."""
@@ -224,7 +224,7 @@ def test_the_neutral_attack_ignores_eps_and_changes_no_bit():
         assert np.array_equal(ours, expected)
 
 
-@pytest.mark.parametrize("attack", [name for name in ATTACKS if name != "none"])
+@pytest.mark.parametrize("attack", ["random", "mad"])
 def test_an_attack_changes_the_actions(attack):
     """Otherwise the tests above would pass for attacks that do nothing."""
     env = Drift()
@@ -240,7 +240,7 @@ def test_distance_is_between_the_clean_and_the_perturbed_distribution():
     policy = policy_for(env)
     x = normalise(policy, jnp.ones(1))
     expected = action_distribution(policy, x).distance(action_distribution(policy, x + 0.25))
-    result = run(env, policy, lambda m, k, v, obs_norm, eps: (obs_norm + eps, m), eps=0.25)
+    result = run(env, policy, lambda m, k, v, obs_norm, eps, _: (obs_norm + eps, m), eps=0.25)
     assert float(expected) > 0.01
     assert float(result.distance) == pytest.approx(float(expected), rel=1e-5)
 
@@ -250,7 +250,7 @@ def test_the_adversary_remembers_and_the_largest_distance_is_kept():
     env = Treadmill(terminates=False, length=5)
     policy = policy_for(env)
 
-    def perturb(step, key, victim, obs_norm, eps):
+    def perturb(step, key, victim, obs_norm, eps, moment):
         return obs_norm + eps * jnp.array([0.0, 1.0, 2.0, 1.0, 0.0])[step], step + 1
 
     x = normalise(policy, jnp.ones(1))
@@ -270,14 +270,14 @@ def test_the_adversary_sees_the_normalised_observation():
     expected = action_distribution(policy, jnp.full(1, 1.96)).distance(
         action_distribution(policy, jnp.zeros(1))
     )
-    result = run(env, policy, lambda m, k, v, obs_norm, eps: (obs_norm - 1.96, m))
+    result = run(env, policy, lambda m, k, v, obs_norm, eps, _: (obs_norm - 1.96, m))
     assert float(result.distance) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_simulator_moves_on_from_the_true_state():
     """Actions do nothing on the treadmill, so an absurd perturbation costs nothing."""
     env = Treadmill(terminates=False, length=3)
-    result = run(env, policy_for(env), lambda m, k, v, obs_norm, eps: (obs_norm + 1e3, m))
+    result = run(env, policy_for(env), lambda m, k, v, obs_norm, eps, _: (obs_norm + 1e3, m))
     assert float(result.return_) == 3.0
     assert float(result.distance) > 0.0
 
@@ -286,7 +286,7 @@ def test_the_adversary_has_a_fresh_key_at_every_step():
     """Memory collects the draws; a repeated key would make the largest equal the smallest."""
     env = Treadmill(terminates=False, length=4)
 
-    def perturb(memory, key, victim, obs_norm, eps):
+    def perturb(memory, key, victim, obs_norm, eps, moment):
         low, high = memory
         draw = jax.random.uniform(key)
         low, high = jnp.minimum(low, draw), jnp.maximum(high, draw)
@@ -303,7 +303,7 @@ def test_the_initial_state_depends_on_the_key_alone():
     returns = [
         attacked(env, policy_for(env, seed=policy), attack, 0.5, seeds).return_
         for policy in range(2)
-        for attack in ATTACKS
+        for attack in ("none", "random", "mad")
     ]
     assert set(np.unique(returns[0])) == {-1.0, 1.0}
     for other in returns[1:]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprune.statistics import Interval, bootstrap_mean
+from jaxprune.statistics import Interval, bootstrap_mean, cvar
 
 KEY = jax.random.key(0)
 
@@ -107,3 +107,12 @@ def test_the_key_decides():
     other = bootstrap_mean(jax.random.key(1), samples)
     assert one == again
     assert other.mean == one.mean and other.low != one.low
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "count"), [(30, 0.1, 3), (25, 0.1, 3), (4, 0.1, 1), (5, 1, 5)]
+)
+def test_cvar_is_the_mean_of_the_lowest(n, share, count):
+    samples = np.random.default_rng(n).normal(size=(3, n))
+    expected = np.sort(samples, axis=-1)[:, :count].mean(-1)
+    np.testing.assert_allclose(cvar(samples, share), expected, rtol=1e-5)

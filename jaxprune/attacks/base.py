@@ -9,29 +9,73 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.pruning.cells import Cell
 from jaxprune.types import Array, Key, Policy
 
 
+class Cost(NamedTuple):
+    """What an attack spends, by which attacks are compared at equal budgets."""
+
+    queries: int = 0
+    """Forward passes of a policy or a critic, per attacked step."""
+    gradients: int = 0
+    """Gradients of these with respect to the observation, per attacked step."""
+    simulated: int = 0
+    """Simulator steps, per attacked step."""
+    env_steps: int = 0
+    """Simulator steps of the preparation, per victim and over all members."""
+
+
+FREE = Cost()
+
+
+class Victims(NamedTuple):
+    """The population that an attack prepares itself against, on the host."""
+
+    env: Environment
+    policies: Policy  # [agents]
+    cells: Cell  # [N]
+    eps: float
+    key: Key  # consumed; the same for every victim, so that none depends on its neighbours
+    stochastic: bool = False  # whether the victim draws its actions
+    source: Policy | None = None  # [N], whose attack is transferred
+    lanes: int | None = None  # environments per device; None: what is fast on its kind
+
+
 class Attack(NamedTuple):
-    """An adversary as three pure functions. Members of the family are made by factories."""
+    """An adversary in pure functions. Members of the family are made by factories."""
 
-    prepare: Callable[[Key, Policy, Environment], Any]
-    """Once per victim: trains what the attack needs and returns its parameters."""
+    perturb: Callable[..., tuple[Array, Any]]
+    """(params, memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory').
+
+    `moment` is the simulator and its state, a `Moment`; None where there is none to be had."""
     init: Callable[[Any, Key], Any]
-    """(parameters, key) -> what the attack remembers, at the start of every episode."""
-    perturb: Callable[[Any, Any, Key, Policy, Array, Array], tuple[Array, Any]]
-    """(parameters, memory, key, victim, obs_norm [obs_size], eps []) -> (obs_norm', memory')."""
+    """(params, key) -> what the attack remembers, at the start of every episode."""
+    blank: Callable[[Policy, EnvSpec], Any]
+    """(victim, spec) -> parameters of one member before any preparation: shapes, and fillers."""
+    prepare: Callable[[Victims], Any] | None = None
+    """Trains what the attack needs: parameters `[N, members, ...]`, on the host. None: nothing."""
+    members: int = 1
+    """How many are prepared per victim, of which the strongest is used."""
+    per_eps: bool = True
+    """Whether the preparation depends on eps; if not, one serves every radius."""
+    cost: Cost = FREE
 
 
-def memoryless(perturb: Callable[[Key, Policy, Array, Array], Array]) -> Attack:
+def memoryless(perturb: Callable[[Key, Policy, Array, Array], Array], cost: Cost = FREE) -> Attack:
     """An attack without parameters or memory, from (key, victim, obs_norm, eps) -> obs_norm'."""
 
-    def with_memory(params, memory, key, victim, obs_norm, eps):
-        del params  # there are none
+    def with_memory(params, memory, key, victim, obs_norm, eps, moment=None):
+        del params, moment  # there are none, and it is not looked at
         return perturb(key, victim, obs_norm, eps), memory
 
-    return Attack(lambda *_: (), lambda *_: (), with_memory)
+    return Attack(with_memory, nothing, nothing, cost=cost)
+
+
+def nothing(*_: Any) -> tuple[()]:
+    """The parameters, or the memory, of an attack without."""
+    return ()
 
 
 def none() -> Attack:
@@ -42,23 +86,24 @@ def none() -> Attack:
 def one_of(attacks: Sequence[Attack], index: Array) -> Attack:
     """The attack number `index`, a traced integer: one compiled program runs them all.
 
-    Keep `index` out of every `vmap`, or each step computes all the attacks and discards the rest.
+    Its parameters are a tuple with those of every attack. Keep `index` out of every `vmap`, or
+    each step computes all the attacks and discards the rest.
     """
 
-    def prepare(key, victim, env):
-        return tuple(attack.prepare(key, victim, env) for attack in attacks)
+    def blank(victim, spec):
+        return tuple(attack.blank(victim, spec) for attack in attacks)
 
     def init(params, key):
         return tuple(a.init(p, key) for a, p in zip(attacks, params, strict=True))
 
     def branch(i):
-        def perturb(params, memory, key, victim, obs_norm, eps):
-            obs_norm, mine = attacks[i].perturb(params[i], memory[i], key, victim, obs_norm, eps)
-            return obs_norm, (*memory[:i], mine, *memory[i + 1 :])
+        def perturb(params, memory, *args):
+            moved, mine = attacks[i].perturb(params[i], memory[i], *args)
+            return moved, (*memory[:i], mine, *memory[i + 1 :])
 
         return perturb
 
     def perturb(*args):
         return jax.lax.switch(index, [branch(i) for i in range(len(attacks))], *args)
 
-    return Attack(prepare, init, perturb)
+    return Attack(perturb, init, blank)

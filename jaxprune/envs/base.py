@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax.numpy as jnp
+from flax import struct
 
 from jaxprune.types import Array, EnvState, Key, TimeStep
 
@@ -44,6 +45,14 @@ class Environment(Protocol):
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step. There is no auto-reset: the caller decides what follows an episode."""
         ...
+
+
+@struct.dataclass
+class Moment:
+    """A simulator in the middle of an episode, for those that want to know what would follow."""
+
+    env: Environment = struct.field(pytree_node=False)
+    state: EnvState
 
 
 def conclude(

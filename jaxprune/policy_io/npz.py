@@ -74,10 +74,15 @@ def read_policy(path: Path) -> Policy:
             raise InputError(f"policy file {path} is inconsistent: {name} is not one number")
         return float(value)
 
+    if any(name.startswith("value/") for name in raw):
+        critic = network("value")
+    else:  # a controller without one, see jaxprune.policy.has_critic
+        inputs = need("policy/0/kernel").shape[:1]
+        critic = {"layer_0": {"kernel": jnp.zeros((*inputs, 1)), "bias": jnp.zeros(1)}}
     distribution = str(need("distribution"))
     log_std = need("log_std") if distribution == "normal" else np.zeros(0)
     return Policy(
-        params=Params(network("policy"), network("value"), jnp.asarray(log_std, float)),
+        params=Params(network("policy"), critic, jnp.asarray(log_std, float)),
         obs_stats=ObsStats(*(jnp.asarray(need(f"obs_{x}"), float) for x in ObsStats._fields)),
         activation=str(need("activation")),
         distribution=distribution,

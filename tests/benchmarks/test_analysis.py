@@ -315,3 +315,78 @@ def test_metrics_have_unique_keys_and_directions():
     assert (attacked["low"], attacked["high"]) == (pytest.approx(69), pytest.approx(71))
     assert by_key["bound/path/magnitude@0.1/mean"]["direction"] == "lower"
     assert set(rows[0]) == {"key", "value", "unit", "direction", "low", "high"}
+
+
+def two_attacks(levels) -> analysis.Results:
+    """`levels[attack][eps]` is `[seeds, S]`; every episode of a cell is alike."""
+    by_key = {}
+    for attack, radii in levels.items():
+        for eps, level in radii.items():
+            returns = np.repeat(np.asarray(level, float)[..., None], 4, axis=-1)
+            sparsity = np.linspace(0, 0.5, returns.shape[1])
+            by_key["micro", attack, eps] = analysis.Curve(
+                "micro", attack, eps, sparsity, returns, returns / 10, returns[..., 0] / 100
+            )
+    adversaries = [(a, e) for _, a, e in by_key if a != "none"]
+    return analysis.Results(
+        by_key, ["micro"], {"micro": "micro"}, {"micro": False}, adversaries, "deterministic"
+    )
+
+
+def test_every_agent_at_every_sparsity_meets_its_own_worst_adversary():
+    results = two_attacks(
+        {
+            "none": {0.0: [[9, 9], [9, 9]]},
+            "mad": {0.1: [[5, 3], [2, 7]]},
+            "rs": {0.1: [[4, 6], [3, 1]]},
+        }
+    )
+    worst = analysis.worst_of(results, "micro", 0.1)
+    assert worst.chosen.tolist() == [["rs", "mad"], ["mad", "rs"]]
+    np.testing.assert_array_equal(worst.curve.returns[..., 0], [[4, 3], [2, 1]])
+    np.testing.assert_allclose(worst.curve.discounted[..., -1], [[0.4, 0.3], [0.2, 0.1]])
+    np.testing.assert_allclose(worst.curve.distance, [[0.04, 0.03], [0.02, 0.01]])
+    assert worst.curve.attack == analysis.WORST_OF
+    assert worst.label in ("mad and 1 more", "rs and 1 more")
+
+
+def test_an_adversary_that_was_lucky_on_the_first_half_is_reported_on_the_second():
+    results = two_attacks({"none": {0.0: [[9]]}, "mad": {0.1: [[5]]}, "rs": {0.1: [[7]]}})
+    lucky = results.by_key["micro", "rs", 0.1].returns
+    lucky[..., :2] = 0
+    worst = analysis.worst_of(results, "micro", 0.1)
+    assert worst.chosen.tolist() == [["rs"]]
+    judge = analysis.halves(results).judge
+    assert worst.curve.returns[..., judge].mean() == 7
+
+
+def test_the_area_under_the_sweep_is_a_mean_return():
+    """10 at 0, 6 at 0.1, 2 at 0.4: (8 * 0.1 + 4 * 0.3) / 0.4 = 5, whatever order they are in."""
+    results = two_attacks(
+        {
+            "none": {0.0: [[10, 10], [10, 10]]},
+            "mad": {0.4: [[2, 2], [2, 2]], 0.1: [[6, 6], [6, 6]]},
+        }
+    )
+    radii, returns, area = analysis.sweep(results, "micro")
+    assert radii == [0.0, 0.1, 0.4]
+    np.testing.assert_allclose(returns.mean, [[10, 10], [6, 6], [2, 2]])
+    np.testing.assert_allclose(area.mean, [5, 5], rtol=1e-6)
+    named = {row["key"]: row["value"] for row in analysis.metrics(results, certificates_table(1))}
+    assert named["area/micro/worst_of/sparsity=0.5"] == pytest.approx(5)
+    assert named["return/micro/worst_of@0.4/sparsity=0"] == pytest.approx(2)
+
+
+def test_many_adversaries_are_shown_by_their_strongest():
+    levels = {f"a{i}": {0.1: [[float(i)]]} for i in range(7, 0, -1)}
+    results = two_attacks({"none": {0.0: [[9]]}, **levels})
+    shown = [curve.attack for curve in analysis.leading(results, "micro", 0.1)]
+    assert shown == ["a1", "a2", "a3", "a4"]
+    few = two_attacks({"none": {0.0: [[9]]}, **dict(list(levels.items())[:3])})
+    assert [c.attack for c in analysis.leading(few, "micro", 0.1)] == ["a7", "a6", "a5"]
+
+
+def test_cvar_is_of_the_worst_tenth_of_each_agents_episodes():
+    returns = np.arange(40.0).reshape(2, 1, 20)
+    interval = analysis.cvar_interval(returns)
+    np.testing.assert_allclose(interval.mean, [(0.5 + 20.5) / 2])

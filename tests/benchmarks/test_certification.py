@@ -13,7 +13,7 @@ from benchmarks.experiment import PRESETS
 from benchmarks.visits import collect, visit_times
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
-from jaxprune.evaluation import VICTIMS, Shared, cell_program, episode_keys
+from jaxprune.episodes import VICTIMS, Shared, Turn, cell_program, episode_keys
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
 from jaxprune.pruning.cells import Cell
@@ -54,8 +54,10 @@ def certified(settings, env, broken: bool = False):
     ]
     play = Play(VICTIMS[settings.victim], times=visit_times(settings, spec))
     keys = episode_keys(jax.random.key(1), settings.episodes)
-    run = cell_program(env, ("none",), settings.mad, 2)
-    clean = jax.device_get(run(Shared(policy, np.int32(0), np.float32(0), keys, play), cells))
+    run = cell_program(env, ("none",), settings.attack, 2)
+    clean = jax.device_get(
+        run(Shared(policy, np.int32(0), np.float32(0), keys, play), Turn(cells, ((),)))
+    )
     visits = collect(settings, spec, clean)
     if broken:
         policy.params.actor["layer_1"]["bias"] = policy.params.actor["layer_1"]["bias"].copy()

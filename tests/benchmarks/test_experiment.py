@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
+from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
+from jaxprune.envs import make_env
 from jaxprune.families import InputError
 from jaxprune.losses import Hyper
 from jaxprune.pruning import Scope
@@ -108,7 +110,7 @@ def test_options_reach_every_part():
     assert experiment.ppo.scope == Scope("both", min_weights=3)
     assert experiment.ppo.regulariser == "convex"
     assert experiment.ppo.hyper.kappa == 0.3
-    assert experiment.mad.steps == 7
+    assert experiment.attack.mad.steps == 7
     assert experiment.sparsity_grid == (0.0, 0.5)
     assert experiment.episodes == 3
 
@@ -136,7 +138,9 @@ OTHER = {
     "policy_stats": Path("stats.npz"),
     "seed": 5,
     "lanes": 8,
-    "mad": replace(PRESETS["smoke"].mad, steps=3),
+    "attack": AttackConfig(mad=MADConfig(steps=3)),
+    "eps_sweep": (0.0, 1.0),
+    "selection_episodes": 3,
     "ppo": replace(PRESETS["smoke"].ppo, steps=2048),
 }
 # Of the learner, what decides who is pruned and trained how.
@@ -160,6 +164,21 @@ def test_every_field_but_the_place_identifies_the_experiment():
     assert replace(base, dry_run=True).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
+
+
+@pytest.mark.parametrize(("task", "methods"), [("cartpole", "magnitude"), ("hopper", "none")])
+def test_all_attacks_are_those_that_the_task_allows(task, methods):
+    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer."""
+    asked = parse(["--env", task, "--attacks", "all", "--methods", methods])
+    excluded = {"rs_reference", "paad_reference"} if task == "cartpole" else {"transfer"}
+    assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
+
+
+def test_a_sweep_multiplies_the_tasks_own_radius():
+    env = make_env("cartpole")
+    asked = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
+    assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
+    assert parse(["--episodes", "9"]).resolved(env).selection_episodes == 4
 
 
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
@@ -198,8 +217,23 @@ BAD = [
     ("--networks value", ["'value'", "actor, critic, both"]),
     ("--min-weights -1", ["min_weights -1"]),
     ("--layer-sparsity actor/layer_0/kernel 1.5", ["1.5", "actor/layer_0/kernel"]),
-    ("--attacks pgd", ["'pgd'", "none, random, mad"]),
-    ("--attacks none", ["'none'", "random, mad"]),
+    ("--attacks pgd", ["'pgd'", "none, random, corners"]),
+    ("--attacks none", ["'none'", "random, corners"]),
+    ("--attacks all,mda", ["'mda'", "did you mean 'mad'"]),
+    ("--env cartpole --attacks paad_reference", ["'paad_reference'", "continuous", "paad"]),
+    ("--env cartpole --attacks transfer --methods none", ["'transfer'", "source"]),
+    ("--eps-sweep 0.5,1", ["0.5,1", "lacks 0", "clean run"]),
+    ("--eps-sweep 0", ["'0'", "positive multiples"]),
+    ("--eps-sweep=-1,0", ["'-1,0'", "positive multiples"]),
+    ("--eps-sweep 0,1 --eps 0.1,0.2", ["0,1", "2"]),
+    ("--eps-sweep 0,1000 --eps 0.1", ["100", "at most 10"]),
+    ("--selection-episodes 0", ["selection_episodes 0"]),
+    ("--rs.steps 100", ["rs steps 100", "too few to train"]),
+    ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
+    ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),
+    ("--adversary.learning-rates 0", ["learning_rates", "above 0"]),
+    ("--search.queries 3", ["queries 3", "at least 8"]),
+    ("--mad.restarts 0", ["restarts 0"]),
     ("--eps -0.1", ["-0.1"]),
     ("--eps nan", ["nan"]),
     ("--eps 11", ["11", "at most 10"]),

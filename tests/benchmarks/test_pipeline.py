@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import pipeline, training
+from benchmarks import attacking, pipeline, training
 from benchmarks.arms import Arm, arms, learner_config, trainings
 from benchmarks.cells import ATTACK, CERTIFY, PRUNE, TRAIN, blocks, key_for
 from benchmarks.experiment import PRESETS, parse_grid
@@ -186,7 +186,7 @@ def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
 
 
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
-    assert pipeline.attack_plan(replace(SMOKE, attacks=("mad",), eps=(0.1, 0.2))) == [
+    assert attacking.attack_plan(replace(SMOKE, attacks=("mad",), eps=(0.1, 0.2))) == [
         ("none", 0.0),
         ("mad", 0.1),
         ("mad", 0.2),

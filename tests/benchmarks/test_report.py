@@ -42,8 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("report") / "run", SMALL.settings())
     results = pipeline.run(SMALL, ENV, None, Silent())
     folder.describe({})
-    for name in ("training", "returns", "certificates", "sparsity"):
-        folder.write_table(name, getattr(results, name))
+    for name, table in results.tables.items():
+        folder.write_table(name, table)
     print_report(folder.path)
     return folder.path
 

@@ -14,9 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 from policies import Payload, assert_refused, assert_same_bits, policy_of
+from probes import probe_spec
 
+from jaxprune.attacks import check_needs
 from jaxprune.families import InputError
-from jaxprune.policy import action_distribution, init_policy, normalise, state_value
+from jaxprune.policy import (
+    action_distribution,
+    has_critic,
+    init_policy,
+    normalise,
+    state_value,
+)
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import NO_CLIP
 from jaxprune.pruning import mask_policy, prune
@@ -312,11 +320,28 @@ def test_normalisers_that_divide_by_nothing_or_let_nothing_through(saved, name, 
     assert_refused(path, "not positive")
 
 
-@pytest.mark.parametrize("net", ["policy", "value"])
-def test_no_layers_at_all(saved, net):
+def test_no_layers_at_all(saved):
     path, arrays = saved
-    rewrite(path, {k: v for k, v in arrays.items() if not k.startswith(net)})
-    assert_refused(path, f"lacks '{net}/0/kernel'")
+    rewrite(path, {k: v for k, v in arrays.items() if not k.startswith("policy")})
+    assert_refused(path, "lacks 'policy/0/kernel'")
+
+
+def test_a_controller_needs_no_critic(saved):
+    """It acts as before; only attacks by its critic are refused, with another one to use."""
+    path, arrays = saved
+    whole = load_policy(path)
+    rewrite(path, {k: v for k, v in arrays.items() if not k.startswith("value")})
+    actor = load_policy(path)
+    assert has_critic(whole) and not has_critic(actor)
+    obs = np.linspace(-1, 1, len(arrays["obs_mean"]))
+    for policy in (whole, actor):
+        assert np.shape(state_value(policy, normalise(policy, obs))) == ()
+    before, after = (action_distribution(p, normalise(p, obs)).mode() for p in (whole, actor))
+    np.testing.assert_array_equal(before, after)
+    spec = probe_spec("probe", 1)
+    check_needs("critic", spec, whole)
+    with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*use rs"):
+        check_needs("critic", spec, actor)
 
 
 @pytest.mark.parametrize("name", ["activation", "distribution"])

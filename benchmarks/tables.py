@@ -1,0 +1,19 @@
+"""Numbers and tables as a person reads them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxprune.statistics import Interval
+
+
+def interval_text(interval: Interval) -> str:
+    """`mean [low, high]` in whole units; the mean alone where there is no interval."""
+    mean, low, high = (f"{float(x) + 0.0:.0f}" for x in np.round(np.asarray(interval, float)))
+    return mean if low == "nan" else f"{mean} [{low}, {high}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, its columns to the right."""
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    return [line(header), line(["--:"] * len(header)), *map(line, rows)]

@@ -1,0 +1,153 @@
+"""Adversaries that lead the victim to where its own critic sees least."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
+from jaxprune.attacks.config import MADConfig
+from jaxprune.ball import ascend
+from jaxprune.envs import Environment, EnvSpec, Moment
+from jaxprune.experience import Worker, rollout
+from jaxprune.policy import action_distribution, normalise, state_value
+from jaxprune.population import lane_width, layout, over_population, take
+from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.types import Array, Key, Policy
+
+# Of `lookahead`: points tried per step, and discount of what comes after.
+CANDIDATES = 16
+GAMMA = 0.99
+# The data from which it learns the critic's unit: environments per victim, and steps of each.
+ENVS, UNROLL = 16, 256
+
+# What the corners push, by `Policy.distribution`: `[outputs]`.
+OUTPUTS: dict[str, Callable[[Any], Array]] = {
+    "normal": lambda distribution: distribution.mean,
+    "categorical": lambda distribution: distribution.logits,
+}
+
+
+def value_attack(config: MADConfig) -> Attack:
+    """Minimise V(s') over the ball by projected sign-gradient descent, V the victim's critic.
+
+    That is the value of being in s', not of acting in s as if it were s': its authors found it
+    weak, and it is here because it is published.
+
+    Raises:
+        InputError: fewer than one step or restart, or a step that goes nowhere.
+
+    Source: the critic attack of Pattanaik et al. 2018 as in Zhang et al. 2020 (arXiv 2003.08938),
+    Algorithm 2; restarts, steps and the best iterate as in `jaxprune.attacks.gradient.mad`.
+    """
+    config.check()
+
+    def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
+        return ascend(
+            key,
+            lambda x: -state_value(victim, x),
+            obs_norm,
+            eps,
+            steps=config.steps,
+            step_size=config.step_scale * eps / config.steps,
+            restarts=config.restarts,
+        )
+
+    cost = Cost(queries=1 + config.restarts, gradients=config.restarts * config.steps)
+    return memoryless(perturb, cost)
+
+
+def lookahead() -> Attack:
+    """The candidate s' with the lowest c r + gamma V(f(s, a')), a' the mode of pi(.|s').
+
+    The simulator f is asked for the reward and the state that follow each candidate; V is the
+    victim's critic, 0 after termination. A candidate that breaks the simulator is not used.
+    Candidates are no perturbation, the corners eps sign(+-grad) that push each of the first outputs
+    (means or logits) up and down to first order, and random corners: 16 in all.
+
+    Critics are trained on rewards in units that the policy does not record. Preparation finds them:
+    c is the least-squares solution of c r_t = V(s_t) - gamma V(s_{t+1}) on 4096 steps of the
+    victim, and at least 0.
+
+    Source: this package; one step of a greedy adversary with a model.
+    """
+
+    def perturb(params, memory, key, victim, obs_norm, eps, moment: Moment):
+        def score(x: Array) -> Array:
+            _, after = moment.env.step(moment.state, action_distribution(victim, x).mode())
+            future = jnp.where(after.terminated, 0.0, _value(victim, after.obs))
+            total = params * after.reward + GAMMA * future
+            return jnp.where(after.diverged | jnp.isnan(total), jnp.inf, total)
+
+        points = candidates(key, victim, obs_norm, eps)
+        return points[jnp.argmin(jax.vmap(score)(points))], memory
+
+    def blank(victim: Policy, spec: EnvSpec) -> Array:
+        del victim, spec
+        return jnp.ones(())  # the raw reward
+
+    def prepare(victims: Victims) -> Array:
+        size = len(victims.cells.agent)
+        width = lane_width(ENVS, size, victims.lanes)
+        order, place = layout(size, width)
+        run = _units(victims.env, width)
+        units = run((victims.policies, victims.key), take(victims.cells, order))
+        return take(jax.device_get(units), place)[:, None]
+
+    cost = Cost(
+        queries=1 + 2 * CANDIDATES,
+        gradients=CANDIDATES // 2,  # fewer where there are fewer outputs
+        simulated=CANDIDATES,
+        env_steps=ENVS * UNROLL,
+    )
+    return Attack(perturb, nothing, blank, prepare, per_eps=False, cost=cost)
+
+
+def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
+    """The points that `lookahead` tries, the centre last: `[CANDIDATES, obs_size]`.
+
+    Of equals the first is used, which is then a corner.
+    """
+
+    def outputs(x: Array) -> Array:
+        return OUTPUTS[victim.distribution](action_distribution(victim, x))
+
+    size, pulled_back = jax.vjp(outputs, obs_norm)
+    rows = jnp.eye(size.shape[0], dtype=size.dtype)[: CANDIDATES // 2]
+    signs = jnp.sign(jax.vmap(lambda row: pulled_back(row)[0])(rows))
+    both = jnp.stack([signs, -signs], axis=1).reshape(-1, *obs_norm.shape)
+    aimed = both[: CANDIDATES - 1]
+    others = (CANDIDATES - 1 - len(aimed), *obs_norm.shape)
+    drawn = jax.random.rademacher(key, others, obs_norm.dtype)
+    centre = jnp.zeros((1, *obs_norm.shape), obs_norm.dtype)
+    return obs_norm + eps * jnp.concatenate([aimed, drawn, centre])
+
+
+@lru_cache(maxsize=16)
+def _units(env: Environment, width: int) -> Callable[[tuple[Policy, Key], Cell], Array]:
+    """`((policies, key), Cell [N]) -> c [N]` of `lookahead`, on all devices."""
+
+    def of_cell(policies_and_key: tuple[Policy, Key], cell: Cell) -> Array:
+        policies, key = policies_and_key
+        victim = masked_policy(policies, cell)
+        key_reset, key_act = jax.random.split(key)
+        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, ENVS))
+        workers = Worker(state, obs, jnp.zeros(ENVS), jnp.zeros(ENVS))
+        _, steps = rollout(key_act, env, victim, GAMMA, workers, UNROLL)
+        values = jax.vmap(jax.vmap(lambda obs: _value(victim, obs)))
+        future = jnp.where(steps.terminated, 0.0, values(steps.next_obs))
+        return reward_unit(steps.reward, values(steps.obs) - GAMMA * future)
+
+    return over_population(of_cell, width=width)
+
+
+def reward_unit(reward: Array, earned: Array) -> Array:
+    """The least-squares c >= 0 of c * reward = earned, `[]`; 0 without rewards."""
+    square = jnp.sum(reward**2)
+    return jnp.maximum(jnp.sum(reward * earned) / jnp.where(square > 0, square, 1.0), 0.0)
+
+
+def _value(victim: Policy, obs: Array) -> Array:
+    return state_value(victim, normalise(victim, obs))

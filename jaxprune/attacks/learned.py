@@ -1,0 +1,239 @@
+"""Adversaries that are policies, each trained by PPO against one victim.
+
+They differ in what they decide. SA-RL decides the perturbation itself; PA-AD decides in which
+direction the victim's output should go (the director) and leaves it to gradients to find the
+observation that sends it there (the actor).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.attacks.adversarial_mdp import AdversarialMDP, Move
+from jaxprune.attacks.base import Attack, Cost, Victims, nothing
+from jaxprune.attacks.config import AdversaryConfig, MADConfig
+from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.losses import Hyper
+from jaxprune.policy import Categorical, action_distribution, normalise
+from jaxprune.population import lane_width, layout, over_population, take
+from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.types import Array, Key, Policy
+
+TINY = 1e-24  # keeps the norm of no change differentiable; its root is far below float32's noise
+
+
+class Form(NamedTuple):
+    """What an adversary decides, and what becomes of it. Hashable: it selects a program."""
+
+    decisions: Callable[[EnvSpec], int]
+    """How many numbers a decision has."""
+    move: Callable[[AdversaryConfig], Move]
+
+
+class Item(NamedTuple):
+    """One training: a victim and a member."""
+
+    cell: Cell
+    start: Start
+
+
+class Shared(NamedTuple):
+    """What all trainings of a call have in common."""
+
+    policies: Policy  # [agents]
+    eps: Any  # []
+
+
+def sa_rl(config: AdversaryConfig) -> Attack:
+    """A policy u(s) on the true observation that decides where in the ball the victim sees it.
+
+        s' = s + eps clip(u(s), -1, 1),  u a Gaussian policy trained by PPO on minus the reward
+
+    In training u is drawn, in the attack it is the mean. The victim acts in training as it does in
+    the attack (`Victims.stochastic`); in the reference code it always draws in training.
+
+    Raises:
+        InputError: a budget too small to train an adversary.
+
+    Source: Zhang et al. 2021 (ATLA, arXiv 2101.08452), section 3.
+    """
+    return _learned(config, PERTURBATION, Cost(queries=1))
+
+
+def paad(config: AdversaryConfig) -> Attack:
+    """A policy d(s) decides where the victim's output should go; gradients take it there.
+
+        s' = argmax over the ball of cos(Delta, d(s)) + ||Delta||_2,  Delta = f(s') - f(s)
+
+    with f the mean of a Gaussian victim or the logits of a categorical one. The maximum is sought
+    by `actor_steps` gradients: of f . d at s, from which the first step goes to a corner of the
+    ball, then of the objective; the best iterate counts, s included. The director is trained as
+    the adversary of `sa_rl` and has only as many outputs as the victim.
+
+    Raises:
+        InputError: a budget too small to train an adversary.
+
+    Source: Sun et al. 2022 (PA-AD, arXiv 2106.05087), section 4.
+    """
+    cost = Cost(queries=3 + config.actor_steps, gradients=config.actor_steps)
+    return _learned(config, DIRECTION, cost)
+
+
+def paad_reference(config: AdversaryConfig) -> Attack:
+    """PA-AD as published for MuJoCo: one step of its actor, in the opposite direction.
+
+        s' = s + eps sign(grad at s + delta_0 of -(cos(Delta, d(s)) + ||Delta||_2)),
+        delta_0 ~ U(-eps / 10, eps / 10)
+
+    The objective is to be maximised, so the sign is wrong, and delta_0 is dropped. A director can
+    make up for the sign of d, not for that of the norm. For comparison with published numbers.
+
+    Raises:
+        InputError: a budget too small to train an adversary.
+
+    Source: the code of Sun et al. 2022 (umd-huang-lab/paad_adv_rl), MuJoCo.
+    """
+    return _learned(config, PUBLISHED, Cost(queries=2, gradients=1))
+
+
+def train_adversaries(
+    config: AdversaryConfig, form: Form, victims: Victims, start: Start
+) -> Policy:
+    """Trains every member against every victim: `Policy [N, members]`, on the host.
+
+    Args:
+        config: budgets.
+        form: what the adversaries decide.
+        victims: the population; its key is not used.
+        start: `[members]`, the same for every victim.
+    """
+    size, members = len(victims.cells.agent), len(start.key)
+    pairs = size * members
+    width = lane_width(config.num_envs, pairs, victims.lanes)
+    order, place = layout(pairs, width)
+    victim, member = order // members, order % members
+    items = Item(take(victims.cells, victim), take(start, member))
+    run = _program(victims.env, config, form, victims.stochastic, width)
+    shared = Shared(victims.policies, np.float32(victims.eps))
+    found = take(jax.device_get(run(shared, items)), place)
+    return jax.tree.map(lambda x: x.reshape(size, members, *x.shape[1:]), found)
+
+
+def _learned(config: AdversaryConfig, form: Form, cost: Cost) -> Attack:
+    config.check()
+    ppo, move = ppo_config(config), form.move(config)
+    grid = product(config.learning_rates, config.log_stds, range(config.seeds))
+    rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
+
+    def size(spec: EnvSpec) -> Size:
+        return Size(spec.obs_size, form.decisions(spec))
+
+    def prepare(victims: Victims) -> Policy:
+        hyper = Hyper(entropy_weight=config.entropy_weight)
+        start = starts(victims.key, size(victims.env.spec), hyper, rates, log_stds)
+        return train_adversaries(config, form, victims, start)
+
+    def perturb(params: Policy, memory, key, victim, obs_norm, eps, moment=None):
+        del moment  # the adversary does not look ahead
+        decision = action_distribution(params, normalise(params, obs_norm)).mode()
+        return move(key, victim, obs_norm, eps, decision), memory
+
+    return Attack(
+        perturb,
+        nothing,
+        lambda victim, spec: blank(size(spec)),
+        prepare,
+        members=len(rates),
+        cost=cost._replace(env_steps=len(rates) * ppo.iterations * ppo.batch),
+    )
+
+
+@lru_cache(maxsize=16)
+def _program(env: Environment, config: AdversaryConfig, form: Form, stochastic: bool, width: int):
+    """`(Shared, Item [n]) -> Policy [n]` on all devices."""
+    ppo = ppo_config(config)
+
+    def train(shared: Shared, item: Item) -> Policy:
+        victim = masked_policy(shared.policies, item.cell)
+        decisions = form.decisions(env.spec)
+        task = AdversarialMDP(env, victim, shared.eps, form.move(config), decisions, stochastic)
+        return optimised(ppo, task, item.start)
+
+    return over_population(train, width=width)
+
+
+def _shift(config: AdversaryConfig) -> Move:
+    del config  # there is nothing to set
+
+    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
+        del key, victim  # the decision is the perturbation
+        return obs_norm + eps * jnp.clip(decision, -1.0, 1.0)
+
+    return move
+
+
+def _steer(config: AdversaryConfig) -> Move:
+    size = MADConfig.step_scale / config.actor_steps
+
+    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
+        del key  # nothing is drawn
+        objective = _alignment(victim, obs_norm, decision)
+        gradient = jax.grad(objective)
+
+        def step(x: Array, _: None) -> tuple[Array, Array]:
+            moved = x + size * eps * jnp.sign(gradient(x))
+            return jnp.clip(moved, obs_norm - eps, obs_norm + eps), x
+
+        # The objective has a kink at the true observation, and behind it a wrong summit.
+        towards = jax.grad(lambda x: _output(victim, x) @ decision)(obs_norm)
+        corner = obs_norm + eps * jnp.sign(towards)
+        last, path = jax.lax.scan(step, corner, length=config.actor_steps - 1)
+        points = jnp.concatenate([obs_norm[None], path, last[None]])
+        return points[jnp.argmax(jax.vmap(objective)(points))]
+
+    return move
+
+
+def _steer_as_published(config: AdversaryConfig) -> Move:
+    del config  # there is one step
+
+    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
+        objective = _alignment(victim, obs_norm, decision)
+        start = jax.random.uniform(key, obs_norm.shape, obs_norm.dtype, -0.1, 0.1)
+        grad = jax.grad(objective)(obs_norm + eps * start)
+        return obs_norm - eps * jnp.sign(grad)
+
+    return move
+
+
+def _alignment(victim: Policy, obs_norm: Array, direction: Array) -> Callable[[Array], Array]:
+    """x -> cos(Delta, direction) + ||Delta||_2 with Delta = f(x) - f(obs_norm)."""
+    clean, unit = _output(victim, obs_norm), direction / _norm(direction)
+
+    def objective(x: Array) -> Array:
+        change = _output(victim, x) - clean
+        length = _norm(change)
+        return (change / length) @ unit + length
+
+    return objective
+
+
+def _output(victim: Policy, obs_norm: Array) -> Array:
+    """What the actor's last layer says: the mean or the logits, `[action_size]`."""
+    found = action_distribution(victim, obs_norm)
+    return found.logits if isinstance(found, Categorical) else found.mode()
+
+
+def _norm(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x**2) + TINY)
+
+
+PERTURBATION = Form(lambda spec: spec.obs_size, _shift)
+DIRECTION = Form(lambda spec: spec.action_size, _steer)
+PUBLISHED = Form(lambda spec: spec.action_size, _steer_as_published)

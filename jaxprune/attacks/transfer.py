@@ -1,0 +1,138 @@
+"""Attacks through another policy: the victim's own gradients are never asked.
+
+They are weaker than an attack on the victim itself, unless the victim's gradients are masked: a
+pruned policy that resists its own attack and not that of the dense one only looks robust (Athalye
+et al. 2018, arXiv 1802.00420).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune.attacks.base import Attack, Victims, nothing
+from jaxprune.attacks.config import MADConfig, SearchConfig
+from jaxprune.attacks.gradient import mad
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.experience import Worker, rollout
+from jaxprune.policy import MLP, action_distribution, normalise
+from jaxprune.population import lane_width, layout, over_population, take
+from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.types import Array, Key, Policy
+
+# Of the clone: environments, hidden widths, rows of a minibatch, learning rate of Adam.
+ENVS, HIDDEN, ROWS, RATE = 32, (64, 64), 256, 1e-3
+
+
+def transfer(config: MADConfig) -> Attack:
+    """MAD against the source (`Victims.source`), played against the victim.
+
+    The source sees the same normalised observation, as two networks of one agent do.
+    """
+    inner = mad(config)
+
+    def perturb(params, memory, key, victim, obs_norm, eps, moment=None):
+        del victim
+        return inner.perturb((), memory, key, params, obs_norm, eps, moment)
+
+    def prepare(victims: Victims) -> Policy:
+        assert victims.source is not None
+        return jax.tree.map(lambda x: x[:, None], victims.source)
+
+    return Attack(perturb, nothing, lambda victim, spec: victim, prepare, cost=inner.cost)
+
+
+def snooping(search: SearchConfig, config: MADConfig) -> Attack:
+    """MAD against a clone of the victim, learned from what it was seen to do.
+
+    The clone is fitted to the victim's modes at the states of its own episodes: squared error in
+    units of sigma for the Gaussian, cross-entropy for a choice.
+
+    Source: Zhang et al. 2021 (ATLA, arXiv 2101.08452), "snooping"; Inkawhich et al. 2020.
+    """
+    inner = mad(config)
+
+    def perturb(params, memory, key, victim, obs_norm, eps, moment=None):
+        clone = victim.replace(params=victim.params._replace(actor=params), activation="tanh")
+        return inner.perturb((), memory, key, clone, obs_norm, eps, moment)
+
+    def blank(victim: Policy, spec: EnvSpec) -> Any:
+        return _clone(spec.action_size).init(jax.random.key(0), jnp.zeros(spec.obs_size))["params"]
+
+    def prepare(victims: Victims) -> Any:
+        count = len(victims.cells.agent)
+        width = lane_width(ENVS, count, victims.lanes)
+        order, place = layout(count, width)
+        key_clone, key = jax.random.split(victims.key)
+        first = jax.jit(_clone(victims.env.spec.action_size).init)(
+            key_clone, jnp.zeros(victims.env.spec.obs_size)
+        )["params"]
+        shared = Shared(victims.policies, jax.device_get(first), key)
+        program = _program(victims.env, search.clone_steps // ENVS, search.clone_epochs, width)
+        found = jax.device_get(program(shared, take(victims.cells, order)))
+        return jax.tree.map(lambda x: x[place][:, None], found)
+
+    cost = inner.cost._replace(env_steps=search.clone_steps // ENVS * ENVS)
+    return Attack(perturb, nothing, blank, prepare, per_eps=False, cost=cost)
+
+
+class Shared(NamedTuple):
+    """What all victims of a call have in common."""
+
+    policies: Policy  # [agents]
+    first: Any  # the clone's parameters before it has learned
+    key: Key
+
+
+@lru_cache(maxsize=16)
+def _program(
+    env: Environment, unroll: int, epochs: int, width: int
+) -> Callable[[Shared, Cell], Any]:
+    """`(Shared, Cell [N]) -> parameters of the clones [N]` on all devices."""
+
+    def of_cell(shared: Shared, cell: Cell) -> Any:
+        victim = masked_policy(shared.policies, cell)
+        key_reset, key_act, key_fit = jax.random.split(shared.key, 3)
+        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, ENVS))
+        workers = Worker(state, obs, jnp.zeros(ENVS), jnp.zeros(ENVS))
+        _, steps = rollout(key_act, env, victim, 1.0, workers, unroll)
+        obs_norm = jax.vmap(partial(normalise, victim))(steps.obs.reshape(-1, env.spec.obs_size))
+        actions = jax.vmap(lambda x: action_distribution(victim, x).mode())(obs_norm)
+        return fit(key_fit, victim, shared.first, obs_norm, actions, epochs)
+
+    return over_population(of_cell, width=width)
+
+
+def fit(key: Key, victim: Policy, first: Any, obs_norm: Array, actions: Array, epochs: int) -> Any:
+    """The clone's parameters after so many passes over what was seen, `[rows, ...]` each."""
+    outputs = first[f"layer_{len(HIDDEN)}"]["bias"].size
+    adam = optax.adam(RATE)
+    batches = max(len(obs_norm) // ROWS, 1)
+
+    def loss(params: Any, obs_norm: Array, action: Array) -> Array:
+        output = _clone(outputs).apply({"params": params}, obs_norm)
+        if victim.distribution == "categorical":
+            return optax.softmax_cross_entropy_with_integer_labels(output, action)
+        return jnp.sum(((output - action) * jnp.exp(-victim.params.log_std)) ** 2)
+
+    def minibatch(carry, index: Array):
+        params, state = carry
+        rows = (obs_norm[index], actions[index])
+        grads = jax.grad(lambda p: jax.vmap(partial(loss, p))(*rows).mean())(params)
+        updates, state = adam.update(grads, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    def epoch(carry, key: Key):
+        order = jax.random.permutation(key, len(obs_norm))
+        index = jnp.resize(order, (batches, min(ROWS, len(obs_norm))))
+        return jax.lax.scan(minibatch, carry, index)
+
+    (params, _), _ = jax.lax.scan(epoch, (first, adam.init(first)), jax.random.split(key, epochs))
+    return params
+
+
+def _clone(outputs: int) -> MLP:
+    return MLP(HIDDEN, outputs)

@@ -1,0 +1,110 @@
+"""The episodes of a population: one program for all cells, attacks and radii.
+
+A *cell* is one policy with one mask. Its episodes share the weights, so that a layer is one matrix
+product over the episodes; cells are the population axis.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
+from jaxprune.envs import Environment
+from jaxprune.families import InputError
+from jaxprune.population import over_population
+from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.rollout import Episode, Play, episode
+from jaxprune.types import Array, Key, Policy
+
+# Whether actions are drawn, by the name of the victim.
+VICTIMS = {"deterministic": False, "stochastic": True}
+
+
+def episode_columns(result: Episode) -> dict[str, Any]:
+    """One number per episode, by the names of the tables."""
+    columns = {"return": result.return_, "return_discounted": result.discounted}
+    names = ("length", "terminated", "diverged", "distance")
+    return columns | {name: getattr(result, name) for name in names}
+
+
+def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
+    """Raises `InputError` unless the policy fits the task and eps and episodes make sense."""
+    spec = env.spec
+    kernels = [policy.params.actor[f"layer_{i}"]["kernel"] for i in range(len(policy.params.actor))]
+    has = (kernels[0].shape[-2], kernels[-1].shape[-1], policy.distribution)
+    wants = (spec.obs_size, spec.action_size, "categorical" if spec.discrete else "normal")
+    if has != wants:
+        raise InputError(
+            f"the policy maps {has[0]} observations to {has[1]} outputs ({has[2]}), but env "
+            f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
+            "policy was trained on"
+        )
+    if not eps >= 0:
+        raise InputError(f"eps {eps:g} is no radius: give a number >= 0 in normalised units")
+    if eps > policy.obs_clip:
+        raise InputError(
+            f"eps {eps:g} is larger than the range that the policy clips observations to, "
+            f"+-{policy.obs_clip:g}: give a radius in normalised units"
+        )
+    if episodes < 1:
+        raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
+
+
+def episode_keys(key: Key, episodes: int) -> Array:
+    """One key per episode number, the same for every cell: comparisons are paired."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))
+
+
+class Shared(NamedTuple):
+    """What all cells of a call have in common."""
+
+    policies: Policy  # [agents]
+    attack: Any  # int [], which of the program's attacks
+    eps: Any  # []
+    keys: Array  # [episodes]
+    play: Play  # `times [episodes, k]`: every episode has its own
+
+
+class Turn(NamedTuple):
+    """One item of the population: a cell, and what every attack of the program knows of it."""
+
+    cell: Cell
+    params: tuple[Any, ...]  # of one member of every attack, prepared or blank
+
+
+@lru_cache(maxsize=16)
+def cell_program(
+    env: Environment, attacks: tuple[str, ...], config: AttackConfig, width: int
+) -> Callable[[Shared, Turn], Episode]:
+    """`(Shared, Turn [N]) -> Episode [N, E]` on all devices, `width` cells at a time on each.
+
+    N is a multiple of `devices * width`, see `jaxprune.population.layout`.
+
+    All attacks are branches of one program; `Shared.attack` picks one at run time.
+    """
+    members = [make_attack(name, config) for name in attacks]
+
+    def run(shared: Shared, turn: Turn) -> Episode:
+        attack = one_of(members, shared.attack)
+        victim = masked_policy(shared.policies, turn.cell)
+        return cell_episodes(env, attack, turn.params, victim, shared)
+
+    return over_population(run, width=width)
+
+
+def cell_episodes(
+    env: Environment, attack: Attack, params: Any, victim: Policy, shared: Shared
+) -> Episode:
+    """The episodes of one masked policy, one per key: `Episode [E]`."""
+
+    def one(key: Key, times: Array) -> Episode:
+        key_episode, key_memory = jax.random.split(key)
+        memory = attack.init(params, key_memory)
+        perturb = partial(attack.perturb, params)
+        play = shared.play._replace(times=times)
+        return episode(key_episode, env, victim, perturb, memory, shared.eps, play)
+
+    return jax.vmap(one)(shared.keys, shared.play.times)

@@ -1,0 +1,368 @@
+"""The adversary's task is the victim's in reverse, and its training keeps what it promises."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune.attacks import AdversaryConfig, Victims
+from jaxprune.attacks.adversarial_mdp import AdversarialMDP
+from jaxprune.attacks.learned import (
+    DIRECTION,
+    PERTURBATION,
+    PUBLISHED,
+    _program,
+    paad,
+    paad_reference,
+    sa_rl,
+    train_adversaries,
+)
+from jaxprune.attacks.training import Size, blank, starts
+from jaxprune.experience import Worker, rollout
+from jaxprune.families import InputError
+from jaxprune.losses import Hyper
+from jaxprune.policy import action_distribution, affine_layers, init_policy, normalise
+from jaxprune.population import take
+from jaxprune.pruning import dense, mask_policy, prune
+from jaxprune.pruning.cells import Cell
+from jaxprune.types import Masks, ObsStats, Policy
+from tests.probes import Breakdown, Drift, Treadmill
+
+CONFIG = AdversaryConfig(
+    steps=128,
+    num_envs=4,
+    unroll=16,
+    epochs=2,
+    minibatches=2,
+    learning_rates=(1e-3,),
+    log_stds=(-0.5, -1.5),
+)
+EPS = 0.3
+KEY = jax.random.key(4)
+
+
+def prepare(victims: Victims) -> Policy:
+    """What SA-RL trains against these."""
+    train = sa_rl(CONFIG).prepare
+    assert train is not None
+    return train(victims)
+
+
+def victim_of(seed: int, obs_size: int = 2, action_size: int = 2, discrete: bool = False) -> Policy:
+    """A victim whose outputs are of the order of 1, with statistics of its own."""
+    policy = init_policy(
+        jax.random.key(seed), obs_size, action_size, discrete=discrete, hidden=(8, 8)
+    )
+    last = policy.params.actor["layer_2"]
+    last["kernel"] = 100 * last["kernel"]
+    stats = ObsStats(jnp.full(obs_size, 0.5), jnp.full(obs_size, 2.0), jnp.float32(100))
+    return replace(policy, obs_stats=stats)
+
+
+def linear_victim(kernel: np.ndarray) -> Policy:
+    """mu = kernel^T x."""
+    policy = init_policy(jax.random.key(0), *kernel.shape, hidden=())
+    policy.params.actor["layer_0"]["kernel"] = jnp.asarray(kernel, jnp.float32)
+    return policy
+
+
+def population(*policies: Policy, masks: Masks | None = None, eps=EPS, key: int = 0) -> Victims:
+    """These policies as one population of the drift task, all behind the mask, if there is one."""
+    masks = dense(policies[0].params) if masks is None else masks
+    cells = Cell(np.arange(len(policies)), stacked([masks] * len(policies)))
+    return Victims(Drift(), stacked(policies), cells, eps, jax.random.key(key))
+
+
+def stacked(trees):
+    """Trees as one with a leading axis, on the host."""
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
+def last_kernel(policy: Policy) -> np.ndarray:
+    return np.asarray(policy.params.actor["layer_2"]["kernel"])
+
+
+def task_of(env, victim: Policy, stochastic: bool = False) -> AdversarialMDP:
+    """The task of SA-RL."""
+    obs_size = env.spec.obs_size
+    return AdversarialMDP(
+        env, victim, EPS, PERTURBATION.move(CONFIG), obs_size, stochastic=stochastic
+    )
+
+
+def test_the_adversary_sees_the_truth_and_earns_what_the_victim_loses():
+    """Five steps of the drift task beside a loop that perturbs, acts and steps by the formulas."""
+    env, victim = Drift(), victim_of(0)
+    task = task_of(env, victim)
+    state, seen = task.reset(jax.random.key(3))
+    plain, obs = env.reset(jax.random.split(jax.random.key(3))[0])
+    decisions = np.random.default_rng(0).normal(0, 1.5, (5, 2)).astype(np.float32)
+    for u in decisions:
+        np.testing.assert_array_equal(seen, normalise(victim, obs))
+        shown = (np.asarray(obs) - 0.5) / 2 + EPS * np.clip(u, -1, 1)
+        plain, after = env.step(plain, action_distribution(victim, jnp.asarray(shown)).mode())
+        state, step = task.step(state, jnp.asarray(u))
+        obs, seen = after.obs, step.obs
+        np.testing.assert_allclose(seen, normalise(victim, after.obs), atol=1e-5)
+        np.testing.assert_allclose(step.reward, -after.reward, rtol=1e-5)
+        assert (step.terminated, step.truncated) == (after.terminated, after.truncated)
+        assert state.time == plain.time
+    assert step.truncated
+
+
+@pytest.mark.parametrize("env", [Treadmill(terminates=True), Treadmill(False), Breakdown()])
+def test_episodes_end_as_those_of_the_task(env):
+    """Also those of a simulator that breaks: the step earns 0, and is counted."""
+    task = task_of(env, victim_of(0, 1, 1))
+    for seed in range(3):
+        state, _ = task.reset(jax.random.key(seed))
+        plain, _ = env.reset(jax.random.split(jax.random.key(seed))[0])
+        for _ in range(env.length):
+            state, step = task.step(state, jnp.zeros(1))
+            plain, after = env.step(plain, jnp.zeros(1))
+            ends = [(x.terminated, x.truncated, x.diverged, abs(x.reward)) for x in (step, after)]
+            assert ends[0] == ends[1]
+
+
+def test_the_specification_of_the_task():
+    spec = task_of(Treadmill(True), victim_of(0, 1, 1)).spec
+    assert (spec.obs_size, spec.action_size, spec.discrete, spec.horizon) == (1, 1, False, 4)
+    assert spec.reward_range == spec.reward_clip == (-1.0, 0.0)
+    assert task_of(Drift(), victim_of(0)).spec.reward_range is None
+
+
+def test_a_stochastic_victim_draws_its_actions():
+    """Afresh at every step of every episode; a deterministic one does not.
+
+    With sigma = 1 and mu = 0 the drift is 0.1 clip(N(0, 1), -1, 1), of variance 0.00516.
+    """
+    victim = linear_victim(np.zeros((2, 2)))
+
+    def drifts(stochastic: bool) -> np.ndarray:
+        task = task_of(Drift(), victim, stochastic)
+
+        def one(key):
+            state, first = task.reset(key)
+            state, second = task.step(state, jnp.zeros(2))
+            _, third = task.step(state, jnp.zeros(2))
+            return jnp.stack([second.obs - first, third.obs - second.obs])
+
+        return np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 4000)))
+
+    assert np.abs(drifts(False)).max() == 0
+    drawn = drifts(True)
+    np.testing.assert_allclose(drawn.var(axis=0), 0.00516, rtol=0.06)
+    assert abs(np.corrcoef(drawn[:, 0, 0], drawn[:, 1, 0])[0, 1]) < 0.08
+
+
+def test_the_learner_can_roll_it_out():
+    """Environments of the learner end, start anew, and carry their keys along."""
+    task = task_of(Drift(), victim_of(0), True)
+    policy = init_policy(jax.random.key(0), 2, 2, hidden=(8,))
+    state, obs = jax.vmap(task.reset)(jax.random.split(jax.random.key(1), 3))
+    workers = Worker(state, obs, jnp.zeros(3), jnp.zeros(3))
+    workers, steps = rollout(jax.random.key(2), task, policy, 0.99, workers, 12)
+    assert np.array_equal(np.flatnonzero(steps.truncated[:, 0]), [4, 9])
+    assert np.array_equal(workers.env_state.time, [2, 2, 2])
+
+
+def test_members_are_the_grid_of_the_settings():
+    config = replace(CONFIG, learning_rates=(1e-3, 1e-4), seeds=3)
+    for make in (sa_rl, paad, paad_reference):
+        attack = make(config)
+        assert attack.members == 12 and attack.per_eps
+        assert attack.cost.env_steps == 12 * 128
+    rates, log_stds = np.array([1e-3, 1e-4]), np.array([-0.5, -1.5])
+    start = starts(jax.random.key(0), Size(2, 3), Hyper(entropy_weight=0.1), rates, log_stds)
+    np.testing.assert_allclose(start.hyper.learning_rate, rates)
+    np.testing.assert_allclose(start.hyper.entropy_weight, [0.1, 0.1])
+    np.testing.assert_allclose(start.policy.params.log_std, np.repeat(log_stds[:, None], 3, 1))
+    kernel = np.asarray(start.policy.params.actor["layer_0"]["kernel"])
+    assert not np.array_equal(kernel[0], kernel[1])
+    fewer = starts(jax.random.key(0), Size(2, 3), Hyper(), rates[:1], log_stds[:1])
+    assert np.array_equal(fewer.policy.params.actor["layer_0"]["kernel"][0], kernel[0])
+
+
+def test_training_does_not_depend_on_the_neighbours():
+    """The same adversaries beside another victim, and behind a mask or pruned for good."""
+    first, second = victim_of(0), victim_of(1)
+    both = prepare(population(first, second))
+    assert both.params.log_std.shape == (2, 2, 2)
+    for i, victim in enumerate((first, second)):
+        twice = prepare(population(victim, victim))
+        for j in range(2):
+            jax.tree.map(np.testing.assert_array_equal, take(both, i), take(twice, j))
+        members = last_kernel(twice)[0]
+        assert np.abs(members[0] - members[1]).max() > 1e-3
+    masks = prune(first, "magnitude", 0.5)
+    masked = prepare(population(first, first, masks=masks))
+    applied = prepare(population(*[mask_policy(first, masks)] * 2))
+    jax.tree.map(np.testing.assert_array_equal, masked, applied)
+    assert np.abs(last_kernel(masked)[0] - last_kernel(both)[0]).max() > 1e-5
+
+
+def test_victim_eps_key_and_start_decide_and_compile_nothing_new():
+    pair = victim_of(0), victim_of(1)
+    base = prepare(population(*pair))
+    program = _program(Drift(), CONFIG, PERTURBATION, False, 2)
+    before = _program.cache_info().misses, program._cache_size()
+    again = prepare(population(*pair))
+    jax.tree.map(np.testing.assert_array_equal, base, again)
+    rates, log_stds = np.full(2, 1e-3), np.array([-0.5, -1.5])
+    start = starts(jax.random.key(5), Size(2, 2), Hyper(), rates, log_stds)
+    for other in (
+        prepare(population(victim_of(2), victim_of(3))),
+        prepare(population(*pair, eps=0.1)),
+        prepare(population(*pair, key=1)),
+        train_adversaries(CONFIG, PERTURBATION, population(*pair), start),
+    ):
+        assert np.all(np.abs(last_kernel(base) - last_kernel(other)).max(axis=(2, 3)) > 1e-6)
+    assert (_program.cache_info().misses, program._cache_size()) == before
+
+
+def test_a_population_that_fills_no_chunk():
+    """Six trainings in chunks of two on two devices: the last is repeated, and dropped again."""
+    victims = [victim_of(i) for i in range(3)]
+    three = prepare(population(*victims)._replace(lanes=2 * CONFIG.num_envs))
+    pair = prepare(population(*victims[1:]))
+    for i in range(2):
+        jax.tree.map(np.testing.assert_array_equal, take(three, i + 1), take(pair, i))
+
+
+def test_the_perturbation_is_the_mean_decision_clipped_to_the_ball():
+    """By numpy, for an adversary with statistics of its own."""
+    attack, adversary = sa_rl(CONFIG), victim_of(3)
+    states = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
+    shown = jax.vmap(lambda x: attack.perturb(adversary, (), KEY, victim_of(0), x, EPS)[0])(states)
+    hidden = (states - 0.5) / 2
+    for i in range(3):
+        layer = adversary.params.actor[f"layer_{i}"]
+        hidden = hidden @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+        hidden = np.tanh(hidden) if i < 2 else hidden
+    np.testing.assert_allclose(shown, states + EPS * np.clip(hidden, -1, 1), atol=1e-6)
+    assert np.any(np.abs(hidden) > 1) and np.any(np.abs(hidden) < 1)
+
+
+@pytest.mark.parametrize("make", [sa_rl, paad])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_blank_adversary_has_the_shapes_of_a_trained_one(make, discrete):
+    env = Drift()
+    spec = replace(env.spec, action_size=3, discrete=discrete)
+    attack, victim = make(CONFIG), victim_of(0, 2, 3, discrete)
+    shapes = jax.eval_shape(lambda v: attack.blank(v, spec), victim)
+    size = Size(2, 2 if make is sa_rl else 3)
+    trained = starts(KEY, size, Hyper(), np.ones(1), np.zeros(1)).policy
+    described = jax.tree.map(lambda x: (x.shape, x.dtype.name), shapes)
+    assert described == jax.tree.map(lambda x: (x.shape[1:], x.dtype.name), trained)
+    moved, _ = attack.perturb(blank(size), (), KEY, victim, jnp.ones(2), EPS)
+    assert np.max(np.abs(moved - 1)) <= EPS + 1e-6
+
+
+def alignment(change: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """cos(change, direction) of `[..., n]`."""
+    lengths = np.linalg.norm(change, axis=-1) * np.linalg.norm(direction, axis=-1)
+    return np.sum(change * direction, axis=-1) / lengths
+
+
+def moves_of(form, victim: Policy, states, directions, eps=EPS, steps: int = 3) -> np.ndarray:
+    """What the actor shows, `[n, obs_size]`; one key each."""
+    move = form.move(replace(CONFIG, actor_steps=steps))
+    keys = jax.random.split(jax.random.key(9), len(states))
+    return np.asarray(
+        jax.vmap(lambda k, x, d: move(k, victim, x, eps, d))(keys, states, directions)
+    )
+
+
+def test_the_actor_moves_the_output_of_a_linear_victim_along_the_direction():
+    """Each output has eight observations of its own, so that any direction can be had, and weights
+    so small that the norm cannot outweigh the cosine."""
+    rng = np.random.default_rng(0)
+    kernel = np.zeros((16, 2))
+    kernel[:8, 0], kernel[8:, 1] = rng.normal(0, 0.05, 8), rng.normal(0, 0.05, 8)
+    states = rng.normal(0, 1, (64, 16)).astype(np.float32)
+    angles = rng.choice([0.1, 0.8, 1.6, 2.4, 3.2, 4.0, 4.8, 5.5], 64)
+    directions = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+    shown = moves_of(DIRECTION, linear_victim(kernel), states, directions, steps=20)
+    assert np.max(np.abs(shown - states)) <= EPS + 1e-6
+    cosines = alignment((shown - states) @ kernel, directions)
+    assert np.all(cosines > 0.9)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_the_actor_is_close_to_the_best_point_of_the_ball(discrete):
+    """cos + norm on a grid of 101 x 101 points; ten steps get nearly all of it."""
+    victim = victim_of(1, 2, 3, discrete)
+    rng = np.random.default_rng(1)
+    states = rng.normal(0, 1, (32, 2)).astype(np.float32)
+    directions = rng.normal(0, 1, (32, 3)).astype(np.float32)
+    ticks = np.linspace(-EPS, EPS, 101)
+    grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2).astype(np.float32)
+
+    def outputs(x):
+        layers, x = affine_layers(victim), np.asarray(x)
+        for weight, bias in layers[:-1]:
+            x = np.tanh(x @ weight.T + bias)
+        return x @ layers[-1].weight.T + layers[-1].bias
+
+    def score(shown, state, direction):
+        change = outputs(shown) - outputs(state[None])
+        length = np.linalg.norm(change, axis=-1)
+        with np.errstate(invalid="ignore"):  # the centre of the grid: no change
+            return np.nan_to_num(alignment(change, direction) + length)
+
+    shown = moves_of(DIRECTION, victim, states, directions, steps=10)
+    around = zip(shown, states, directions, strict=True)
+    reached, best = np.transpose(
+        [(score(s[None], x, d)[0], score(x + grid, x, d).max()) for s, x, d in around]
+    )
+    missed = best - reached
+    assert np.all(reached >= 0) and np.all(missed > -0.02)  # a grid of this pitch misses little
+    assert np.all(missed < 0.15 * best.mean()) and np.mean(missed) < 0.02 * best.mean()
+
+
+def test_the_published_actor_takes_one_step_the_wrong_way():
+    """For mu = W x the gradient of cos + norm is known; the published step is against it."""
+    rng = np.random.default_rng(2)
+    kernel, n = rng.normal(0, 0.5, (6, 3)), 64
+    states = rng.normal(0, 1, (n, 6)).astype(np.float32)
+    directions = rng.normal(0, 1, (n, 3)).astype(np.float32)
+    shown = moves_of(PUBLISHED, linear_victim(kernel), states, directions)
+    keys = jax.random.split(jax.random.key(9), n)
+    draw = jax.vmap(lambda k: jax.random.uniform(k, (6,), minval=-0.1, maxval=0.1))
+    change = EPS * np.asarray(draw(keys), float) @ kernel
+    length = np.linalg.norm(change, axis=-1, keepdims=True)
+    unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    cosine = np.sum(change / length * unit, axis=-1, keepdims=True)
+    gradient = (unit / length - cosine * change / length**2 + change / length) @ kernel.T
+    clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max(axis=-1, keepdims=True)
+    np.testing.assert_allclose(
+        np.where(clear, shown - states, 0), np.where(clear, -EPS * np.sign(gradient), 0), atol=1e-6
+    )
+    right = moves_of(DIRECTION, linear_victim(kernel), states, directions)
+    wrong_way, right_way = (
+        alignment((x - states) @ kernel, directions).mean() for x in (shown, right)
+    )
+    assert wrong_way < -0.3 and right_way > 0.5
+
+
+@pytest.mark.parametrize("form", [PERTURBATION, DIRECTION, PUBLISHED])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_no_ball_no_change_and_no_nan(form, discrete):
+    """Not even where the victim does not react, or the decision has no direction."""
+    rng = np.random.default_rng(3)
+    states = rng.normal(0, 1, (8, 3)).astype(np.float32)
+    decisions = rng.normal(0, 3, (8, 3)).astype(np.float32)
+    victim = victim_of(0, 3, 3, discrete)
+    constant = jax.tree.map(jnp.zeros_like, victim)
+    assert np.array_equal(moves_of(form, victim, states, decisions, 0.0), states)
+    for policy, decision in ((constant, decisions), (victim, 0 * decisions), (victim, decisions)):
+        moved = moves_of(form, policy, states, decision)
+        assert np.max(np.abs(moved - states)) <= EPS + 1e-6  # False for NaN
+
+
+def test_a_budget_too_small():
+    for make in (sa_rl, paad, paad_reference):
+        with pytest.raises(InputError, match="too few to train"):
+            make(replace(CONFIG, steps=63))
