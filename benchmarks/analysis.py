@@ -17,8 +17,9 @@ TOLERATED_LOSS = 0.05
 
 # Of the statements that hold with high probability over the episodes.
 CONFIDENCE = 0.95
-# The name of the curve of each agent's strongest adversary, and the share of CVaR.
-WORST_OF, TAIL = "worst_of", 0.1
+# The name of the curve of each agent's strongest adversary, what is said of several as strong
+# ones, and the share of CVaR.
+WORST_OF, TIE, TAIL = "worst_of", "tie", 0.1
 # Adversaries that are shown one by one; of more, these many.
 SHOWN = 4
 AREA = "the mean over the radii from 0 to the largest, by trapezoids"
@@ -153,7 +154,7 @@ class Worst(NamedTuple):
     """Every agent at every sparsity under the adversary that did best against it."""
 
     curve: Curve  # all episodes: those it was chosen on are too low, `halves(...).judge` is fair
-    chosen: np.ndarray  # [seeds, S], names of adversaries
+    chosen: np.ndarray  # [seeds, S], names of adversaries; TIE where several did as much
 
     @property
     def label(self) -> str:
@@ -171,7 +172,9 @@ def worst_of(results: Results, method: str, eps: float) -> Worst:
     """
     curves_ = results.attacked(method, eps)
     choose = halves(results).choose
-    best = np.argmin([c.returns[:, :, choose].mean(-1) for c in curves_], axis=0)  # [seeds, S]
+    means = np.array([c.returns[:, :, choose].mean(-1) for c in curves_])  # [attacks, seeds, S]
+    best = means.argmin(0)
+    tied = (means == means.min(0)).sum(0) > 1
 
     def picked(quantity: str) -> np.ndarray:
         stacked = np.stack([getattr(c, quantity) for c in curves_])
@@ -185,7 +188,7 @@ def worst_of(results: Results, method: str, eps: float) -> Worst:
         curves_[0].sparsity,
         *(picked(quantity) for quantity in ("returns", "discounted", "distance")),
     )
-    return Worst(curve, np.array([c.attack for c in curves_])[best])
+    return Worst(curve, np.where(tied, TIE, np.array([c.attack for c in curves_])[best]))
 
 
 def leading(results: Results, method: str, eps: float) -> list[Curve]:

@@ -19,6 +19,7 @@ from benchmarks.cells import (
     Columns,
     Population,
     Progress,
+    Row,
     blocks,
     described,
     key_for,
@@ -29,7 +30,15 @@ from benchmarks.programs import Programs
 from benchmarks.visits import Visits, collect, visit_times
 from jaxprune.attacks import ATTACKS, Attack, Victims, make_attack
 from jaxprune.envs import Environment
-from jaxprune.episodes import VICTIMS, Shared, Turn, cell_program, episode_columns, episode_keys
+from jaxprune.episodes import (
+    VICTIMS,
+    Shared,
+    cell_program,
+    episode_columns,
+    episode_keys,
+    split,
+    timeless,
+)
 from jaxprune.population import lane_width, layout, take
 from jaxprune.pruning import dense, mask_policy
 from jaxprune.pruning.cells import Cell
@@ -85,13 +94,13 @@ def prepare_attacks(
     report = _Episodes(experiment, env, names, fillers, play, ATTACK, cells)
     report.compile(programs, "evaluate", policy)
     fresh = play._replace(times=np.zeros((experiment.selection_episodes or 1, 0), np.int32))
-    select = _Episodes(experiment, env, names, fillers, fresh, CHOOSE, cells)
+    most = max(attack.members for attack in attacks.values())
+    select = _Episodes(experiment, env, names, fillers, fresh, CHOOSE, cells * most)
     if chooses:
         select.compile(programs, "choose", policy)
 
     def run(population: Population, progress: Progress) -> Attacked:
         progress.stage("attack", len(plan) * len(population.rows))
-        count = len(population.rows)
         # A chunk takes as long as its longest episode, so cells of like length go together: by
         # sparsity at first, then by how long they lasted without an adversary, longest first.
         ranking = np.argsort([row.sparsity for row in population.rows], kind="stable")
@@ -100,12 +109,16 @@ def prepare_attacks(
         for name, eps in plan:
             attack, started = attacks[name], time.monotonic()
             victims = victims_of(experiment, env, population, name, eps)
+            warm = attack.warms and experiment.attack.adversary.warm_start
             if name not in ready or attack.per_eps:
-                ready[name] = prepared(attack, victims)
+                ready[name] = (
+                    warmed(attack, victims, population.rows) if warm else prepared(attack, victims)
+                )
             preparing = time.monotonic() - started
 
             def mean_returns(index: np.ndarray, params: Any, name=name, eps=eps) -> np.ndarray:
-                return select.play(population, index, name, params, eps).return_.mean(-1)
+                returns = select.play(population, index, name, params, eps).return_
+                return np.asarray(returns).mean(-1)
 
             armed = choose(attack, ready[name], victims, mean_returns)
             choosing = time.monotonic() - started - preparing
@@ -115,7 +128,8 @@ def prepare_attacks(
             if name == "none":
                 ranking = np.argsort(-results[0].length.mean(-1), kind="stable")
             playing = time.monotonic() - started - preparing - choosing
-            notes.append(_note(name, eps, attack, armed, count, (preparing, choosing, playing)))
+            seconds = (preparing, choosing, playing)
+            notes.append(_note(name, eps, attack, armed, warm, seconds))
         visits = collect(experiment, env.spec, results[0])
         flat = [{k: np.ravel(v) for k, v in episode_columns(r).items()} for r in results]
         return Attacked(
@@ -141,22 +155,22 @@ class _Episodes:
         purpose: int,
         cells: int,
     ):
-        count = len(play.times)
-        width = lane_width(count, cells, experiment.lanes)
-        self.names, self.fillers, self.play_as = names, fillers, play
-        self.block = width * len(jax.devices()) * CHUNKS_PER_CALL
+        keys = episode_keys(key_for(experiment, purpose), len(play.times))
+        self.names, self.fillers, self.play_as = names, fillers, timeless(play)
+        self.parts = split(keys, np.asarray(play.times), cells, experiment.lanes)
+        size = cells * self.parts.groups
+        width = lane_width(len(play.times) // self.parts.groups, size, experiment.lanes)
+        together = width * len(jax.devices())
+        self.block = together * min(CHUNKS_PER_CALL, -(-size // together))
         self.order, self.place = layout(self.block, width)
-        self.keys = episode_keys(key_for(experiment, purpose), count)
         self.program = cell_program(env, names, experiment.attack, width)
 
     def compile(self, programs: Programs, name: str, policy: Any) -> None:
         """Start compiling for policies of these shapes, `[agents]`."""
-        shaped = lambda x: jax.ShapeDtypeStruct((self.block, *x.shape), x.dtype)  # noqa: E731
-        masks = jax.eval_shape(lambda p: dense(take(p.params, 0)), policy)
-        agent = jax.ShapeDtypeStruct((self.block,), np.int32)
-        params = jax.tree.map(lambda x: shaped(x[0]), self.fillers)
-        turn = Turn(Cell(agent, jax.tree.map(shaped, masks)), params)
-        shared = Shared(policy, np.int32(0), np.float32(0), self.keys, self.play_as)
+        masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), policy)
+        one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
+        turn = self.parts.turns(one, self.fillers, np.zeros(self.block, int))
+        shared = Shared(policy, np.int32(0), np.float32(0), self.play_as)
         self.compiled = programs.compile(name, self.program, shared, turn)
 
     def play(
@@ -169,23 +183,19 @@ class _Episodes:
         progress: Progress | None = None,
     ) -> Episode:
         """Episodes of the cells `index [n]` under an attack with parameters `[n, ...]`."""
-        which = self.names.index(name)
-        shared = Shared(
-            population.policy, np.int32(which), np.float32(eps), self.keys, self.play_as
-        )
-        parts = []
-        for rows, size in blocks(len(index), self.block):
-            rows = rows[self.order]
-            fillers = jax.tree.map(
-                lambda x: np.broadcast_to(x, (self.block, *x.shape[1:])), self.fillers
-            )
-            filled = (*fillers[:which], take(params, rows), *fillers[which + 1 :])
-            turn = Turn(take(population.cells, index[rows]), filled)
-            episodes = jax.device_get(self.compiled.result()(shared, turn))
-            parts.append(take(episodes, self.place[:size]))
+        which, count = self.names.index(name), len(index)
+        shared = Shared(population.policy, np.int32(which), np.float32(eps), self.play_as)
+        fillers = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers)
+        known = (*fillers[:which], params, *fillers[which + 1 :])
+        cells, found, done = take(population.cells, index), [], 0
+        for items, size in blocks(count * self.parts.groups, self.block):
+            turns = self.parts.turns(cells, known, items[self.order])
+            episodes = jax.device_get(self.compiled.result()(shared, turns))
+            found.append(take(episodes, self.place[:size]))
             if progress is not None:
-                progress.advance(size)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+                progress.advance((done + size) // self.parts.groups - done // self.parts.groups)
+            done += size
+        return self.parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
 
 
 def victims_of(
@@ -229,14 +239,49 @@ def sources(population: Population) -> Policy:
     return jax.device_get(jax.vmap(mask_policy)(policies, cells.masks))
 
 
+def warmed(attack: Attack, victims: Victims, rows: list[Row]) -> Any:
+    """What `prepared` returns, each sparsity trained from the next lower one of its curve.
+
+    Level by level: the unpruned agents from nothing, then all lowest sparsities from these, ...
+    """
+    start: Any = None
+    levels = sorted({(row.mode != DENSE, row.sparsity) for row in rows})
+    for pruned, sparsity in levels:
+        level = [
+            i for i, r in enumerate(rows) if (r.mode != DENSE, r.sparsity) == (pruned, sparsity)
+        ]
+        of_level = victims._replace(cells=take(victims.cells, np.array(level)))
+        if pruned:
+            before = np.array([_below(rows, i) for i in level])
+            of_level = of_level._replace(start=take(start, before))
+        found = prepared(attack, of_level)
+        if start is None:
+            start = jax.tree.map(lambda x: np.zeros((len(rows), *x.shape[1:]), x.dtype), found)
+        for whole, part in zip(jax.tree.leaves(start), jax.tree.leaves(found), strict=True):
+            whole[np.array(level)] = part
+    return start
+
+
+def _below(rows: list[Row], i: int) -> int:
+    """The cell of the next lower sparsity of the same curve; below the first the unpruned agent."""
+    row = rows[i]
+    curve = [j for j, r in enumerate(rows) if r[:5] == row[:5] and r.sparsity < row.sparsity]
+    if curve:
+        return max(curve, key=lambda j: rows[j].sparsity)
+    same = (row.regime, row.seed, DENSE)
+    return next(j for j, r in enumerate(rows) if (r.regime, r.seed, r.mode) == same)
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
 def _note(
-    name: str, eps: float, attack: Attack, armed: Armed, count: int, seconds: tuple[float, ...]
+    name: str, eps: float, attack: Attack, armed: Armed, warm: bool, seconds: tuple[float, ...]
 ) -> Columns:
     """One row per cell of the table of attacks."""
-    told = {"attack": name, "eps": eps, "members": attack.members, **attack.cost._asdict()}
+    count = len(armed.member)
+    told = {"attack": name, "eps": eps, "members": attack.members, "warm_start": warm}
+    told |= attack.cost._asdict()
     stages = ("seconds_prepare", "seconds_choose", "seconds_play")
     told |= dict(zip(stages, seconds, strict=True))
     chosen = armed.returns[np.arange(count), armed.member]

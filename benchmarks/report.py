@@ -198,11 +198,18 @@ def warnings(
         yield f"{problem}: a bound or an attack is wrong, please report this"
 
 
-def table_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
-    """Sparsity, clean, every agent's worst adversary, and the leading ones: mean with interval."""
+def table_rows(
+    results: Results, method: str, eps: float, wide: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    """Sparsity, clean, every agent's worst adversary, and the leading ones: mean with interval.
+
+    On a terminal, which is not `wide`, a choice among many adversaries is left out.
+    """
     judge, clean = analysis.halves(results).judge, results.clean(method)
     worst = analysis.worst_of(results, method, eps)
     shown = analysis.leading(results, method, eps)
+    if not wide and len(results.attacked(method, eps)) > len(shown):
+        shown = []
     header = ["sparsity", "clean", "worst of", "its CVaR 10 %", *(c.attack for c in shown)]
     intervals = [
         clean.interval(),
@@ -291,7 +298,7 @@ def terminal_tables(
     results: Results, certificates: Columns, method: str, eps: float
 ) -> Iterator[Table]:
     """What a person wants at the end of a run: the curve and its sweet spots."""
-    header, rows = table_rows(results, method, eps)
+    header, rows = table_rows(results, method, eps, wide=False)
     bounds, certified = bound_rows(certificates, method, eps)
     tv = [i for i, name in enumerate(bounds) if name.startswith("TV ")]
     curve = Table(title=f"{method}, eps = {eps:g}", title_justify="left")

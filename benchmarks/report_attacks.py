@@ -16,7 +16,7 @@ What an adversary may spend decides what it finds. *Queries* are forward passes 
 critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
 steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
 cell. The member that a cell meets was chosen on other episodes. *Worst for* is the share of cells
-for which the adversary was the strongest on the first half of the episodes."""
+for which it alone was the strongest on the first half of the episodes."""
 CHECKS = """\
 An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
 follows would tell; a NO is repeated among the warnings with its meaning."""
@@ -84,8 +84,11 @@ def budget_rows(results: Results, attacks: Columns) -> tuple[list[str], list[lis
         share = "" if name == "none" else f"{_chosen_share(results, labels, name, eps):.0%}"
         told = ("members", "queries", "gradients", "simulated", "env_steps")
         seconds = ("seconds_prepare", "seconds_choose", "seconds_play")
+        about = ATTACKS[name].about if name in ATTACKS else ""
+        if attacks["warm_start"][first]:
+            about += "; each sparsity started from the one below"
         rows.append(
-            [name, f"{eps:g}", ATTACKS[name].about if name in ATTACKS else "", f"{mean:.0f}", share]
+            [name, f"{eps:g}", about, f"{mean:.0f}", share]
             + [f"{attacks[column][first]:,}" for column in told]
             + [f"{attacks[column][first] / count:.3g}" for column in seconds]
         )

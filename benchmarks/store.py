@@ -104,6 +104,7 @@ ATTACKS = pa.schema(
         ("eps", pa.float64()),
         ("members", pa.int32()),
         ("member", pa.int32()),
+        ("warm_start", pa.bool_()),
         ("chosen_return", pa.float64()),
         ("queries", pa.int64()),
         ("gradients", pa.int64()),

@@ -29,12 +29,12 @@ from rich.table import Table
 from benchmarks.display import complain, make_console
 from benchmarks.store import provenance
 from jaxprune import population
-from jaxprune.attacks import AttackConfig, make_attack
+from jaxprune.attacks import AttackConfig, Victims, make_attack
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
-from jaxprune.episodes import Shared, Turn, cell_program, episode_keys
+from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
 from jaxprune.families import InputError, lookup
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
@@ -49,9 +49,9 @@ from jaxprune.pruning import (
     mask_policy,
     prune,
 )
-from jaxprune.pruning.cells import Cell
+from jaxprune.pruning.cells import Cell, as_cells
 from jaxprune.rollout import Play
-from jaxprune.selection import blanks
+from jaxprune.selection import blanks, prepared
 from jaxprune.types import Array, Masks, Policy
 
 
@@ -91,7 +91,8 @@ class Options:
         "evaluation",
         "bounds",
     )
-    """What to time, of these and `mjx`: a gym/ task stepped by MJX's own program."""
+    """What to time, of these, `preparation` (of the --attacks that train something, without
+    pruning) and `mjx`: a gym/ task stepped by MJX's own program."""
     mjx_iterations: int | None = None
     """For `mjx`: the most solver iterations; default: the model's."""
     mjx_ls_iterations: int | None = None
@@ -275,14 +276,29 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     width = lane_width(options.episodes, count)
     program = cell_program(env, (attack,), options.attack, width)
     keys = episode_keys(key, options.episodes)
-    play = Play(times=np.zeros((options.episodes, 0), np.int32))
-    shared = Shared(policies, np.int32(0), np.float32(spec.eps), keys, play)
+    times = np.zeros((options.episodes, 0), np.int32)
+    shared = Shared(policies, np.int32(0), np.float32(spec.eps), timeless(Play()))
     params = blanks([make_attack(attack, options.attack)], policy, spec, count)
-    turns = Turn(Cell(np.zeros(count, np.int32), None), params)
+    cells = Cell(np.zeros(count, np.int32), None)
+    parts = split(keys, times, count)
+    turns = parts.turns(cells, params, np.arange(count * parts.groups))
     compiled, seconds = compile_timed(program, (shared, turns))
     steps = int(np.sum(compiled(shared, turns).length))
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
     return timed(name, "env steps/s", options, lambda: compiled(shared, turns), steps, seconds)
+
+
+def preparation(options: Options, env: Environment, attack: str) -> Rate:
+    """Env steps that an attack learns from against one fresh policy, its learning included."""
+    spec, member = env.spec, make_attack(attack, options.attack)
+    policy = init_policy(jax.random.key(0), spec.obs_size, spec.action_size, discrete=spec.discrete)
+    _, policies, cells = as_cells(*jax.device_get((policy, None)))
+    victims = Victims(env, policies, cells, spec.eps, jax.random.key(1))
+    start = time.monotonic()
+    prepared(member, victims)
+    seconds = time.monotonic() - start
+    name, work = f"preparation of {attack}, {member.members} members", member.cost.env_steps
+    return timed(name, "env steps/s", options, lambda: prepared(member, victims), work, seconds)
 
 
 def bounds(options: Options, env: Environment) -> list[Rate]:
@@ -332,6 +348,11 @@ STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
     "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
     "training": lambda options, env: [training(options, env, x) for x in options.methods],
+    "preparation": lambda options, env: [
+        preparation(options, env, x)
+        for x in options.attacks
+        if make_attack(x, options.attack).prepare is not None
+    ],
     "evaluation": lambda options, env: [evaluation(options, env, x) for x in options.attacks],
     "bounds": bounds,
     "mjx": lambda options, env: [plain_stepping(options, env)],

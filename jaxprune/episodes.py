@@ -1,7 +1,7 @@
 """The episodes of a population: one program for all cells, attacks and radii.
 
 A *cell* is one policy with one mask. Its episodes share the weights, so that a layer is one matrix
-product over the episodes; cells are the population axis.
+product over the episodes; cells, or parts of their episodes, are the population axis.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.envs import Environment
 from jaxprune.families import InputError
-from jaxprune.population import over_population
+from jaxprune.population import LANES, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, Key, Policy
@@ -64,22 +65,74 @@ class Shared(NamedTuple):
     policies: Policy  # [agents]
     attack: Any  # int [], which of the program's attacks
     eps: Any  # []
-    keys: Array  # [episodes]
-    play: Play  # `times [episodes, k]`: every episode has its own
+    play: Play  # its `times` are those of the turn
+
+
+def timeless(play: Play) -> Play:
+    """How to play, without the steps to look at: these come with every turn."""
+    return play._replace(times=np.zeros((0,), np.int32))
 
 
 class Turn(NamedTuple):
-    """One item of the population: a cell, and what every attack of the program knows of it."""
+    """One item of the population: a cell, some of its episodes, and what the attacks know of it."""
 
     cell: Cell
     params: tuple[Any, ...]  # of one member of every attack, prepared or blank
+    keys: Any  # [E], of the episodes
+    times: Any  # int [E, k], at which steps each is looked at
+
+
+class Split(NamedTuple):
+    """Episodes dealt to items: more than fit into one call, or too few cells for the devices."""
+
+    keys: Any  # [groups, E]
+    times: Any  # [groups, E, k]
+
+    @property
+    def groups(self) -> int:
+        """Items per cell."""
+        return self.times.shape[0]
+
+    def turns(self, cells: Cell, params: tuple[Any, ...], items: np.ndarray) -> Turn:
+        """The items `[n]` of `cells [N]` with params `[N]`, counted cell by cell."""
+        cell, group = items // self.groups, items % self.groups
+        return Turn(take(cells, cell), take(params, cell), self.keys[group], self.times[group])
+
+    def joined(self, episodes: Episode) -> Episode:
+        """Of items `[N * groups, E]`, the episodes of every cell `[N, episodes]`."""
+        return jax.tree.map(
+            lambda x: np.reshape(
+                x, (len(x) // self.groups, self.groups * x.shape[1], *x.shape[2:])
+            ),
+            episodes,
+        )
+
+
+def split(keys: Any, times: Any, cells: int, lanes: int | None = None) -> Split:
+    """Whole cells where that fills the devices; equal parts of their episodes where not.
+
+    Args:
+        keys: one per episode.
+        times: int `[episodes, k]`.
+        cells: how many there are.
+        lanes: episodes that one device plays together; None: what is fast on its kind.
+    """
+    episodes, devices = len(times), len(jax.devices())
+    most = lanes or LANES[jax.devices()[0].platform]
+    groups = next(
+        n
+        for n in range(1, episodes + 1)
+        if episodes % n == 0 and (n == episodes or (episodes // n <= most and cells * n >= devices))
+    )
+    each = (groups, episodes // groups)
+    return Split(keys.reshape(each), times.reshape(*each, times.shape[1]))
 
 
 @lru_cache(maxsize=16)
 def cell_program(
     env: Environment, attacks: tuple[str, ...], config: AttackConfig, width: int
 ) -> Callable[[Shared, Turn], Episode]:
-    """`(Shared, Turn [N]) -> Episode [N, E]` on all devices, `width` cells at a time on each.
+    """`(Shared, Turn [N]) -> Episode [N, E]` on all devices, `width` items at a time on each.
 
     N is a multiple of `devices * width`, see `jaxprune.population.layout`.
 
@@ -90,15 +143,16 @@ def cell_program(
     def run(shared: Shared, turn: Turn) -> Episode:
         attack = one_of(members, shared.attack)
         victim = masked_policy(shared.policies, turn.cell)
-        return cell_episodes(env, attack, turn.params, victim, shared)
+        return cell_episodes(env, attack, turn, victim, shared)
 
     return over_population(run, width=width)
 
 
 def cell_episodes(
-    env: Environment, attack: Attack, params: Any, victim: Policy, shared: Shared
+    env: Environment, attack: Attack, turn: Turn, victim: Policy, shared: Shared
 ) -> Episode:
-    """The episodes of one masked policy, one per key: `Episode [E]`."""
+    """The episodes of one masked policy, one per key of the turn: `Episode [E]`."""
+    params = turn.params
 
     def one(key: Key, times: Array) -> Episode:
         key_episode, key_memory = jax.random.split(key)
@@ -107,4 +161,4 @@ def cell_episodes(
         play = shared.play._replace(times=times)
         return episode(key_episode, env, victim, perturb, memory, shared.eps, play)
 
-    return jax.vmap(one)(shared.keys, shared.play.times)
+    return jax.vmap(one)(turn.keys, turn.times)

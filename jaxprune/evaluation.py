@@ -12,11 +12,12 @@ from jaxprune.envs import Environment
 from jaxprune.episodes import (
     VICTIMS,
     Shared,
-    Turn,
     cell_program,
     check_evaluation,
     episode_columns,
     episode_keys,
+    split,
+    timeless,
 )
 from jaxprune.families import InputError, lookup
 from jaxprune.population import lane_width, layout, take
@@ -104,7 +105,7 @@ def arm(attack: str, victims: Victims, play: Play, config: AttackConfig | None =
     def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
         of_index = victims._replace(cells=take(victims.cells, index))
         key = jax.random.fold_in(victims.key, 1)
-        return played(attack, of_index, params, key, play, config).return_.mean(-1)
+        return np.asarray(played(attack, of_index, params, key, play, config).return_).mean(-1)
 
     member = make_attack(attack, config)
     params = prepared(member, victims._replace(key=jax.random.fold_in(victims.key, 0)))
@@ -120,14 +121,15 @@ def played(
     config: AttackConfig | None = None,
 ) -> Episode:
     """Episodes of every victim under an attack that is ready: `Episode [N, episodes]`."""
-    size, episodes = len(victims.cells.agent), len(play.times)
-    width = lane_width(episodes, size, victims.lanes)
+    count, episodes = len(victims.cells.agent), len(play.times)
+    parts = split(episode_keys(key, episodes), np.asarray(play.times), count, victims.lanes)
+    size = count * parts.groups
+    width = lane_width(episodes // parts.groups, size, victims.lanes)
     order, place = layout(size, width)
-    keys = episode_keys(key, episodes)
-    shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), keys, play)
+    shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), timeless(play))
     run = cell_program(victims.env, (attack,), config or AttackConfig(), width)
-    turns = Turn(victims.cells, (params,))
-    return take(jax.device_get(run(shared, take(turns, order))), place)
+    turns = parts.turns(victims.cells, (params,), order)
+    return parts.joined(take(jax.device_get(run(shared, turns)), place))
 
 
 def visited(
@@ -160,15 +162,9 @@ def visited(
         raise InputError(f"states {states} is below 1: give at least one state per cell")
     key_play, key_draw = jax.random.split(jax.random.key(0) if key is None else key)
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
-    width = lane_width(episodes, len(cells.agent))
-    order, place = layout(len(cells.agent), width)
-
     steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
-    shared = Shared(
-        policies, np.int32(0), np.float32(0), episode_keys(key_play, episodes), Play(times=steps)
-    )
-    run = cell_program(env, ("none",), AttackConfig(), width)
-    result = take(jax.device_get(run(shared, Turn(take(cells, order), ((),)))), place)
+    victims = Victims(env, policies, cells, 0.0, key_play)
+    result = played("none", victims, (), key_play, Play(times=steps))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
     drawn = []
     for obs, length in zip(result.visited, result.length, strict=True):

@@ -41,6 +41,7 @@ class Victims(NamedTuple):
     stochastic: bool = False  # whether the victim draws its actions
     source: Policy | None = None  # [N], whose attack is transferred
     lanes: int | None = None  # environments per device; None: what is fast on its kind
+    start: Any = None  # [N, members, ...], what training starts from; None: fresh
 
 
 class Attack(NamedTuple):
@@ -60,6 +61,8 @@ class Attack(NamedTuple):
     """How many are prepared per victim, of which the strongest is used."""
     per_eps: bool = True
     """Whether the preparation depends on eps; if not, one serves every radius."""
+    warms: bool = False
+    """Whether the preparation can start from what it made for another victim (`Victims.start`)."""
     cost: Cost = FREE
 
 

@@ -117,7 +117,7 @@ class AdversaryConfig:
     """Gradient steps per pass."""
     learning_rates: tuple[float, ...] = (3e-4, 1e-3)
     """One member each ..."""
-    log_stds: tuple[float, ...] = (-0.5, -1.5)
+    log_stds: tuple[float, ...] = (-1.0, 0.0)
     """... with each initial log standard deviation ..."""
     seeds: int = 1
     """... and each seed."""
@@ -125,6 +125,9 @@ class AdversaryConfig:
     """Of the entropy bonus."""
     actor_steps: int = 3
     """Gradient steps of PA-AD's actor, per attacked step."""
+    warm_start: bool = False
+    """Start at each sparsity from the adversaries of the next lower one of its curve, and these
+    from those of the unpruned agent; the tables say so."""
 
     def check(self) -> None:
         """Raises `InputError` for a budget too small to train an adversary."""

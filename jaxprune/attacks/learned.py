@@ -110,7 +110,8 @@ def train_adversaries(
     Args:
         config: budgets.
         form: what the adversaries decide.
-        victims: the population; its key is not used.
+        victims: the population; its key is not used. Where it has a start, weights and statistics
+            are taken from there, and the deviation is the member's initial one all the same.
         start: `[members]`, the same for every victim.
     """
     size, members = len(victims.cells.agent), len(start.key)
@@ -118,7 +119,13 @@ def train_adversaries(
     width = lane_width(config.num_envs, pairs, victims.lanes)
     order, place = layout(pairs, width)
     victim, member = order // members, order % members
-    items = Item(take(victims.cells, victim), take(start, member))
+    begin = take(start, member)
+    if victims.start is not None:
+        warm = take(victims.start, (victim, member))
+        fresh_log_std = begin.policy.params.log_std
+        params = warm.params._replace(log_std=fresh_log_std)
+        begin = begin._replace(policy=warm.replace(params=params))
+    items = Item(take(victims.cells, victim), begin)
     run = _program(victims.env, config, form, victims.stochastic, width)
     shared = Shared(victims.policies, np.float32(victims.eps))
     found = take(jax.device_get(run(shared, items)), place)
@@ -150,6 +157,7 @@ def _learned(config: AdversaryConfig, form: Form, cost: Cost) -> Attack:
         lambda victim, spec: blank(size(spec)),
         prepare,
         members=len(rates),
+        warms=True,
         cost=cost._replace(env_steps=len(rates) * ppo.iterations * ppo.batch),
     )
 

@@ -172,7 +172,15 @@ def _descent(
 
     data = len(penalties) * env_steps(rs, rs.rounds) if adversarial else env_steps(rs)
     cost = _climb_cost(mad, data)
-    return Attack(perturb, nothing, _blank, prepare, len(penalties), adversarial, cost)
+    return Attack(
+        perturb,
+        nothing,
+        _blank,
+        prepare,
+        members=len(penalties),
+        per_eps=adversarial,
+        cost=cost,
+    )
 
 
 def _blank(victim: Policy, spec: EnvSpec) -> Critic:

@@ -113,7 +113,7 @@ def fit(key: Key, victim: Policy, first: Any, obs_norm: Array, actions: Array, e
     batches = max(len(obs_norm) // ROWS, 1)
 
     def loss(params: Any, obs_norm: Array, action: Array) -> Array:
-        output = _clone(outputs).apply({"params": params}, obs_norm)
+        output = jnp.asarray(_clone(outputs).apply({"params": params}, obs_norm))
         if victim.distribution == "categorical":
             return optax.softmax_cross_entropy_with_integer_labels(output, action)
         return jnp.sum(((output - action) * jnp.exp(-victim.params.log_std)) ** 2)

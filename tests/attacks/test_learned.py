@@ -61,6 +61,9 @@ def victim_of(seed: int, obs_size: int = 2, action_size: int = 2, discrete: bool
     return replace(policy, obs_stats=stats)
 
 
+VICTIMS = [victim_of(i) for i in range(3)]
+
+
 def linear_victim(kernel: np.ndarray) -> Policy:
     """mu = kernel^T x."""
     policy = init_policy(jax.random.key(0), *kernel.shape, hidden=())
@@ -72,7 +75,8 @@ def population(*policies: Policy, masks: Masks | None = None, eps=EPS, key: int 
     """These policies as one population of the drift task, all behind the mask, if there is one."""
     masks = dense(policies[0].params) if masks is None else masks
     cells = Cell(np.arange(len(policies)), stacked([masks] * len(policies)))
-    return Victims(Drift(), stacked(policies), cells, eps, jax.random.key(key))
+    lanes = 2 * CONFIG.num_envs  # two trainings at a time
+    return Victims(Drift(), stacked(policies), cells, eps, jax.random.key(key), lanes=lanes)
 
 
 def stacked(trees):
@@ -186,49 +190,43 @@ def test_members_are_the_grid_of_the_settings():
 
 
 def test_training_does_not_depend_on_the_neighbours():
-    """The same adversaries beside another victim, and behind a mask or pruned for good."""
-    first, second = victim_of(0), victim_of(1)
-    both = prepare(population(first, second))
-    assert both.params.log_std.shape == (2, 2, 2)
-    for i, victim in enumerate((first, second)):
-        twice = prepare(population(victim, victim))
-        for j in range(2):
-            jax.tree.map(np.testing.assert_array_equal, take(both, i), take(twice, j))
-        members = last_kernel(twice)[0]
-        assert np.abs(members[0] - members[1]).max() > 1e-3
+    """The same adversaries in other company and places, and behind a mask or pruned for good.
+
+    Six trainings in chunks of two on two devices: the last is repeated, and dropped again.
+    """
+    first, second, third = VICTIMS
+    base = prepare(population(first, second, third))
+    assert base.params.log_std.shape == (3, 2, 2)
+    other = prepare(population(third, first, first))
+    for i, j in ((0, 1), (0, 2), (2, 0)):
+        jax.tree.map(np.testing.assert_array_equal, take(base, i), take(other, j))
+    kernels = last_kernel(base)
+    assert np.abs(kernels[:, 0] - kernels[:, 1]).max(axis=(1, 2)).min() > 1e-3  # members differ
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-5  # and victims do
     masks = prune(first, "magnitude", 0.5)
-    masked = prepare(population(first, first, masks=masks))
-    applied = prepare(population(*[mask_policy(first, masks)] * 2))
+    masked = prepare(population(first, second, third, masks=masks))
+    applied = prepare(population(*(mask_policy(victim, masks) for victim in VICTIMS)))
     jax.tree.map(np.testing.assert_array_equal, masked, applied)
-    assert np.abs(last_kernel(masked)[0] - last_kernel(both)[0]).max() > 1e-5
+    assert np.abs(last_kernel(masked) - kernels).max(axis=(1, 2, 3)).min() > 1e-5
 
 
 def test_victim_eps_key_and_start_decide_and_compile_nothing_new():
-    pair = victim_of(0), victim_of(1)
-    base = prepare(population(*pair))
+    base = prepare(population(*VICTIMS))
     program = _program(Drift(), CONFIG, PERTURBATION, False, 2)
     before = _program.cache_info().misses, program._cache_size()
-    again = prepare(population(*pair))
+    again = prepare(population(*VICTIMS))
     jax.tree.map(np.testing.assert_array_equal, base, again)
     rates, log_stds = np.full(2, 1e-3), np.array([-0.5, -1.5])
     start = starts(jax.random.key(5), Size(2, 2), Hyper(), rates, log_stds)
     for other in (
-        prepare(population(victim_of(2), victim_of(3))),
-        prepare(population(*pair, eps=0.1)),
-        prepare(population(*pair, key=1)),
-        train_adversaries(CONFIG, PERTURBATION, population(*pair), start),
+        prepare(population(*(victim_of(i) for i in (3, 4, 5)))),
+        prepare(population(*VICTIMS, eps=0.1)),
+        prepare(population(*VICTIMS, key=1)),
+        train_adversaries(CONFIG, PERTURBATION, population(*VICTIMS), start),
     ):
-        assert np.all(np.abs(last_kernel(base) - last_kernel(other)).max(axis=(2, 3)) > 1e-6)
+        changed = np.abs(last_kernel(base) - last_kernel(other)).max(axis=(2, 3))
+        assert np.all(changed > 1e-6)
     assert (_program.cache_info().misses, program._cache_size()) == before
-
-
-def test_a_population_that_fills_no_chunk():
-    """Six trainings in chunks of two on two devices: the last is repeated, and dropped again."""
-    victims = [victim_of(i) for i in range(3)]
-    three = prepare(population(*victims)._replace(lanes=2 * CONFIG.num_envs))
-    pair = prepare(population(*victims[1:]))
-    for i in range(2):
-        jax.tree.map(np.testing.assert_array_equal, take(three, i + 1), take(pair, i))
 
 
 def test_the_perturbation_is_the_mean_decision_clipped_to_the_ball():

@@ -13,7 +13,7 @@ from benchmarks.experiment import PRESETS
 from benchmarks.visits import collect, visit_times
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
-from jaxprune.episodes import VICTIMS, Shared, Turn, cell_program, episode_keys
+from jaxprune.episodes import VICTIMS, Shared, cell_program, episode_keys, split, timeless
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
 from jaxprune.pruning.cells import Cell
@@ -56,7 +56,10 @@ def certified(settings, env, broken: bool = False):
     keys = episode_keys(jax.random.key(1), settings.episodes)
     run = cell_program(env, ("none",), settings.attack, 2)
     clean = jax.device_get(
-        run(Shared(policy, np.int32(0), np.float32(0), keys, play), Turn(cells, ((),)))
+        run(
+            Shared(policy, np.int32(0), np.float32(0), timeless(play)),
+            split(keys, play.times, 4).turns(cells, ((),), np.arange(4)),
+        )
     )
     visits = collect(settings, spec, clean)
     if broken:

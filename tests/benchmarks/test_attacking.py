@@ -1,0 +1,161 @@
+"""The attack stage: what is prepared against whom, which member is chosen, and what is told."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from probes import Drift
+
+from benchmarks import analysis, attacking, pipeline
+from benchmarks.checks import checks
+from benchmarks.experiment import PRESETS, attack_names
+from benchmarks.report_attacks import sections
+from benchmarks.store import SCHEMAS
+from jaxprune.attacks import ATTACKS, AttackConfig, SarsaConfig, make_attack
+from jaxprune.families import InputError
+from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.ppo import PPOConfig
+
+ENV = Drift()
+TINY = AttackConfig(
+    rs=SarsaConfig(
+        steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
+    )
+)
+SMALL = replace(
+    PRESETS["smoke"],
+    methods=("magnitude",),
+    attacks=("mad", "rs", "transfer"),
+    attack=TINY,
+    sparsity_grid=(0.0, 0.5, 0.9),
+    eps_sweep=(0.0, 1.0, 2.0),
+    seeds=2,
+    episodes=4,
+    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
+).resolved(ENV)
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def advance(self, units: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def prepared_for() -> list[tuple[int, float]]:
+    """(members, eps) of what was prepared, in order; filled by `run`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(prepared_for) -> pipeline.Results:
+    original = attacking.prepared
+
+    def counting(attack, victims):
+        if attack.prepare is not None:
+            prepared_for.append((attack.members, victims.eps))
+        return original(attack, victims)
+
+    attacking.prepared = counting
+    try:
+        return pipeline.run(SMALL, ENV, None, Silent())
+    finally:
+        attacking.prepared = original
+
+
+def test_every_attack_radius_and_cell_has_its_rows(run):
+    cells = len(run.population.rows)
+    assert cells == 2 + 2 * 3
+    attacks, returns = run.tables["attacks"], run.tables["returns"]
+    assert set(attacks) == set(SCHEMAS["attacks"].names)
+    assert len(attacks["attack"]) == cells * (1 + 3 * 2)
+    assert len(returns["attack"]) == cells * (1 + 3 * 2) * SMALL.episodes
+    assert set(attacks["eps"]) == {0.0, 0.1, 0.2}
+    for name in ("none", *SMALL.attacks):
+        rows = attacks["attack"] == name
+        cost = make_attack(name, TINY).cost
+        for what, spent in cost._asdict().items():
+            assert set(attacks[what][rows]) == {spent}
+
+
+def test_critics_serve_every_radius_and_sources_each_their_own(run, prepared_for):
+    """Two members of rs once; transfer once for each radius."""
+    del run
+    assert sorted(prepared_for) == [(1, 0.1), (1, 0.2), (2, 0.1)]
+
+
+def test_the_member_that_did_best_is_named_with_its_return(run):
+    attacks = run.tables["attacks"]
+    rs = attacks["attack"] == "rs"
+    assert set(attacks["member"][rs]) <= {0, 1}
+    assert np.all(np.isfinite(attacks["chosen_return"][rs]))
+    assert np.all(np.isnan(attacks["chosen_return"][~rs]))
+
+
+def test_a_pruned_policy_is_attacked_through_the_dense_one_and_back(run):
+    """At sparsity 0 the dense policy is its own source, so that transfer is MAD."""
+    population = run.population
+    found = attacking.sources(population)
+    rows = population.rows
+    obs = np.array([0.3, -0.2], np.float32)
+
+    def mean_of(policy, i):
+        one = jax.tree.map(lambda x: x[i], policy)
+        return np.asarray(action_distribution(one, normalise(one, obs)).mean)
+
+    for i, row in enumerate(rows):
+        dense = next(j for j, r in enumerate(rows) if r.mode == "dense" and r.seed == row.seed)
+        if row.mode != "dense":
+            np.testing.assert_allclose(
+                mean_of(found, i), mean_of(population.policy, population.cells.agent[dense])
+            )
+        else:
+            assert not np.allclose(mean_of(found, i), mean_of(population.policy, i))
+    returns = run.tables["returns"]
+    zero = (returns["method"] == "magnitude") & (returns["sparsity"] == 0)
+    mad, transfer = (
+        returns["return"][zero & (returns["attack"] == name)] for name in ("mad", "transfer")
+    )
+    np.testing.assert_allclose(mad, transfer, rtol=1e-4)
+
+
+def test_without_a_pruned_policy_nothing_is_transferred():
+    alone = replace(SMALL, methods=("none",))
+    with pytest.raises(InputError, match="'transfer' needs a policy whose attack is transferred"):
+        attack_names(alone, ENV.spec, None)
+    names = attack_names(replace(alone, attacks=("all",)), ENV.spec, None)
+    assert set(names) == ATTACKS.keys() - {"transfer"}
+
+
+def test_a_critic_attack_on_a_policy_without_a_critic():
+    policy = init_policy(jax.random.key(0), 2, 2)
+    for layer in policy.params.critic.values():
+        layer["kernel"] = 0 * layer["kernel"]
+    with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*rs"):
+        attack_names(replace(SMALL, attacks=("critic",)), ENV.spec, policy)
+    names = attack_names(replace(SMALL, attacks=("all",)), ENV.spec, policy)
+    assert set(names) == ATTACKS.keys() - {"critic", "lookahead"}
+
+
+def test_the_report_tells_prices_and_the_sweep(run):
+    results = analysis.collect(run.tables["returns"])
+    lines = list(sections(results, run.tables["attacks"], checks(results, run.tables["diagnosis"])))
+    text = "\n".join(lines)
+    assert "## Against eps" in text and "eps 0.2" in text
+    assert "## Sanity checks" in text and "gradients exist" in text
+    (row,) = [line for line in lines if line.startswith("| rs | 0.1 | Robust Sarsa |")]
+    assert "| 2 |" in row and "| 256 |" in row
+    assert "## Every adversary" not in text  # three are shown in the main table
+
+
+def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
+    table = run.tables["diagnosis"]
+    assert set(table) == set(SCHEMAS["diagnosis"].names)
+    assert len(table["value"]) == 5 * 2 * len(run.population.rows)
+    zero = (table["method"] == "magnitude") & (table["sparsity"] == 0)
+    gradient, transferred = (
+        table["value"][zero & (table["quantity"] == name)] for name in ("gradient", "transferred")
+    )
+    np.testing.assert_allclose(gradient, transferred, rtol=0.2)
