@@ -79,7 +79,7 @@ def params_of(name: str, head: str, masked: bool = False):
     return jax.tree.map(lambda x: x[0, 0], prepared(make_attack(name, TINY), victims))
 
 
-def run_attack(attack: Attack, params, head: str, key, policy, x, eps):
+def run_attack(attack: Attack, head: str, params, policy, key, x, eps):
     """x' at the start of an episode."""
     env = ENVS[head]
     memory = attack.init(params, jax.random.key(3))
@@ -87,26 +87,22 @@ def run_attack(attack: Attack, params, head: str, key, policy, x, eps):
     return attack.perturb(params, memory, key, policy, x, eps, moment)[0]
 
 
-def attacker(name: str, head: str, policy, config: AttackConfig = TINY, masked: bool = False):
-    """(key, obs_norm, eps) -> obs_norm' of a prepared attack at the start of an episode."""
-    params = params_of(name, head, masked)
-    return lambda key, x, eps: run_attack(
-        make_attack(name, config), params, head, key, policy, x, eps
-    )
+@cache
+def program(name: str, head: str, batched: bool):
+    """(params, policy, keys, states, eps) -> perturbed states, compiled once each."""
+    run = partial(run_attack, make_attack(name, TINY), head)
+    return jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)) if batched else run)
 
 
-def attacked(
-    name: str, head: str, eps, states=STATES, config: AttackConfig = TINY, masked: bool = False
-):
+def attacked(name: str, head: str, eps, states=STATES, masked: bool = False):
     """The perturbed states, one key each, `[n, obs_size]`."""
     params, policy = params_of(name, head, masked), victim(head, masked=masked)
+    return program(name, head, True)(params, policy, KEYS, states, jnp.float32(eps))
 
-    def run(params, policy, key, x, eps):  # data, as in a rollout
-        return run_attack(make_attack(name, config), params, head, key, policy, x, eps)
 
-    keys = jax.random.split(jax.random.key(1), len(states))
-    program = jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)))
-    return program(params, policy, keys, states, eps)
+def attacked_once(name: str, head: str, key, x, eps):
+    """The perturbed state of one key."""
+    return program(name, head, False)(params_of(name, head), victim(head), key, x, eps)
 
 
 def moved_by(name: str, policy, eps, states=STATES, config: MADConfig | None = None):
@@ -153,14 +149,14 @@ def test_contract_no_ball_no_change(name, head):
     """eps = 0 is the identity, bit for bit, whether eps is traced or not."""
     moved = attacked(name, head, 0.0)
     assert np.asarray(moved).tobytes() == np.asarray(STATES).tobytes()
-    alone = attacker(name, head, victim(head))(KEYS[0], STATES[0], 0.0)
+    params, policy = params_of(name, head), victim(head)
+    alone = run_attack(make_attack(name, TINY), head, params, policy, KEYS[0], STATES[0], 0.0)
     assert np.asarray(alone).tobytes() == np.asarray(STATES[0]).tobytes()
 
 
 @every_attack
 def test_contract_the_key_decides(name, head):
-    run = jax.jit(attacker(name, head, victim(head)))
-    one, again, other = (run(KEYS[i], STATES[0], 0.1) for i in (0, 0, 1))
+    one, again, other = (attacked_once(name, head, KEYS[i], STATES[0], 0.1) for i in (0, 0, 1))
     assert np.asarray(one).tobytes() == np.asarray(again).tobytes()
     assert not np.array_equal(one, STATES[0]) or name == "none"
     if name == "random":
@@ -171,9 +167,8 @@ def test_contract_the_key_decides(name, head):
 def test_contract_vmap_and_jit_are_the_loop(name, head):
     """Nearly always: where two corners are as good, rounding decides between them."""
     batch = attacked(name, head, 0.1)
-    compiled = jax.jit(attacker(name, head, victim(head)))
     same = [
-        np.allclose(compiled(key, x, 0.1), moved, atol=1e-6)
+        np.allclose(attacked_once(name, head, key, x, 0.1), moved, atol=1e-6)
         for key, x, moved in zip(KEYS[:8], STATES[:8], batch[:8], strict=True)
     ]
     assert np.mean(same) >= 7 / 8
@@ -307,20 +302,28 @@ def test_the_default_configuration():
     assert np.array_equal(moved_by("mad", policy, 0.1), explicit)
 
 
+@cache
+def all_in_one():
+    """(index, params of all, key, x) -> x': one program of every attack on the Gaussian victim."""
+    members = [make_attack(name, TINY) for name in ATTACKS]
+
+    def run(index, params, key, x):
+        policy = victim("normal")
+        return run_attack(one_of(members, index), "normal", params, policy, key, x, 0.1)
+
+    return jax.jit(run)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_one_of_is_the_member_it_names(name):
-    """The index is traced; the memory of the other members is left alone."""
-    policy, members = victim("normal"), [make_attack(n, TINY) for n in ATTACKS]
-    index = list(ATTACKS).index(name)
-    params = tuple(params_of(n, "normal") for n in ATTACKS)
-
-    @jax.jit
-    def run(index, params, key, x):
-        return run_attack(one_of(members, index), params, "normal", key, policy, x, 0.1)
-
-    direct = jax.jit(attacker(name, "normal", policy))
+    """The index is traced."""
+    index, params = list(ATTACKS).index(name), tuple(params_of(n, "normal") for n in ATTACKS)
     same = [
-        np.allclose(run(index, params, key, x), direct(key, x, 0.1), atol=1e-6)
+        np.allclose(
+            all_in_one()(index, params, key, x),
+            attacked_once(name, "normal", key, x, 0.1),
+            atol=1e-6,
+        )
         for key, x in zip(KEYS[:8], STATES[:8], strict=True)
     ]
     assert np.mean(same) >= 7 / 8
@@ -351,12 +354,12 @@ def test_unknown_attack():
 @pytest.mark.parametrize("head", HEADS)
 def test_one_program_serves_every_eps(head):
     policy, traces = victim(head), []
-    run = attacker("mad", head, policy)
+    attack = make_attack("mad")
 
     @jax.jit
     def traced(key, x, eps):
         traces.append(1)
-        return run(key, x, eps)
+        return run_attack(attack, head, (), policy, key, x, eps)
 
     reach = [np.max(np.abs(traced(KEYS[0], STATES[0], eps) - STATES[0])) for eps in (0.0, 0.1, 0.5)]
     assert len(traces) == 1

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Breakdown, Drift, Treadmill
 
 from jaxprune.attacks import AdversaryConfig, Victims
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP
@@ -28,7 +29,6 @@ from jaxprune.population import take
 from jaxprune.pruning import dense, mask_policy, prune
 from jaxprune.pruning.cells import Cell
 from jaxprune.types import Masks, ObsStats, Policy
-from tests.probes import Breakdown, Drift, Treadmill
 
 CONFIG = AdversaryConfig(
     steps=128,
@@ -364,3 +364,17 @@ def test_a_budget_too_small():
     for make in (sa_rl, paad, paad_reference):
         with pytest.raises(InputError, match="too few to train"):
             make(replace(CONFIG, steps=63))
+
+
+def test_a_warm_start_begins_with_the_adversary_of_another_victim():
+    """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
+    first, second, _ = VICTIMS
+    before = prepare(population(first, second))
+    still = sa_rl(replace(CONFIG, learning_rates=(1e-12,))).prepare
+    assert still is not None
+    crossed = take(before, np.array([1, 0]))
+    after = still(population(first, second)._replace(start=crossed))
+    np.testing.assert_allclose(last_kernel(after), last_kernel(crossed), atol=1e-6)
+    np.testing.assert_allclose(after.params.log_std, [[[-0.5] * 2, [-1.5] * 2]] * 2, atol=1e-6)
+    assert np.all(after.obs_stats.count > crossed.obs_stats.count)
+    assert sa_rl(CONFIG).warms and not np.allclose(last_kernel(before), last_kernel(crossed))

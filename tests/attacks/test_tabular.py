@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import Drift, probe_spec
 
 from jaxprune.attacks import (
     ATTACKS,
@@ -27,7 +28,7 @@ from jaxprune.attacks import (
     Victims,
     make_attack,
 )
-from jaxprune.episodes import Shared, Turn, cell_program, episode_keys
+from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
 from jaxprune.evaluation import arm, played
 from jaxprune.policy import init_policy
 from jaxprune.population import layout, take
@@ -35,7 +36,6 @@ from jaxprune.pruning.cells import Cell
 from jaxprune.rollout import Play
 from jaxprune.selection import blanks
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
-from tests.probes import Drift, probe_spec
 
 FORK, DETOUR, SWAMP, FAR = range(4)
 PLACE = np.array([0.05, 2.5, 1.4, -1.7], np.float32)
@@ -148,10 +148,12 @@ def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     params = list(blanks([make_attack(n, CONFIG) for n in MEMBERS], line_policy(), Line.spec, 1))
     params[index] = arm(name, victims, FIRST, CONFIG).params
     keys = episode_keys(jax.random.key(1), EPISODES)
-    shared = Shared(policies, jnp.int32(index), jnp.float32(EPS), keys, FIRST)
-    order, place = layout(1, 1)
-    turns = take(Turn(cells, tuple(params)), order)
+    shared = Shared(policies, jnp.int32(index), jnp.float32(EPS), timeless(FIRST))
+    parts = split(keys, np.asarray(FIRST.times), 1)
+    order, place = layout(parts.groups, 1)
+    turns = parts.turns(cells, tuple(params), order)
     result = take(jax.device_get(cell_program(Line(), MEMBERS, CONFIG, 1)(shared, turns)), place)
+    result = parts.joined(result)
     return np.argmin(np.abs(result.visited[0, :, 0] - PLACE), axis=1), result.return_[0]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import DiscreteAction
 
 from jaxprune.attacks import AdversaryConfig, MADConfig, Victims
 from jaxprune.attacks.training import Size, blank
@@ -15,7 +16,6 @@ from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import take
 from jaxprune.pruning.cells import Cell
 from jaxprune.types import ObsStats, Policy
-from tests.probes import DiscreteAction
 
 ENV = DiscreteAction()
 CONFIG = AdversaryConfig(

@@ -12,10 +12,20 @@ from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.report_attacks import sections
 from benchmarks.store import SCHEMAS
-from jaxprune.attacks import ATTACKS, AttackConfig, SarsaConfig, make_attack
+from jaxprune.attacks import (
+    ATTACKS,
+    Attack,
+    AttackConfig,
+    SarsaConfig,
+    Victims,
+    make_attack,
+    none,
+)
+from jaxprune.attacks.base import nothing
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.ppo import PPOConfig
+from jaxprune.selection import Armed
 
 ENV = Drift()
 TINY = AttackConfig(
@@ -159,3 +169,27 @@ def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
         table["value"][zero & (table["quantity"] == name)] for name in ("gradient", "transferred")
     )
     np.testing.assert_allclose(gradient, transferred, rtol=0.2)
+
+
+def test_a_warm_start_walks_up_every_curve(run):
+    """An attack that counts: the unpruned agents 0, then one more at each sparsity."""
+
+    def count(victims: Victims):
+        cells = len(victims.cells.agent)
+        return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
+
+    attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
+    victims = attacking.victims_of(SMALL, ENV, run.population, "mad", 0.1)
+    found = attacking.warmed(attack, victims, run.population.rows)
+    level = {0.0: 1, 0.5: 2, 0.9: 3}
+    expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
+    np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, None], 2, axis=1))
+
+
+def test_a_warm_start_is_told():
+    told = attacking._note("sa_rl", 0.1, make_attack("sa_rl"), armed_of(3), True, (1.0, 2.0, 3.0))
+    assert told["warm_start"].all() and len(told["member"]) == 3
+
+
+def armed_of(count: int) -> Armed:
+    return Armed((), np.zeros(count, np.int32), np.zeros((count, 1)))

@@ -81,3 +81,15 @@ def test_what_is_compared_is_the_same_step(caps):
     ours, theirs = (jax.jit(physics.simulate)(*at) for physics in (env.physics, plain))
     np.testing.assert_allclose(ours.qpos, theirs.qpos, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.qvel, theirs.qvel, rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_attack_trains_is_timed(tmp_path, capsys):
+    """None of mad, which learns nothing; one rate of rs, by the steps of its data."""
+    figures = tmp_path / "figures.json"
+    settings = "--env cartpole --rates preparation --attacks mad rs --repeats 1"
+    settings += " --rs.steps 256 --rs.num-envs 8 --rs.epochs 1 --rs.batch 64 --rs.rounds 1"
+    settings += " --rs.radii 0.1 --rs.weights 1 3"
+    assert throughput.main([*settings.split(), "--json", str(figures)]) == 0
+    (rate,) = json.loads(figures.read_text())["rates"]
+    assert rate["name"] == "preparation of rs, 2 members"
+    assert rate["unit"] == "env steps/s" and rate["median"] > 0
