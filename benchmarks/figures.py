@@ -183,7 +183,10 @@ def _training(training: Columns, title: str) -> Figure:
 
 
 def _smoothed(training: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Env steps `[points]` and mean returns of the episodes that ended since, `[seeds, points]`."""
+    """Env steps `[points]` and mean returns of the episodes that ended since, `[seeds, points]`.
+
+    Points at which no episode had ended are left out.
+    """
     seeds = np.unique(training["seed"][rows])
     order = np.lexsort([training[name][rows] for name in ("iteration", "seed")])
     part = {name: training[name][rows][order].reshape(len(seeds), -1) for name in SMOOTHED}
@@ -192,7 +195,9 @@ def _smoothed(training: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     total = np.nan_to_num(part["episode_return"]) * part["episodes"]
     with np.errstate(invalid="ignore"):
         means = [total[:, b].sum(1) / part["episodes"][:, b].sum(1) for b in blocks]
-    return np.array([part["env_steps"][0, b[-1]] for b in blocks]), np.stack(means, axis=1)
+    steps, returns = np.array([part["env_steps"][0, b[-1]] for b in blocks]), np.stack(means, 1)
+    ended = np.isfinite(returns).any(0)  # episodes that all end at the time limit end together
+    return steps[ended], returns[:, ended]
 
 
 def _mark_constant(ax: Axes, bounds: list[BoundCurve]) -> None:
