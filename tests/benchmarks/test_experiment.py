@@ -232,7 +232,7 @@ BAD = [
     ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
     ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),
     ("--adversary.learning-rates 0", ["learning_rates", "above 0"]),
-    ("--search.queries 3", ["queries 3", "at least 8"]),
+    ("--search.queries 3", ["queries 3", "at least 16"]),
     ("--mad.restarts 0", ["restarts 0"]),
     ("--eps -0.1", ["-0.1"]),
     ("--eps nan", ["nan"]),

@@ -69,8 +69,10 @@ def rows_of(table: dict[str, np.ndarray], curve: Curve, sparsity: float | None =
 def test_the_folder_explains_itself(run: Path):
     assert {p.name for p in run.iterdir()} == {
         "agents",
+        "attacks.parquet",
         "certificates.parquet",
         "certificates.png",
+        "diagnosis.parquet",
         "experiment.json",
         "metrics.json",
         "regret.png",
