@@ -1,7 +1,6 @@
 """The diagnosis of every cell: what its gradients are worth to an attack, at visited states."""
 
 import numpy as np
-from jaxprune.diagnosis import diagnose
 
 from benchmarks.attacking import sources
 from benchmarks.cells import (
@@ -16,6 +15,7 @@ from benchmarks.cells import (
 from benchmarks.checks import diagnosis_statements
 from benchmarks.experiment import Experiment
 from benchmarks.visits import Visits
+from jaxprune.diagnosis import diagnose
 from jaxprune.envs import EnvSpec
 from jaxprune.population import take
 
