@@ -105,6 +105,7 @@ def prepare_attacks(
         # sparsity at first, then by how long they lasted without an adversary, longest first.
         ranking = np.argsort([row.sparsity for row in population.rows], kind="stable")
         results, notes = [], []
+        report.ready()  # seconds are of the attacks, not of waiting for the compiler
         ready: dict[str, Any] = {}
         for name, eps in plan:
             attack, started = attacks[name], time.monotonic()
@@ -172,6 +173,10 @@ class _Episodes:
         turn = self.parts.turns(one, self.fillers, np.zeros(self.block, int))
         shared = Shared(policy, np.int32(0), np.float32(0), self.play_as)
         self.compiled = programs.compile(name, self.program, shared, turn)
+
+    def ready(self) -> None:
+        """Wait for the compiler."""
+        self.compiled.result()
 
     def play(
         self,
