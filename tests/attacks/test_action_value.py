@@ -110,7 +110,7 @@ def test_where_the_critic_is_flat_the_observation_stays():
 
 @pytest.mark.parametrize("head", SPECS)
 def test_mixture_is_mad_at_one_end_and_the_critic_attack_at_the_other(head):
-    config = MADConfig(steps=5)
+    config = MADConfig(steps=5, restarts=1)
     policy = init_policy(
         jax.random.key(4), 3, 2, discrete=SPECS[head].discrete, hidden=(8, 8), init_log_std=-3.0
     )

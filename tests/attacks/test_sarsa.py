@@ -135,7 +135,7 @@ def test_lessons_pass_over_all_rows_but_the_last_step():
     assert np.array_equal(published.successors[:, :-1], published.batches[:, 1:])
     assert published.ball.tolist() == [1, 1] and published.polyak == 1
     assert lesson_of(rows_of(12), config).batches.shape == (2, 8)  # fewer rows than a minibatch
-    smallest = SarsaConfig(steps=8, num_envs=4, batch=8, rounds=1)
+    smallest = SarsaConfig(steps=8, num_envs=4, epochs=4, batch=8, rounds=1)
     smallest.check()
     assert env_steps(smallest) == 8 and lesson_of(rows_of(8), smallest).batches.shape == (4, 4)
 
