@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from benchmarks.attacking import sources
 from benchmarks.cells import (
     DIAGNOSE,
     Columns,
@@ -14,6 +13,7 @@ from benchmarks.cells import (
 )
 from benchmarks.checks import diagnosis_statements
 from benchmarks.experiment import Experiment
+from benchmarks.preparing import sources
 from benchmarks.visits import Visits
 from jaxprune.diagnosis import diagnose
 from jaxprune.envs import EnvSpec

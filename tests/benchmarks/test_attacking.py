@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from probes import Drift
 
-from benchmarks import analysis, attacking, pipeline
+from benchmarks import analysis, attacking, pipeline, preparing
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.report_attacks import sections
@@ -107,7 +107,7 @@ def test_the_member_that_did_best_is_named_with_its_return(run):
 def test_a_pruned_policy_is_attacked_through_the_dense_one_and_back(run):
     """At sparsity 0 the dense policy is its own source, so that transfer is MAD."""
     population = run.population
-    found = attacking.sources(population)
+    found = preparing.sources(population)
     rows = population.rows
     obs = np.array([0.3, -0.2], np.float32)
 
@@ -179,8 +179,8 @@ def test_a_warm_start_walks_up_every_curve(run):
         return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
 
     attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
-    victims = attacking.victims_of(SMALL, ENV, run.population, "mad", 0.1)
-    found = attacking.warmed(attack, victims, run.population.rows)
+    victims = preparing.victims_of(SMALL, ENV, run.population, "mad", 0.1)
+    found = preparing.warmed(attack, victims, run.population.rows)
     level = {0.0: 1, 0.5: 2, 0.9: 3}
     expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
     np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, None], 2, axis=1))
