@@ -10,6 +10,7 @@ from benchmarks.arms import learner_config, trainings
 from benchmarks.attacking import attack_plan
 from benchmarks.experiment import Experiment
 from benchmarks.pipeline import cell_count
+from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment
 
 # Env steps per second and device of one training or evaluation lane group, learner included;
@@ -38,12 +39,27 @@ COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30
 BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
 
 
+def learned(experiment: Experiment, cells: int) -> tuple[int, int]:
+    """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
+    steps = episodes = 0
+    for name, _ in attack_plan(experiment):
+        attack = make_attack(name, experiment.attack)
+        if attack.members > 1:
+            episodes += cells * attack.members * (experiment.selection_episodes or 1)
+    for name in dict.fromkeys(name for name, _ in attack_plan(experiment)):
+        attack = make_attack(name, experiment.attack)
+        radii = len(set(experiment.eps)) if attack.per_eps else 1
+        steps += cells * radii * attack.cost.env_steps
+    return steps, episodes
+
+
 class Plan(NamedTuple):
     """Amounts of work; the estimates are rough."""
 
     agents: int
     cells: int
     training_steps: int
+    learning_steps: int
     episodes: int
     programs: tuple[str, ...]
     seconds: float
@@ -63,6 +79,7 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     attacks = attack_plan(experiment)
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
+    learning, choosing = learned(experiment, cells)
     programs = (("init", "train") if training else ()) + ("evaluate",)
 
     devices = len(jax.devices())
@@ -70,7 +87,8 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
     # Pruned policies fall early: a third of the horizon is typical.
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
-    seconds = compiling + steps / rate + episodes * spec.horizon / 3 / rate
+    played = (episodes + choosing) * spec.horizon / 3
+    seconds = compiling + (steps + learning + played) / rate
     weights = 2 * sum(a * b for a, b in zip(config.hidden, (*config.hidden[1:], 16), strict=True))
     gib = BASE_GIB[spec.backend] + 4 * weights * (4 * agents + cells / 4) / 2**30
     lines = [
@@ -82,9 +100,12 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
         f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
         f"attack    {', '.join(dict.fromkeys(n for n, _ in attacks))}: {episodes:,} episodes, "
         f"at most {episodes * spec.horizon:,} env steps",
+        f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
+        if learning
+        else "learn     no adversary",
         f"compile   {len(programs)} programs: {', '.join(programs)}",
         f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
         f"{jax.devices()[0].platform} device(s), cold cache; rough",
         f"results   {folder}",
     ]
-    return Plan(agents, cells, steps, episodes, programs, seconds, gib, "\n".join(lines))
+    return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))

@@ -10,6 +10,7 @@ from probes import Drift
 from benchmarks import analysis, attacking, pipeline, preparing
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
+from benchmarks.plan import learned
 from benchmarks.report_attacks import sections
 from benchmarks.store import SCHEMAS
 from jaxprune.attacks import (
@@ -193,3 +194,12 @@ def test_a_warm_start_is_told():
 
 def armed_of(count: int) -> Armed:
     return Armed((), np.zeros(count, np.int32), np.zeros((count, 1)))
+
+
+def test_the_plan_counts_what_adversaries_learn_from():
+    """8 cells: rs once for both radii; its 2 members choose on 2 episodes at each radius."""
+    assert learned(SMALL, 8) == (8 * 256, 8 * 2 * 2 * 2)
+    assert learned(replace(SMALL, attacks=("rs_adversarial",)), 8)[0] == 2 * 8 * (
+        make_attack("rs_adversarial", TINY).cost.env_steps
+    )
+    assert learned(replace(SMALL, attacks=("mad",)), 8) == (0, 0)

@@ -249,6 +249,7 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     plan = make_plan(SMOKE, ENV, Path("results/x"))
     assert (plan.agents, plan.cells) == (15, 39)
     assert plan.training_steps == 15 * learner_config(SMOKE).steps
+    assert plan.learning_steps == 0
     assert plan.episodes == 39 * 3 * SMOKE.episodes
     assert plan.programs == ("init", "train", "evaluate")
     assert plan.seconds > 0
