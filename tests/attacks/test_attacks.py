@@ -165,13 +165,14 @@ def test_contract_the_key_decides(name, head):
 
 @every_attack
 def test_contract_vmap_and_jit_are_the_loop(name, head):
-    """Nearly always: where two corners are as good, rounding decides between them."""
-    batch = attacked(name, head, 0.1)
-    same = [
-        np.allclose(attacked_once(name, head, key, x, 0.1), moved, atol=1e-6)
-        for key, x, moved in zip(KEYS[:8], STATES[:8], batch[:8], strict=True)
-    ]
-    assert np.mean(same) >= 7 / 8
+    batch = attacked(name, head, 0.1)[:8]
+    params, policy = params_of(name, head), victim(head)
+    eager = run_attack(make_attack(name, TINY), head, params, policy, KEYS[0], STATES[0], 0.1)
+    loop = [attacked_once(name, head, k, x, 0.1) for k, x in zip(KEYS[:8], STATES[:8], strict=True)]
+    same = [np.allclose(one, moved, atol=1e-6) for one, moved in zip(loop, batch, strict=True)]
+    # PA-AD's best iterates can be as good as each other: rounding decides between them.
+    assert all(same) or (name == "paad" and np.mean(same) >= 7 / 8)
+    assert name == "paad" or np.allclose(eager, batch[0], atol=1e-6)
 
 
 @every_attack
@@ -318,15 +319,10 @@ def all_in_one():
 def test_one_of_is_the_member_it_names(name):
     """The index is traced."""
     index, params = list(ATTACKS).index(name), tuple(params_of(n, "normal") for n in ATTACKS)
-    same = [
-        np.allclose(
-            all_in_one()(index, params, key, x),
-            attacked_once(name, "normal", key, x, 0.1),
-            atol=1e-6,
-        )
-        for key, x in zip(KEYS[:8], STATES[:8], strict=True)
-    ]
-    assert np.mean(same) >= 7 / 8
+    for key, x in zip(KEYS[:4], STATES[:4], strict=True):
+        moved = all_in_one()(index, params, key, x)
+        direct = attacked_once(name, "normal", key, x, 0.1)
+        np.testing.assert_allclose(moved, direct, atol=1e-7)
 
 
 def test_one_of_gives_each_member_its_own_memory():

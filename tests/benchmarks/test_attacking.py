@@ -17,6 +17,7 @@ from jaxprune.attacks import (
     ATTACKS,
     Attack,
     AttackConfig,
+    MADConfig,
     SarsaConfig,
     Victims,
     make_attack,
@@ -30,9 +31,10 @@ from jaxprune.selection import Armed
 
 ENV = Drift()
 TINY = AttackConfig(
+    mad=MADConfig(restarts=20),
     rs=SarsaConfig(
         steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
-    )
+    ),
 )
 SMALL = replace(
     PRESETS["smoke"],
@@ -169,7 +171,7 @@ def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
     gradient, transferred = (
         table["value"][zero & (table["quantity"] == name)] for name in ("gradient", "transferred")
     )
-    np.testing.assert_allclose(gradient, transferred, rtol=0.2)
+    np.testing.assert_allclose(gradient, transferred, rtol=0.05)
 
 
 def test_a_warm_start_walks_up_every_curve(run):
