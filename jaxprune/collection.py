@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprune.envs import Environment
 from jaxprune.episodes import check_evaluation
-from jaxprune.experience import Worker, make_batch, no_returns, rollout, update_stats
+from jaxprune.experience import fresh_workers, make_batch, no_returns, rollout, update_stats
 from jaxprune.families import InputError
 from jaxprune.losses import Hyper
 from jaxprune.population import lane_width, layout, over_population, take
@@ -81,8 +81,7 @@ def _program(env: Environment, unroll: int, width: int):
         shared, key = shared_and_key
         policy = masked_policy(shared.policies, cell)
         key_reset, key_act = jax.random.split(key)
-        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, ENVS))
-        workers = Worker(state, obs, jnp.zeros(ENVS), jnp.zeros(ENVS))
+        workers = fresh_workers(key_reset, env, ENVS)
         _, steps = rollout(key_act, env, policy, shared.hyper.gamma, workers, unroll)
         stats = update_stats(no_returns(), steps.discounted_return)
         sample = make_batch(policy, steps, shared.hyper, stats)

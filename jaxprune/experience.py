@@ -41,6 +41,12 @@ class Worker(NamedTuple):
     discounted_return: Array  # []
 
 
+def fresh_workers(key: Key, env: Environment, count: int) -> Worker:
+    """So many environments at the start of an episode: `Worker [count]`. The key is consumed."""
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key, count))
+    return Worker(env_state, obs, jnp.zeros(count), jnp.zeros(count))
+
+
 def rollout(
     key: Key,
     env: Environment,
@@ -60,11 +66,7 @@ def rollout(
     """
     count = workers.obs.shape[0]
     key_reset, key_act = jax.random.split(key)
-    fresh = Worker(
-        *jax.vmap(env.reset)(jax.random.split(key_reset, count)),
-        episode_return=jnp.zeros(count),
-        discounted_return=jnp.zeros(count),
-    )
+    fresh = fresh_workers(key_reset, env, count)
 
     def one(key: Key, worker: Worker, fresh: Worker) -> tuple[Worker, Transition]:
         obs = worker.obs

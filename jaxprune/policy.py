@@ -188,8 +188,12 @@ def normalise(policy: Policy, obs: Array) -> Array:
 
 def action_distribution(policy: Policy, obs_norm: Array) -> Distribution:
     """pi(. | s) at a *normalised* observation `[obs_size]`."""
-    output = _apply(policy, policy.params.actor, obs_norm)
-    return HEADS[policy.distribution](output, policy.params.log_std)
+    return HEADS[policy.distribution](actor_output(policy, obs_norm), policy.params.log_std)
+
+
+def actor_output(policy: Policy, obs_norm: Array) -> Array:
+    """What the actor's last layer says: the mean or the logits, `[action_size]`."""
+    return _apply(policy, policy.params.actor, obs_norm)
 
 
 def state_value(policy: Policy, obs_norm: Array) -> Array:

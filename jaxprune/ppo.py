@@ -24,6 +24,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.experience import (
     Transition,
     Worker,
+    fresh_workers,
     make_batch,
     no_returns,
     rollout,
@@ -238,15 +239,13 @@ def make_learner(
 
     def init(key: Key, hyper: Hyper, start: Directive, policy: Policy, masks: Masks) -> TrainState:
         _, key_reset, key = jax.random.split(key, 3)
-        env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, config.num_envs))
-        zeros = jnp.zeros(config.num_envs)
         nothing = jax.tree.map(jnp.zeros_like, policy.params)
         state = TrainState(
             policy=policy,
             masks=masks,
             opt_state=ADAM.init(policy.params),
             return_stats=no_returns(),
-            workers=Worker(env_state, obs, zeros, zeros),
+            workers=fresh_workers(key_reset, env, config.num_envs),
             iteration=jnp.int32(0),
             key=key,
             first=policy.params if rewinds else (),

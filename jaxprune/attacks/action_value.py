@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.attacks.config import MADConfig
-from jaxprune.ball import ascend
+from jaxprune.attacks.gradient import climb
 from jaxprune.envs import EnvSpec
 from jaxprune.policy import MLP, Affine, action_distribution
 from jaxprune.types import Array, Key, Policy
@@ -80,21 +80,6 @@ def expected_value(critic: Critic, victim: Policy, obs_norm: Array, seen: Array)
     actions, weights = SUPPORTS[victim.distribution](action_distribution(victim, seen))
     values = jax.vmap(lambda a: action_value(critic, jnp.concatenate([obs_norm, a])))(actions)
     return weights @ values
-
-
-def climb(
-    config: MADConfig, key: Key, objective: Callable[[Array], Array], obs_norm: Array, eps: Array
-) -> Array:
-    """The best s' that projected sign-gradient ascent of `objective` finds, `[obs_size]`."""
-    return ascend(
-        key,
-        objective,
-        obs_norm,
-        eps,
-        steps=config.steps,
-        step_size=config.step_scale * eps / config.steps,
-        restarts=config.restarts,
-    )
 
 
 def descend(

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
 from jaxprune.attacks.config import MADConfig
-from jaxprune.ball import ascend
+from jaxprune.attacks.gradient import climb
 from jaxprune.envs import Environment, EnvSpec, Moment
-from jaxprune.experience import Worker, rollout
-from jaxprune.policy import action_distribution, normalise, state_value
+from jaxprune.experience import fresh_workers, rollout
+from jaxprune.policy import action_distribution, actor_output, normalise, state_value
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
@@ -22,12 +21,6 @@ CANDIDATES = 16
 GAMMA = 0.99
 # The data from which it learns the critic's unit: environments per victim, and steps of each.
 ENVS, UNROLL = 16, 256
-
-# What the corners push, by `Policy.distribution`: `[outputs]`.
-OUTPUTS: dict[str, Callable[[Any], Array]] = {
-    "normal": lambda distribution: distribution.mean,
-    "categorical": lambda distribution: distribution.logits,
-}
 
 
 def value_attack(config: MADConfig) -> Attack:
@@ -45,15 +38,7 @@ def value_attack(config: MADConfig) -> Attack:
     config.check()
 
     def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
-        return ascend(
-            key,
-            lambda x: -state_value(victim, x),
-            obs_norm,
-            eps,
-            steps=config.steps,
-            step_size=config.step_scale * eps / config.steps,
-            restarts=config.restarts,
-        )
+        return climb(config, key, lambda x: -state_value(victim, x), obs_norm, eps)
 
     cost = Cost(queries=1 + config.restarts, gradients=config.restarts * config.steps)
     return memoryless(perturb, cost)
@@ -111,10 +96,7 @@ def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
     Of equals the first is used, which is then a corner.
     """
 
-    def outputs(x: Array) -> Array:
-        return OUTPUTS[victim.distribution](action_distribution(victim, x))
-
-    size, pulled_back = jax.vjp(outputs, obs_norm)
+    size, pulled_back = jax.vjp(lambda x: actor_output(victim, x), obs_norm)
     rows = jnp.eye(size.shape[0], dtype=size.dtype)[: CANDIDATES // 2]
     signs = jnp.sign(jax.vmap(lambda row: pulled_back(row)[0])(rows))
     both = jnp.stack([signs, -signs], axis=1).reshape(-1, *obs_norm.shape)
@@ -133,8 +115,7 @@ def _units(env: Environment, width: int) -> Callable[[tuple[Policy, Key], Cell],
         policies, key = policies_and_key
         victim = masked_policy(policies, cell)
         key_reset, key_act = jax.random.split(key)
-        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, ENVS))
-        workers = Worker(state, obs, jnp.zeros(ENVS), jnp.zeros(ENVS))
+        workers = fresh_workers(key_reset, env, ENVS)
         _, steps = rollout(key_act, env, victim, GAMMA, workers, UNROLL)
         values = jax.vmap(jax.vmap(lambda obs: _value(victim, obs)))
         future = jnp.where(steps.terminated, 0.0, values(steps.next_obs))

@@ -119,20 +119,35 @@ UNWEIGHTED: dict[str, Callable[[Any, Any], Array]] = {
 }
 
 
+def climb(
+    config: MADConfig,
+    key: Key,
+    objective: Callable[[Array], Array],
+    obs_norm: Array,
+    eps: Array,
+    momentum: float = 0.0,
+) -> Array:
+    """The best s' that projected sign-gradient ascent of `objective` finds, `[obs_size]`.
+
+    See `jaxprune.ball.ascend`; by these settings climb all attacks that have an objective.
+    """
+    return ascend(
+        key,
+        objective,
+        obs_norm,
+        eps,
+        steps=config.steps,
+        step_size=config.step_scale * eps / config.steps,
+        restarts=config.restarts,
+        momentum=momentum,
+    )
+
+
 def _climbing(config: MADConfig, momentum: float) -> Attack:
     config.check()
 
     def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
-        return ascend(
-            key,
-            divergence(victim, obs_norm),
-            obs_norm,
-            eps,
-            steps=config.steps,
-            step_size=config.step_scale * eps / config.steps,
-            restarts=config.restarts,
-            momentum=momentum,
-        )
+        return climb(config, key, divergence(victim, obs_norm), obs_norm, eps, momentum)
 
     cost = Cost(queries=2 + config.restarts, gradients=config.restarts * config.steps)
     return memoryless(perturb, cost)

@@ -20,7 +20,7 @@ from jaxprune.attacks.config import AdversaryConfig, MADConfig
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
-from jaxprune.policy import Categorical, action_distribution, normalise
+from jaxprune.policy import action_distribution, actor_output, normalise
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
@@ -199,7 +199,7 @@ def _steer(config: AdversaryConfig) -> Move:
             return jnp.clip(moved, obs_norm - eps, obs_norm + eps), x
 
         # The objective has a kink at the true observation, and behind it a wrong summit.
-        towards = jax.grad(lambda x: _output(victim, x) @ decision)(obs_norm)
+        towards = jax.grad(lambda x: actor_output(victim, x) @ decision)(obs_norm)
         corner = obs_norm + eps * jnp.sign(towards)
         last, path = jax.lax.scan(step, corner, length=config.actor_steps - 1)
         points = jnp.concatenate([obs_norm[None], path, last[None]])
@@ -222,20 +222,14 @@ def _steer_as_published(config: AdversaryConfig) -> Move:
 
 def _alignment(victim: Policy, obs_norm: Array, direction: Array) -> Callable[[Array], Array]:
     """x -> cos(Delta, direction) + ||Delta||_2 with Delta = f(x) - f(obs_norm)."""
-    clean, unit = _output(victim, obs_norm), direction / _norm(direction)
+    clean, unit = actor_output(victim, obs_norm), direction / _norm(direction)
 
     def objective(x: Array) -> Array:
-        change = _output(victim, x) - clean
+        change = actor_output(victim, x) - clean
         length = _norm(change)
         return (change / length) @ unit + length
 
     return objective
-
-
-def _output(victim: Policy, obs_norm: Array) -> Array:
-    """What the actor's last layer says: the mean or the logits, `[action_size]`."""
-    found = action_distribution(victim, obs_norm)
-    return found.logits if isinstance(found, Categorical) else found.mode()
 
 
 def _norm(x: Array) -> Array:

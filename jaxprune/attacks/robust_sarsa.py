@@ -16,16 +16,15 @@ from jaxprune.attacks.action_value import (
     PUBLISHED_STEPS,
     Critic,
     blank_critic,
-    climb,
     descend,
     descend_published,
     expected_value,
 )
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import MADConfig, SarsaConfig
+from jaxprune.attacks.gradient import climb, divergence
 from jaxprune.attacks.sarsa import NO_PENALTY, Penalty, env_steps, train
 from jaxprune.envs import EnvSpec
-from jaxprune.policy import action_distribution
 from jaxprune.types import Array, Policy
 
 # Weights of the KL divergence in `rs_mad`.
@@ -142,12 +141,11 @@ def rs_mad(rs: SarsaConfig, mad: MADConfig) -> Attack:
 
     def perturb(mix, memory, key, victim, obs_norm, eps, moment=None):
         del moment  # the critic stands for what would follow
-        clean = action_distribution(victim, obs_norm)
+        moved = divergence(victim, obs_norm)
 
         def objective(x: Array) -> Array:
-            divergence = clean.kl(action_distribution(victim, x))
             value = expected_value(mix.critic, victim, obs_norm, x)
-            return mix.share * divergence - (1 - mix.share) * value
+            return mix.share * moved(x) - (1 - mix.share) * value
 
         return climb(mad, key, objective, obs_norm, eps), memory
 

@@ -34,7 +34,14 @@ from jaxprune.attacks.base import Victims
 from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.certify.query import make_query
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.experience import Transition, Worker, no_returns, rollout, update_stats
+from jaxprune.experience import (
+    Transition,
+    Worker,
+    fresh_workers,
+    no_returns,
+    rollout,
+    update_stats,
+)
 from jaxprune.policy import normalise
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
@@ -240,8 +247,7 @@ def collect_program(
             return rollout(key, env, victim, GAMMA, workers, unroll, attack)
 
         key_reset, key_act = jax.random.split(task.key)
-        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
-        workers = Worker(state, obs, jnp.zeros(num_envs), jnp.zeros(num_envs))
+        workers = fresh_workers(key_reset, env, num_envs)
         _, taken = jax.lax.scan(segment, workers, jax.random.split(key_act, segments))
         taken = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), taken)
         obs_norm = jax.vmap(partial(normalise, victim))(taken.obs)

@@ -17,7 +17,7 @@ from jaxprune.attacks.base import Attack, Victims, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import mad
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.experience import Worker, rollout
+from jaxprune.experience import fresh_workers, rollout
 from jaxprune.policy import MLP, action_distribution, normalise
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
@@ -96,8 +96,7 @@ def _program(
     def of_cell(shared: Shared, cell: Cell) -> Any:
         victim = masked_policy(shared.policies, cell)
         key_reset, key_act, key_fit = jax.random.split(shared.key, 3)
-        state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, ENVS))
-        workers = Worker(state, obs, jnp.zeros(ENVS), jnp.zeros(ENVS))
+        workers = fresh_workers(key_reset, env, ENVS)
         _, steps = rollout(key_act, env, victim, 1.0, workers, unroll)
         obs_norm = jax.vmap(partial(normalise, victim))(steps.obs.reshape(-1, env.spec.obs_size))
         actions = jax.vmap(lambda x: action_distribution(victim, x).mode())(obs_norm)

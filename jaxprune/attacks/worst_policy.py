@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, MADConfig
+from jaxprune.attacks.gradient import climb
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
-from jaxprune.ball import ascend
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, normalise
@@ -62,16 +62,8 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
     def perturb(params: Policy, memory, key, victim: Policy, obs_norm, eps, moment=None):
         del moment  # it does not look ahead
         target = action_distribution(params, normalise(params, _raw(victim, obs_norm))).mode()
-        moved = ascend(
-            key,
-            lambda x: action_distribution(victim, x).log_prob(target),
-            obs_norm,
-            eps,
-            steps=mad.steps,
-            step_size=mad.step_scale * eps / mad.steps,
-            restarts=mad.restarts,
-        )
-        return moved, memory
+        likely = lambda x: action_distribution(victim, x).log_prob(target)  # noqa: E731
+        return climb(mad, key, likely, obs_norm, eps), memory
 
     return Attack(
         perturb,
