@@ -1,5 +1,6 @@
 """The account stage: what the masks of every cell left of its network."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ import numpy as np
 
 from benchmarks.cells import Columns, Population, described
 from benchmarks.experiment import Experiment
+from benchmarks.trees import part, under
+from benchmarks.work import Progress, Work
 from jaxprune.envs import EnvSpec
 from jaxprune.population import take
 from jaxprune.pruning.accounting import account
@@ -18,12 +21,25 @@ from jaxprune.types import Masks, Policy
 EVERYTHING = "all"
 
 
-def account_population(experiment: Experiment, spec: EnvSpec, population: Population) -> Columns:
-    """The table of sparsity: a row per cell and layer, per network, and for all parameters.
+def account_population(
+    block: Experiment, spec: EnvSpec, population: Population, work: Work
+) -> Columns:
+    """The table of sparsity: a row per cell and layer, per network, and for all parameters."""
+    cells = len(population.rows)
+    work.progress.stage("account", cells)
+    compute = partial(accounted, block, spec, population, work.progress)
+    what = {"stage": "account", "first_seed": block.first_seed}
+    return part("sparsity", work.piece(compute, cells, "sparsity", **what))
+
+
+def accounted(
+    block: Experiment, spec: EnvSpec, population: Population, progress: Progress
+) -> Columns:
+    """The rows, below the name of their table.
 
     On the host, agent by agent: singular values and reachability are no work for a program.
     """
-    scope = experiment.ppo.scope
+    scope = block.ppo.scope
     prunable = scope.prunable(population.policy.params)
     told, cells = [], []
     for index in range(len(population.rows)):
@@ -33,8 +49,10 @@ def account_population(experiment: Experiment, spec: EnvSpec, population: Popula
             line["at_floor"] = prunable(line["layer"]) and line["kept"] <= scope.min_weights
         told += lines
         cells += [index] * len(lines)
+        progress.advance(1)
     facts = {name: x[np.array(cells)] for name, x in described(spec, population).items()}
-    return facts | {name: np.array([line[name] for line in told]) for name in told[0]}
+    table = facts | {name: np.array([line[name] for line in told]) for name in told[0]}
+    return under("sparsity", table)
 
 
 def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, Any]]:

@@ -69,11 +69,12 @@ def arms(experiment: Experiment) -> list[Arm]:
 
     Agents of one seed share their key, so pruned and dense ones start from the same weights.
     """
-    seeds, grid = range(experiment.seeds), experiment.sparsity_grid
+    first, grid = experiment.first_seed, experiment.sparsity_grid
+    seeds = range(first, first + experiment.seeds)
     found = []
     for regime in regimes(experiment):
-        count = 1 if regime == FILE else experiment.seeds
-        found += [Arm(seed, regime, "none", "none", DENSE, 0.0) for seed in range(count)]
+        of_regime = seeds[:1] if regime == FILE else seeds
+        found += [Arm(seed, regime, "none", "none", DENSE, 0.0) for seed in of_regime]
     for regime in regimes(experiment):
         if regime == FILE:
             continue

@@ -5,23 +5,26 @@ meets the one that did best on episodes of their own, so that the episodes of th
 """
 
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.cells import ATTACK, CHOOSE, Columns, Population, Progress, described
+from benchmarks.cells import ATTACK, CHOOSE, Columns, Population, described
+from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.playing import Episodes
 from benchmarks.preparing import victims_of, warmed
 from benchmarks.programs import Programs
+from benchmarks.trees import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.visits import Visits, collect, visit_times
-from jaxprune.attacks import Attack, make_attack
+from benchmarks.work import Progress, Work
+from jaxprune.attacks import Attack, Victims, make_attack
 from jaxprune.envs import Environment
 from jaxprune.episodes import VICTIMS, episode_columns
 from jaxprune.population import take
-from jaxprune.rollout import Play
+from jaxprune.rollout import Episode, Play
 from jaxprune.selection import Armed, blanks, choose, prepared
 
 
@@ -29,8 +32,17 @@ class Attacked(NamedTuple):
     """What the stage leaves behind."""
 
     returns: Columns  # a row per (attack, eps), cell and episode
-    attacks: Columns  # a row per (attack, eps) and cell: which member, and what it cost
+    attacks: Columns  # a row per (attack, eps) and cell: which member, and what it may spend
+    seconds: Columns  # a row per (attack, eps): how long it took
     visits: Visits  # what the unattacked episodes showed
+
+
+class Seconds(NamedTuple):
+    """Of the host's clock, for all cells together."""
+
+    prepare: float  # with compilation
+    choose: float
+    play: float
 
 
 def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
@@ -43,115 +55,150 @@ def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
     ]
 
 
-def prepare_attacks(
-    experiment: Experiment, env: Environment, programs: Programs, policy: Any, cells: int
-) -> Callable[[Population, Progress], Attacked]:
-    """Start compiling the episodes; the result attacks every cell.
+class Battery:
+    """The attacks on blocks: one program that plays every attack, called on each.
 
     Args:
-        experiment: resolved.
+        block: any block of the experiment, resolved; they differ in their seeds.
         env: the task.
-        programs: compiles.
         policy: the agents' policies or their shapes, `[agents]`.
-        cells: how many there will be.
+        cells: how many a block has.
     """
-    plan = attack_plan(experiment)
-    names = tuple(dict.fromkeys(name for name, _ in plan))
-    attacks = {name: make_attack(name, experiment.attack) for name in names}
-    one = jax.eval_shape(lambda p: take(p, 0), policy)
-    fillers = blanks(list(attacks.values()), one, env.spec, 1)
-    play = Play(
-        np.bool_(VICTIMS[experiment.victim]),
-        gamma=np.float32(experiment.ppo.hyper.gamma),
-        times=visit_times(experiment, env.spec),
-    )
-    chooses = any(attack.members > 1 for attack in attacks.values())
-    report = Episodes(experiment, env, names, fillers, play, ATTACK, cells)
-    report.compile(programs, "evaluate", policy)
-    fresh = play._replace(times=np.zeros((experiment.selection_episodes or 1, 0), np.int32))
-    most = max(attack.members for attack in attacks.values())
-    select = Episodes(experiment, env, names, fillers, fresh, CHOOSE, cells * most)
-    if chooses:
-        select.compile(programs, "choose", policy)
 
-    def run(population: Population, progress: Progress) -> Attacked:
-        progress.stage("attack", len(plan) * len(population.rows))
-        # A chunk takes as long as its longest episode, so cells of like length go together: by
-        # sparsity at first, then by how long they lasted without an adversary, longest first.
-        ranking = np.argsort([row.sparsity for row in population.rows], kind="stable")
-        results, notes = [], []
-        report.ready()  # seconds are of the attacks, not of waiting for the compiler
-        ready: dict[str, Any] = {}
-        for name, eps in plan:
-            attack, started = attacks[name], time.monotonic()
-            victims = victims_of(experiment, env, population, name, eps)
-            warm = attack.warms and experiment.attack.adversary.warm_start
-            if name not in ready or attack.per_eps:
-                ready[name] = (
-                    warmed(attack, victims, population.rows) if warm else prepared(attack, victims)
-                )
-            preparing = time.monotonic() - started
+    def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
+        self.env, self.plan = env, attack_plan(block)
+        names = tuple(dict.fromkeys(name for name, _ in self.plan))
+        self.attacks = {name: make_attack(name, block.attack) for name in names}
+        one = jax.eval_shape(lambda p: take(p, 0), policy)
+        fillers = blanks(list(self.attacks.values()), one, env.spec, 1)
+        play = Play(
+            np.bool_(VICTIMS[block.victim]),
+            gamma=np.float32(block.ppo.hyper.gamma),
+            times=visit_times(block, env.spec),
+        )
+        fresh = play._replace(times=np.zeros((block.selection_episodes or 1, 0), np.int32))
+        most = max(attack.members for attack in self.attacks.values())
+        self.policy, self.chooses = policy, most > 1
+        self.report = Episodes(block, env, names, fillers, play, ATTACK, cells)
+        self.select = Episodes(block, env, names, fillers, fresh, CHOOSE, cells * most)
 
-            def mean_returns(index: np.ndarray, params: Any, name=name, eps=eps) -> np.ndarray:
-                returns = select.play(population, index, name, params, eps).return_
-                return np.asarray(returns).mean(-1)
+    def compile(self, programs: Programs) -> None:
+        """Start compiling the episodes."""
+        self.report.compile(programs, "evaluate", self.policy)
+        if self.chooses:
+            self.select.compile(programs, "choose", self.policy)
 
-            armed = choose(attack, ready[name], victims, mean_returns)
-            choosing = time.monotonic() - started - preparing
-            params = take(armed.params, ranking)
-            episodes = report.play(population, ranking, name, params, eps, progress)
-            results.append(take(episodes, np.argsort(ranking)))
+    def done(self, block: Experiment, chunks: Chunks) -> bool:
+        """Whether every chunk of a block is there already."""
+        return all(chunks.get(**_chunk(block, *at)) is not None for at in self.plan)
+
+    def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
+        """Every cell of a block under every attack, in a chunk per (attack, eps)."""
+        cells = len(population.rows)
+        work.progress.stage("attack", len(self.plan) * cells)
+        front = Front(self, block, population, work.progress)
+        found: list[Arrays] = []
+        for name, eps in self.plan:
+            attacked = partial(front.attacked, name, eps)
+            found.append(work.piece(attacked, cells, "returns", **_chunk(block, name, eps)))
             if name == "none":
-                ranking = np.argsort(-results[0].length.mean(-1), kind="stable")
-            playing = time.monotonic() - started - preparing - choosing
-            seconds = (preparing, choosing, playing)
-            notes.append(_note(name, eps, attack, armed, warm, seconds))
-        visits = collect(experiment, env.spec, results[0])
-        flat = [{k: np.ravel(v) for k, v in episode_columns(r).items()} for r in results]
-        return Attacked(
-            _returns_table(experiment, env, population, plan, _joined(flat)),
-            {k: np.tile(v, len(plan)) for k, v in described(env.spec, population).items()}
-            | _joined(notes),
-            visits,
+                front.clean = unpacked(skeleton(Episode), part("clean", found[0]))
+        assert front.clean is not None
+        returns, attacks, seconds = (
+            joined([part(name, held) for held in found])
+            for name in ("returns", "attacks", "seconds")
+        )
+        visits = collect(block, self.env.spec, front.clean)
+        return Attacked(returns, attacks, seconds, visits)
+
+
+class Front:
+    """One block under attack, attack by attack, the clean run first."""
+
+    def __init__(
+        self, battery: Battery, block: Experiment, population: Population, progress: Progress
+    ):
+        self.battery, self.block, self.population = battery, block, population
+        self.progress = progress
+        self.clean: Episode | None = None
+        self._ready: dict[str, Any] = {}  # what was prepared, where it holds at every radius
+
+    def attacked(self, name: str, eps: float) -> Arrays:
+        """What a chunk holds: tables, and of the clean run the episodes."""
+        battery, attack = self.battery, self.battery.attacks[name]
+        battery.report.ready()  # seconds are of the attacks, not of waiting for the compiler
+        began = time.monotonic()
+        victims = victims_of(self.block, battery.env, self.population, name, eps)
+        warm = attack.warms and self.block.attack.adversary.warm_start
+        params = self._prepared(name, attack, victims, warm)
+        ready = time.monotonic()
+
+        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+            returns = battery.select.play(self.population, index, name, params, eps).return_
+            return np.asarray(returns).mean(-1)
+
+        armed = choose(attack, params, victims, mean_returns)
+        chosen = time.monotonic()
+        ranking = self._ranking()
+        episodes = battery.report.play(
+            self.population, ranking, name, take(armed.params, ranking), eps, self.progress
+        )
+        episodes = take(episodes, np.argsort(ranking))
+        seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)
+        told = {"attack": name, "eps": eps}
+        return (
+            under(
+                "returns", returns_table(self.block, battery.env, self.population, told, episodes)
+            )
+            | under("attacks", self._note(told, attack, armed, warm))
+            | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
+            | (under("clean", packed(episodes)) if name == "none" else {})
         )
 
-    return run
+    def _prepared(self, name: str, attack: Attack, victims: Victims, warm: bool) -> Any:
+        """Parameters of all members, `[cells, members, ...]`."""
+        if name not in self._ready or attack.per_eps:
+            rows = self.population.rows
+            made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
+            self._ready[name] = made
+        return self._ready[name]
+
+    def _ranking(self) -> np.ndarray:
+        """The cells in an order in which neighbours last alike.
+
+        A call takes as long as its longest episode: by sparsity at first, then by how long they
+        lasted without an adversary, longest first.
+        """
+        if self.clean is None:
+            return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
+        return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
+
+    def _note(self, told: Columns, attack: Attack, armed: Armed, warm: bool) -> Columns:
+        """One row per cell of the table of attacks."""
+        count = len(armed.member)
+        told = told | {"members": attack.members, "warm_start": warm} | attack.cost._asdict()
+        return {
+            **described(self.battery.env.spec, self.population),
+            **{k: np.repeat([v], count) for k, v in told.items()},
+            "member": armed.member,
+            "chosen_return": armed.returns[np.arange(count), armed.member],
+        }
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def _note(
-    name: str, eps: float, attack: Attack, armed: Armed, warm: bool, seconds: tuple[float, ...]
+def returns_table(
+    block: Experiment, env: Environment, population: Population, told: Columns, episodes: Episode
 ) -> Columns:
-    """One row per cell of the table of attacks."""
-    count = len(armed.member)
-    told = {"attack": name, "eps": eps, "members": attack.members, "warm_start": warm}
-    told |= attack.cost._asdict()
-    stages = ("seconds_prepare", "seconds_choose", "seconds_play")
-    told |= dict(zip(stages, seconds, strict=True))
-    chosen = armed.returns[np.arange(count), armed.member]
-    return {k: np.repeat([v], count) for k, v in told.items()} | {
-        "member": armed.member,
-        "chosen_return": chosen,
-    }
-
-
-def _joined(tables: list[Columns]) -> Columns:
-    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-
-
-def _returns_table(
-    experiment: Experiment, env: Environment, population: Population, plan: Any, episodes: Columns
-) -> Columns:
-    """One line per (attack, eps), cell and episode; `episodes` is flat and in that order."""
-    cells, count = len(population.rows), experiment.episodes
-    facts = described(env.spec, population)
+    """One line per cell and episode of `Episode [cells, episodes]`."""
+    cells, count = len(population.rows), block.episodes
+    constant = {**told, "victim": block.victim}
     return {
-        **{k: np.tile(np.repeat(v, count), len(plan)) for k, v in facts.items()},
-        "victim": np.repeat([experiment.victim], len(plan) * cells * count),
-        "attack": np.repeat([name for name, _ in plan], cells * count),
-        "eps": np.repeat([eps for _, eps in plan], cells * count),
-        "episode": np.tile(np.arange(count), len(plan) * cells),
-        **episodes,
+        **{k: np.repeat(v, count) for k, v in described(env.spec, population).items()},
+        **{k: np.repeat([v], cells * count) for k, v in constant.items()},
+        "episode": np.tile(np.arange(count), cells),
+        **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
+
+
+def _chunk(block: Experiment, name: str, eps: float) -> Columns:
+    """What the chunk of one attack is."""
+    return {"stage": "attack", "first_seed": block.first_seed, "attack": name, "eps": eps}

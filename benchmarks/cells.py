@@ -1,7 +1,7 @@
 """The cells of an experiment: one agent with one mask each, and how the tables describe them."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,22 +12,9 @@ from jaxprune.pruning.cells import Cell
 from jaxprune.types import Key, Policy
 
 # What a random stream is for.
-TRAIN, PRUNE, ATTACK, CERTIFY, PREPARE, CHOOSE, DIAGNOSE = range(7)
-
+TRAIN, PRUNE, ATTACK, CERTIFY, PREPARE, CHOOSE, DIAGNOSE, PRUNE_DATA = range(8)
 
 Columns = dict[str, Any]
-
-
-class Progress(Protocol):
-    """Where the stages report to."""
-
-    def stage(self, name: str, total: int) -> None:
-        """Begin a stage of `total` units of work."""
-        ...
-
-    def advance(self, units: int) -> None:
-        """So many units of the current stage are done."""
-        ...
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ episodes visited, and an attack is run at the same states, so that every upper b
 bound beside it.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,14 +16,15 @@ from benchmarks.cells import (
     CERTIFY,
     Columns,
     Population,
-    Progress,
     blocks,
     described,
     finite,
     key_for,
 )
 from benchmarks.experiment import Experiment
+from benchmarks.trees import joined, part, under
 from benchmarks.visits import Visits, discounted, summary
+from benchmarks.work import Progress, Work
 from jaxprune.certify import (
     BOUNDS,
     Certificate,
@@ -60,20 +62,35 @@ class Statement(NamedTuple):
 
 
 def certify_population(
+    block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
+) -> Columns:
+    """The table of certificates: a row per bound, radius, quantity and cell; a chunk per radius."""
+    radii, kinds = dict.fromkeys(block.eps), len({BOUNDS[name].scope for name in block.bounds})
+    units = len(population.rows) * kinds
+    work.progress.stage("certify", len(radii) * units)
+    tables = []
+    for eps in radii:
+        compute = partial(certified, block, spec, population, visits, eps, work.progress)
+        what = {"stage": "certify", "first_seed": block.first_seed, "eps": eps}
+        tables.append(part("certificates", work.piece(compute, units, "certificates", **what)))
+    return joined(tables)
+
+
+def certified(
     experiment: Experiment,
     spec: EnvSpec,
     population: Population,
     visits: Visits,
+    eps: float,
     progress: Progress,
 ) -> Columns:
-    """The table of certificates: a row per bound, radius, quantity and cell."""
-    facts, radii = described(spec, population), dict.fromkeys(experiment.eps)
+    """The rows of one radius, below the name of their table."""
+    facts = described(spec, population)
     local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
     wide = [name for name in experiment.bounds if BOUNDS[name].scope == "global"]
-    progress.stage("certify", len(radii) * len(population.rows) * (bool(local) + bool(wide)))
     tables: list[Columns] = []
 
-    def write(bound: str, eps: float, statements: list[Statement]) -> None:
+    def write(bound: str, statements: list[Statement]) -> None:
         known = BOUNDS.get(bound)
         monotone, scope = (known.monotone, known.scope) if known else (False, "local")
         for statement in statements:
@@ -83,16 +100,15 @@ def certify_population(
             repeated = {k: np.array([v] * len(population.rows)) for k, v in told.items()}
             tables.append({**facts, **repeated, "value": statement.value})
 
-    for eps in radii:
-        for name, certificate in _bound(population, wide, eps, None, progress).items():
-            write(name, eps, of_global(certificate, spec, float(experiment.ppo.hyper.gamma)))
-        if local:
-            attack = _attack(experiment, population, eps, visits)
-            bounds = _bound(population, local, eps, visits, progress)
-            write(ATTACK_ROWS, eps, of_attack(attack, visits, bounds[local[0]].unit))
-            for name, certificate in bounds.items():
-                write(name, eps, of_local(certificate, attack, visits, experiment, spec))
-    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    for name, certificate in _bound(population, wide, eps, None, progress).items():
+        write(name, of_global(certificate, spec, float(experiment.ppo.hyper.gamma)))
+    if local:
+        attack = _attack(experiment, population, eps, visits)
+        bounds = _bound(population, local, eps, visits, progress)
+        write(ATTACK_ROWS, of_attack(attack, visits, bounds[local[0]].unit))
+        for name, certificate in bounds.items():
+            write(name, of_local(certificate, attack, visits, experiment, spec))
+    return under("certificates", joined(tables))
 
 
 # --- statements -----------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """The diagnosis of every cell: what its gradients are worth to an attack, at visited states."""
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.cells import (
     DIAGNOSE,
     Columns,
     Population,
-    Progress,
     blocks,
     described,
     key_for,
@@ -14,7 +15,9 @@ from benchmarks.cells import (
 from benchmarks.checks import diagnosis_statements
 from benchmarks.experiment import Experiment
 from benchmarks.preparing import sources
+from benchmarks.trees import joined, part, under
 from benchmarks.visits import Visits
+from benchmarks.work import Progress, Work
 from jaxprune.diagnosis import diagnose
 from jaxprune.envs import EnvSpec
 from jaxprune.population import take
@@ -24,38 +27,48 @@ STATES, CELLS = 32, 16
 
 
 def diagnose_population(
+    block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
+) -> Columns:
+    """The table of the diagnosis: a row per radius, quantity and cell; a chunk per radius."""
+    radii, cells = dict.fromkeys(block.eps), len(population.rows)
+    work.progress.stage("diagnose", len(radii) * cells)
+    tables = []
+    for eps in radii:
+        compute = partial(diagnosed, block, spec, population, visits, eps, work.progress)
+        what = {"stage": "diagnose", "first_seed": block.first_seed, "eps": eps}
+        tables.append(part("diagnosis", work.piece(compute, cells, "diagnosis", **what)))
+    return joined(tables)
+
+
+def diagnosed(
     experiment: Experiment,
     spec: EnvSpec,
     population: Population,
     visits: Visits,
+    eps: float,
     progress: Progress,
 ) -> Columns:
-    """The table of the diagnosis: a row per radius, quantity and cell."""
-    facts, radii = described(spec, population), dict.fromkeys(experiment.eps)
-    progress.stage("diagnose", len(radii) * len(population.rows))
-    obs, source = visited_states(visits), sources(population)
+    """The rows of one radius, below the name of their table."""
+    facts, obs, source = described(spec, population), visited_states(visits), sources(population)
+    parts = []
+    for index, size in blocks(len(population.rows), CELLS):
+        found = diagnose(
+            take(population.policy, population.cells.agent[index]),
+            take(population.cells.masks, index),
+            eps,
+            obs[index],
+            key_for(experiment, DIAGNOSE),
+            experiment.attack.mad,
+            take(source, index),
+        )
+        parts.append({k: v[:size] for k, v in diagnosis_statements(found).items()})
+        progress.advance(size)
     tables: list[Columns] = []
-    for eps in radii:
-        parts = []
-        for index, size in blocks(len(population.rows), CELLS):
-            policy = take(population.policy, population.cells.agent[index])
-            found = diagnose(
-                policy,
-                take(population.cells.masks, index),
-                eps,
-                obs[index],
-                key_for(experiment, DIAGNOSE),
-                experiment.attack.mad,
-                take(source, index),
-            )
-            parts.append({k: v[:size] for k, v in diagnosis_statements(found).items()})
-            progress.advance(size)
-        for quantity in parts[0]:
-            told = {"eps": eps, "quantity": quantity}
-            repeated = {k: np.array([v] * len(population.rows)) for k, v in told.items()}
-            value = np.concatenate([part[quantity] for part in parts])
-            tables.append({**facts, **repeated, "value": value})
-    return {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    for quantity, value in joined(parts).items():
+        told = {"eps": eps, "quantity": quantity}
+        repeated = {k: np.array([v] * len(population.rows)) for k, v in told.items()}
+        tables.append({**facts, **repeated, "value": value})
+    return under("diagnosis", joined(tables))
 
 
 def visited_states(visits: Visits) -> np.ndarray:

@@ -19,7 +19,7 @@ def make_console() -> Console:
     return console
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """One line on standard error, however long."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
 
@@ -38,24 +38,34 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._current: TaskID | None = None
-        self._began: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._totals: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._current, self._began = "", 0.0
 
     def stage(self, name: str, total: int) -> None:
-        """Begin a stage of `total` units of work."""
-        self._began[name] = time.monotonic()
-        self._current = self._bars.add_task(name, total=total)
+        """Begin a stage of `total` units of work, or go on with it in another block."""
+        self._close()
+        self._current = name
+        if name not in self._tasks:
+            self._tasks[name], self._totals[name] = self._bars.add_task(name, total=0), 0
+        self._totals[name] += total
+        self._bars.update(self._tasks[name], total=self._totals[name])
 
     def advance(self, units: int) -> None:
         """So many units of the current stage are done."""
-        assert self._current is not None
-        self._bars.advance(self._current, units)
+        self._bars.advance(self._tasks[self._current], units)
 
     def seconds(self) -> dict[str, float]:
-        """How long every stage took; call it when the last one is done."""
-        edges = [*self._began.values(), time.monotonic()]
-        pairs = zip(self._began, edges[:-1], edges[1:], strict=True)
-        return {name: round(end - begin, 1) for name, begin, end in pairs}
+        """How long every stage took so far."""
+        self._close()
+        return {name: round(seconds, 1) for name, seconds in self._seconds.items()}
+
+    def _close(self) -> None:
+        now = time.monotonic()
+        if self._current:
+            self._seconds[self._current] = self._seconds.get(self._current, 0.0) + now - self._began
+        self._began = now
 
     def __enter__(self) -> "Display":
         self._bars.start()

@@ -91,6 +91,9 @@ def _radii(text: str) -> tuple[float, ...]:
     return () if text == "none" else tuple(float(part) for part in text.split(","))
 
 
+# What does not determine the results, and `first_seed`, which no run has.
+ELSEWHERE = ("out", "shard", "distributed", "resume", "dry_run", "first_seed")
+
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
 Some: TypeAlias = Annotated[tuple[str, ...], _one_token(_some_names, "NAME,...|none")]
@@ -154,16 +157,27 @@ class Experiment:
     """Of everything random."""
     lanes: int | None = None
     """Environments per device in one vectorised call; default: what is fast on its kind."""
+    chunk_seeds: int | None = None
+    """Seeds that are computed together, and that one shard takes; default: all of them."""
+    shard: str | None = None
+    """The part of this process: INDEX/COUNT, e.g. 0/4, or "auto" to ask Slurm or Kubernetes;
+    benchmarks.merge unites the parts."""
+    distributed: bool = False
+    """Join jax.distributed; the process index is the shard."""
+    resume: bool = True
+    """Go on where a killed run of the same experiment was, instead of starting again."""
     dry_run: bool = False
     """Print the plan and stop."""
+    first_seed: tyro.conf.Suppress[int] = 0
+    """Seed of the first agent: not of a run, but of a block of its seeds."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Of the adversaries."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
     """The learner."""
 
     def settings(self) -> dict[str, Any]:
-        """What determines the results, as JSON values: all but where and whether to write."""
-        values = asdict(replace(self, out=None, dry_run=False))
+        """What determines the results, as JSON values: all but where and how it is written."""
+        values = asdict(replace(self, out=None))
         for name in ("policy", "policy_stats"):
             file = getattr(self, name)
             values[name] = None if file is None else str(file)
@@ -172,9 +186,14 @@ class Experiment:
                 if file is None or not file.is_file()
                 else hashlib.sha256(file.read_bytes()).hexdigest()
             )
-        for name in ("out", "dry_run"):
+        for name in ELSEWHERE:
             del values[name]
         return json.loads(json.dumps(values))
+
+    @property
+    def block_seeds(self) -> int:
+        """Seeds of a block; those of a run are a multiple."""
+        return self.chunk_seeds or self.seeds
 
     def folder(self) -> Path:
         """Where the results go; the default depends on the settings alone."""
@@ -199,6 +218,7 @@ class Experiment:
             backend=env.spec.backend,
             eps=eps,
             seeds=seeds,
+            chunk_seeds=min(self.block_seeds, seeds),
             attacks=attack_names(self, env.spec, loaded),
             selection_episodes=self.selection_episodes or max(self.episodes // 2, 1),
         )
@@ -292,7 +312,7 @@ def check(experiment: Experiment) -> Environment:
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    for name in ("seeds", "episodes", "states", "selection_episodes"):
+    for name in ("seeds", "episodes", "states", "selection_episodes", "chunk_seeds"):
         if getattr(experiment, name) is not None and getattr(experiment, name) < 1:
             raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
     _check_sweep(experiment)
@@ -307,7 +327,9 @@ def check(experiment: Experiment) -> Environment:
             "--policy, or leave them out to train one"
         )
     env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
-    for eps in experiment.resolved(env).eps:
+    resolved = experiment.resolved(env)
+    _check_chunks(resolved)
+    for eps in resolved.eps:
         if not 0 <= eps <= OBS_CLIP:
             raise InputError(
                 f"eps {eps:g} is not a radius: give 0 or more, in normalised units, and at most "
@@ -333,6 +355,21 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
             check_needs(name, spec, policy, source=pruned)
             possible.append(name)
     return tuple(possible)
+
+
+def _check_chunks(experiment: Experiment) -> None:
+    """Raises `InputError` for blocks of seeds of different sizes; they share their programs."""
+    size, seeds = experiment.block_seeds, experiment.seeds
+    if size != seeds and experiment.policy is not None:
+        raise InputError(
+            f"chunk_seeds {size} would split {seeds} seeds that are compared with one policy file: "
+            "leave it out"
+        )
+    if seeds % size:
+        divisors = ", ".join(str(n) for n in range(1, seeds + 1) if seeds % n == 0)
+        raise InputError(
+            f"chunk_seeds {size} does not divide the {seeds} seeds: choose from {divisors}"
+        )
 
 
 def _check_sweep(experiment: Experiment) -> None:

@@ -20,7 +20,7 @@ from benchmarks.analysis import (
     regret_curve,
     worst_of,
 )
-from benchmarks.store import write_whole
+from benchmarks.whole import write_whole
 
 matplotlib.use("Agg")
 

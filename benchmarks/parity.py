@@ -25,7 +25,8 @@ from pyarrow import csv
 from rich.console import Console
 
 from benchmarks.display import complain, make_console
-from benchmarks.store import provenance, write_whole
+from benchmarks.store import provenance
+from benchmarks.whole import write_whole
 from jaxprune import population
 from jaxprune.attacks import ATTACKS, make_attack
 from jaxprune.envs import Environment, make_env

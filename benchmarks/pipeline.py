@@ -1,11 +1,12 @@
 """The stages of an experiment, in order: train, prune, attack, certify. Data goes one way.
 
-Every stage works on whole populations. Its loops run over chunks of one shape, so that a larger
-grid repeats a program and never compiles another one. `prepare_*` starts compiling at once and
-returns the function that runs the stage, so that programs compile side by side.
+Every stage works on the whole population of a block of seeds, and its loops run over calls of one
+shape, so that a larger grid repeats a program and never compiles another one. Large programs start
+to compile at once, side by side. What a stage has finished is kept in chunks.
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,16 +23,19 @@ from benchmarks.arms import (
     posthoc_methods,
     regimes,
 )
-from benchmarks.attacking import prepare_attacks
-from benchmarks.cells import PRUNE, Columns, Population, Progress, Row, key_for
+from benchmarks.attacking import Battery
+from benchmarks.cells import PRUNE, PRUNE_DATA, Columns, Population, Row, described, key_for
 from benchmarks.certification import certify_population
 from benchmarks.diagnosing import diagnose_population
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE, PARTS, Labels
 from benchmarks.programs import Programs
-from benchmarks.training import Agents, prepare_training, stacked, training_table
+from benchmarks.sharding import ALONE, Shard, block_of, blocks_of
+from benchmarks.training import Agents, is_trained, prepare_training, stacked
+from benchmarks.trees import joined
+from benchmarks.work import Work
 from jaxprune.collection import collect_batch
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
 from jaxprune.population import take
 from jaxprune.ppo import initial_policy
 from jaxprune.pruning import find_method, prune, sparsity_of
@@ -61,20 +65,19 @@ def make_population(experiment: Experiment, env: Environment, agents: Agents) ->
     for regime in regimes(experiment):
         index = [i for i, a in enumerate(agents.arms) if a.regime == regime and a.mode == DENSE]
         dense_policy = take(agents.policy, np.array(index))
+        unpruned = [(agents.arms[i].seed, row, i) for row, i in enumerate(index)]
         for method in posthoc_methods(experiment):
             for allocation in allocations(experiment, method):
                 masks = masks_after(experiment, env, dense_policy, method, allocation)
                 nested = find_method(method).nested
-                for (seed, agent), (i, level) in itertools.product(
-                    enumerate(index), enumerate(grid)
-                ):
+                for (seed, row, agent), (i, level) in itertools.product(unpruned, enumerate(grid)):
                     arm = Arm(seed, regime, method, allocation, AFTER, level)
-                    add(arm, agent, take(masks, (seed, i)), nested)
+                    add(arm, agent, take(masks, (row, i)), nested)
         if RESCALED in experiment.controls:
             masks = masks_after(experiment, env, dense_policy, "magnitude", "global")
-            for (seed, agent), (i, level) in itertools.product(enumerate(index), enumerate(grid)):
+            for (seed, row, agent), (i, level) in itertools.product(unpruned, enumerate(grid)):
                 policy = take(agents.policy, agent)
-                scaled = rescaled(policy, take(masks, (seed, i)), prunable)
+                scaled = rescaled(policy, take(masks, (row, i)), prunable)
                 arm = Arm(seed, regime, RESCALED, "none", AFTER, level)
                 add(arm, len(agents.arms) + len(extra), take(agents.masks, agent), False)
                 extra.append(jax.tree.map(np.asarray, scaled))
@@ -93,9 +96,9 @@ def masks_after(
     experiment: Experiment, env: Environment, policy: Policy, method: str, allocation: str
 ) -> Masks:
     """Masks `[seeds, S]` of trained policies `[seeds]`, on the host."""
-    key, batch = key_for(experiment, PRUNE), None
+    key, batch = key_for(experiment, PRUNE, experiment.first_seed), None
     if find_method(method).needs_data:
-        key_data = key_for(experiment, PRUNE, 1)
+        key_data = key_for(experiment, PRUNE_DATA, experiment.first_seed)
         batch = collect_batch(
             env, policy, key=key_data, eps=experiment.eps[0], hyper=experiment.ppo.hyper
         )
@@ -117,56 +120,119 @@ def cell_count(experiment: Experiment) -> int:
     return policy_count(experiment) + dense_count * curves * len(experiment.sparsity_grid)
 
 
-# --- shared ---------------------------------------------------------------------------------------
-
-
-def run(
-    experiment: Experiment, env: Environment, loaded: Policy | None, progress: Progress
-) -> "Results":
-    """All stages.
-
-    Args:
-        experiment: checked and resolved.
-        env: the task.
-        loaded: the policy of `--policy`.
-        progress: told how far it is.
-    """
-    programs = Programs()
-    train = prepare_training(experiment, env, programs, loaded)
-    shapes = policy_shapes(experiment, env, loaded)
-    attack = prepare_attacks(experiment, env, programs, shapes, cell_count(experiment))
-    agents = train(progress)
-    population = make_population(experiment, env, agents)
-    attacked = attack(population, progress)
-    visits = attacked.visits
-    tables = {
-        "training": training_table(experiment, env, agents),
-        "returns": attacked.returns,
-        "attacks": attacked.attacks,
-        "certificates": certify_population(experiment, env.spec, population, visits, progress),
-        "diagnosis": diagnose_population(experiment, env.spec, population, visits, progress),
-        "sparsity": account_population(experiment, env.spec, population),
-    }
-    return Results(population, tables, programs.facts())
+# --- all stages -----------------------------------------------------------------------------------
 
 
 class Results(NamedTuple):
     """What the stages leave behind."""
 
-    population: Population
     tables: dict[str, Columns]  # by name; empty where nothing was trained
+    policy: Policy  # [policies]
+    masks: dict[str, Masks]  # by the name of their curve, [cells of the curve]
     facts: dict[str, Any]  # about the compiled programs
 
-    def masks(self) -> dict[str, Masks]:
-        """Masks by the label of their curve, `[cells]`, in the order of the tables."""
-        rows = self.population.rows
-        labels = Labels({name: [getattr(row, name) for row in rows] for name in PARTS})
-        names = np.array([labels.of(*(getattr(row, name) for name in PARTS)) for row in rows])
-        masks = self.population.cells.masks
-        return {
-            str(name).replace("/", "-"): take(masks, np.flatnonzero(names == name))
-            for name in dict.fromkeys(names)
-        }
+
+def run(
+    experiment: Experiment,
+    env: Environment,
+    loaded: Policy | None,
+    work: Work,
+    shard: Shard = ALONE,
+) -> Results:
+    """All stages on the blocks of one shard, one block after the other.
+
+    Args:
+        experiment: checked and resolved.
+        env: the task.
+        loaded: the policy of `--policy`.
+        work: what was finished before, and who is told.
+        shard: which blocks.
+    """
+    blocks = [block_of(experiment, index) for index in blocks_of(experiment, shard)]
+    programs, first = Programs(), blocks[0]
+    untrained = not all(is_trained(block, work.chunks) for block in blocks)
+    train = prepare_training(first, env, programs, loaded, needed=untrained)
+    battery = Battery(first, env, policy_shapes(first, env, loaded), cell_count(first))
+    if not all(battery.done(block, work.chunks) for block in blocks):
+        battery.compile(programs)
+    done = [run_block(block, env, train(block, work), battery, work) for block in blocks]
+    return united(done)._replace(facts=programs.facts())
+
+
+def run_block(
+    block: Experiment, env: Environment, agents: Agents, battery: Battery, work: Work
+) -> Results:
+    """Prune, attack, certify, diagnose and account the agents of one block."""
+    population = make_population(block, env, agents)
+    attacked = battery.run(block, population, work)
+    about = (block, env.spec, population)
+    names = curve_names(population.rows)
+    tables = {
+        "training": agents.table,
+        "returns": attacked.returns,
+        "attacks": attacked.attacks,
+        "seconds": attacked.seconds,
+        "certificates": certify_population(*about, attacked.visits, work),
+        "diagnosis": diagnose_population(*about, attacked.visits, work),
+        "sparsity": account_population(*about, work),
+        "cells": cell_table(env.spec, population, names),
+    }
+    masks = {
+        name: take(population.cells.masks, np.flatnonzero(names == name))
+        for name in dict.fromkeys(names.tolist())
+    }
+    return Results(tables, population.policy, masks, {})
+
+
+def curve_names(rows: Sequence[Row]) -> np.ndarray:
+    """The curve that every cell is of, as a name without slashes."""
+    table = {name: [getattr(row, name) for row in rows] for name in PARTS}
+    return np.array([str(name).replace("/", "-") for name in Labels(table).column(table)])
+
+
+def cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Columns:
+    """Where the policy and the masks of every cell are among the saved ones."""
+    return described(spec, population) | {
+        "agent": np.asarray(population.cells.agent),
+        "curve": names,
+        "index": counted(names),
+    }
+
+
+def united(parts: Sequence[Results]) -> Results:
+    """Blocks, one after the other."""
+    tables = {name: joined([part.tables[name] for part in parts]) for name in parts[0].tables}
+    sizes = [len(jax.tree.leaves(part.policy)[0]) for part in parts]
+    cells = [part.tables["cells"] for part in parts]
+    offset = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(table["agent"]) for table in cells])
+    tables["cells"]["agent"] = (tables["cells"]["agent"] + offset).astype(np.int32)
+    tables["cells"]["index"] = counted(tables["cells"]["curve"])
+    tables["seconds"] = summed(tables["seconds"])
+    policy, masks = (
+        jax.tree.map(lambda *x: np.concatenate(x), *trees)
+        for trees in zip(*((part.policy, part.masks) for part in parts), strict=True)
+    )
+    return Results(tables, policy, masks, {})
+
+
+def summed(seconds: Columns) -> Columns:
+    """The seconds of all blocks: a row per (attack, eps)."""
+    rows = list(zip(seconds["attack"].tolist(), seconds["eps"].tolist(), strict=True))
+    kinds = list(dict.fromkeys(rows))
+    of_kind = np.array([kinds.index(row) for row in rows])
+    names, radii = zip(*kinds, strict=True)
+    return {"attack": np.array(names), "eps": np.array(radii)} | {
+        name: np.bincount(of_kind, seconds[name]) for name in ("prepare", "choose", "play")
+    }
+
+
+def counted(names: np.ndarray) -> np.ndarray:
+    """How many equal ones are before each."""
+    found = np.zeros(len(names), np.int32)
+    for name in np.unique(names):
+        of_name = names == name
+        found[of_name] = np.arange(of_name.sum())
+    return found
 
 
 def policy_shapes(experiment: Experiment, env: Environment, loaded: Policy | None) -> Any:

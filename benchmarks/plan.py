@@ -1,6 +1,7 @@
 """What a run is going to do, told before it does it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from benchmarks.arms import learner_config, trainings
 from benchmarks.attacking import attack_plan
 from benchmarks.experiment import Experiment
 from benchmarks.pipeline import cell_count
+from benchmarks.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment
 
@@ -71,8 +73,10 @@ class Plan(NamedTuple):
         return self.text
 
 
-def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
-    """The plan of a resolved experiment."""
+def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Shard = ALONE) -> Plan:
+    """The plan of a resolved experiment; of a shard, with the amounts of the shard."""
+    blocks = len(blocks_of(experiment, shard))
+    experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
     spec, config = env.spec, learner_config(experiment)
     agents, cells = len(trainings(experiment)), cell_count(experiment)
     training = agents > 0
@@ -82,7 +86,7 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
     learning, choosing = learned(experiment, cells)
     programs = (("init", "train") if training else ()) + ("evaluate",)
 
-    devices = len(jax.devices())
+    devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
     # Pruned policies fall early: a third of the horizon is typical.
@@ -105,7 +109,8 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path) -> Plan:
         else "learn     no adversary",
         f"compile   {len(programs)} programs: {', '.join(programs)}",
         f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
-        f"{jax.devices()[0].platform} device(s), cold cache; rough",
+        f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
+        f"chunks    {blocks} blocks of {experiment.block_seeds} seeds (shard {shard})",
         f"results   {folder}",
     ]
     return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))

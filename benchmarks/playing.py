@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.cells import Population, Progress, blocks, key_for
+from benchmarks.cells import Population, blocks, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.programs import Programs
+from benchmarks.work import Progress
 from jaxprune.envs import Environment
 from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
 from jaxprune.population import lane_width, layout, take
@@ -37,7 +38,7 @@ class Episodes:
         self.parts = split(keys, np.asarray(play.times), cells, experiment.lanes)
         size = cells * self.parts.groups
         width = lane_width(len(play.times) // self.parts.groups, size, experiment.lanes)
-        together = width * len(jax.devices())
+        together = width * len(jax.local_devices())
         self.block = together * min(CHUNKS_PER_CALL, -(-size // together))
         self.order, self.place = layout(self.block, width)
         self.program = cell_program(env, names, experiment.attack, width)

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from jaxprune.population import OverPopulation
+
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
 
@@ -32,14 +34,16 @@ class Programs:
         self._before = compilations()
         self._threads = ThreadPoolExecutor(max_workers=2)
 
-    def compile(self, name: str, program: Any, *shapes: Any) -> Future[Callable[..., Any]]:
-        """Compile a jitted function for arguments of these shapes (arrays or ShapeDtypeStructs)."""
+    def compile(
+        self, name: str, program: OverPopulation, shared: Any, items: Any
+    ) -> Future[Callable[..., Any]]:
+        """Compile for arguments of these shapes (arrays or ShapeDtypeStructs)."""
 
         def work() -> Callable[..., Any]:
             start = time.monotonic()
-            compiled = program.lower(*shapes).compile()
+            compiled = program.lower(shared, items).compile()
             self.seconds[name] = round(time.monotonic() - start, 2)
-            return compiled
+            return lambda shared, items: compiled(*program.placed(shared, items))
 
         return self._threads.submit(work)
 

@@ -86,9 +86,9 @@ def write_report(folder: RunFolder, console: Console) -> None:
     """Write metrics.json, figures and report.md beside the tables; print what a person wants."""
     names = ("returns", "certificates", "sparsity")
     returns, certificates, sparsity = (read_table(folder.path, name) for name in names)
-    training, attacks, diagnosis = (
+    training, attacks, seconds, diagnosis = (
         read_table(folder.path, name) if (folder.path / f"{name}.parquet").exists() else {}
-        for name in ("training", "attacks", "diagnosis")
+        for name in ("training", "attacks", "seconds", "diagnosis")
     )
     results, labels = analysis.collect(returns), Labels(returns)
     regime = str(returns["regime"][0])
@@ -103,7 +103,7 @@ def write_report(folder: RunFolder, console: Console) -> None:
     folder.write_json("metrics.json", analysis.metrics(results, certificates))
     drawn = figures.draw(results, certificates, training, title, folder.path)
     problems = [*warnings(results, returns, training, certificates), *warnings_of(checked)]
-    about = list(report_attacks.sections(results, attacks, checked))
+    about = list(report_attacks.sections(results, attacks, seconds, checked))
     text = markdown(results, certificates, sparsity, described, title, drawn, problems, about)
     folder.write_text("report.md", text)
 

@@ -18,13 +18,17 @@ steps* are what the preparation of all *members* takes per victim. Seconds are o
 cell, those of the preparation with its compilation. The member that a cell meets was chosen on
 other episodes. *Worst for* is the share of cells for which it alone was the strongest on the first
 half of the episodes."""
+# Of the table of seconds.
+STAGES = ("prepare", "choose", "play")
 CHECKS = """\
 An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
 follows would tell; a NO is repeated among the warnings with its meaning."""
 
 
-def sections(results: Results, attacks: Columns, checks: Sequence[Check]) -> Iterator[str]:
-    """Lines of Markdown. `attacks` is empty for runs of older versions."""
+def sections(
+    results: Results, attacks: Columns, seconds: Columns, checks: Sequence[Check]
+) -> Iterator[str]:
+    """Lines of Markdown. `attacks` and `seconds` are empty for runs of older versions."""
     for method in results.pruned_methods():
         for eps in results.radii:
             if len(results.attacked(method, eps)) > analysis.SHOWN:
@@ -37,7 +41,7 @@ def sections(results: Results, attacks: Columns, checks: Sequence[Check]) -> Ite
             yield from (f"{method}:", "", *markdown_table(*sweep_rows(results, method)), "")
     if attacks:
         yield from ("## What the adversaries cost", "", INTRODUCTION, "")
-        yield from (*markdown_table(*budget_rows(results, attacks)), "")
+        yield from (*markdown_table(*budget_rows(results, attacks, seconds)), "")
     if checks:
         yield from ("## Sanity checks", "", CHECKS, "", *markdown_table(*check_rows(checks)), "")
 
@@ -69,7 +73,9 @@ def sweep_rows(results: Results, method: str) -> tuple[list[str], list[list[str]
     return ["sparsity", *(f"eps {eps:g}" for eps in radii), "area"], rows
 
 
-def budget_rows(results: Results, attacks: Columns) -> tuple[list[str], list[list[str]]]:
+def budget_rows(
+    results: Results, attacks: Columns, seconds: Columns
+) -> tuple[list[str], list[list[str]]]:
     """Every adversary and radius with its mean return over all cells and what it spent."""
     header = ["adversary", "eps", "what", "mean return", "worst for", "members", "queries"]
     header += ["gradients", "simulated", "env steps", "prepare s", "choose s", "play s"]
@@ -84,14 +90,14 @@ def budget_rows(results: Results, attacks: Columns) -> tuple[list[str], list[lis
         mean = np.concatenate([r.mean(-1).ravel() for r in returns]).mean()
         share = "" if name == "none" else f"{_chosen_share(results, labels, name, eps):.0%}"
         told = ("members", "queries", "gradients", "simulated", "env_steps")
-        seconds = ("seconds_prepare", "seconds_choose", "seconds_play")
+        spent = (seconds["attack"] == name) & (seconds["eps"] == eps)
         about = ATTACKS[name].about if name in ATTACKS else ""
         if attacks["warm_start"][first]:
             about += "; each sparsity started from the one below"
         rows.append(
             [name, f"{eps:g}", about, f"{mean:.0f}", share]
             + [f"{attacks[column][first]:,}" for column in told]
-            + [f"{attacks[column][first] / count:.3g}" for column in seconds]
+            + [f"{seconds[column][spent].sum() / count:.3g}" for column in STAGES]
         )
     return header, rows
 

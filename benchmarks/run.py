@@ -4,27 +4,38 @@ python -m benchmarks.run --sparsity-grid 0:0.95:20
 python -m benchmarks.run --preset smoke
 python -m benchmarks.run --policy policy.npz --env hopper
 python -m benchmarks.run --policy ppo.zip --policy-stats vecnormalize.pkl --env hopper
+python -m benchmarks.run --seeds 8 --chunk-seeds 2 --shard 0/4    # and 1/4, 2/4, 3/4; then merge
+
+The same command goes on where a killed run was.
 """
 
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import pipeline, report
+from benchmarks.chunks import Chunks
 from benchmarks.display import Display, complain, make_console
 from benchmarks.experiment import Experiment, check, parse
+from benchmarks.finishing import finish
 from benchmarks.plan import make_plan
-from benchmarks.store import RunFolder
+from benchmarks.sharding import Shard, find_shard, join_processes
+from benchmarks.stopping import RESTART, Stopped, Stopping
+from benchmarks.store import SHARDS, RunFolder
 from benchmarks.training import check_orders, load_file
+from benchmarks.whole import sweep
+from benchmarks.work import Work
 from jaxprune import population
 from jaxprune.families import InputError
-from jaxprune.policy_io import save_agents
 
-# The exit status of input that cannot be honoured, and of Ctrl-C.
-BAD_INPUT, INTERRUPTED = 2, 130
+# The exit status of input that cannot be honoured, of files that cannot be written (EX_IOERR of
+# sysexits.h), and of Ctrl-C; that of SIGTERM is `RESTART`.
+BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 2, 74, 130
+AGAIN = "the same command goes on from there"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,42 +46,74 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         complain(error)
         return BAD_INPUT
+    except OSError as error:
+        complain(f"{error}; what was finished is kept: when the cause is gone, {AGAIN}")
+        return NOT_WRITTEN
+    except Stopped:
+        console.print(f"stopped: what was finished is kept, and {AGAIN}")
+        return RESTART
     except KeyboardInterrupt:
-        console.print("interrupted: the files that are there are complete")
+        console.print(f"interrupted: what was finished is kept, and {AGAIN}")
         return INTERRUPTED
     return 0
 
 
 def run(asked: Experiment, command: str, console: Console) -> None:
-    """One experiment from the settings to the report.
+    """One experiment, or one shard of it, from the settings to the report.
 
     Raises:
         InputError: before any training, with nothing written.
+        OSError: a file could not be written; those that are there are whole.
+        Stopped: after SIGTERM, at the end of a chunk.
     """
     started = time.monotonic()
     population.configure()
+    if asked.distributed:
+        join_processes()
     env = check(asked)
     loaded = load_file(asked, env)
     experiment = asked.resolved(env, loaded)
     check_orders(experiment, env, loaded)
-    folder = RunFolder(experiment.folder(), experiment.settings())
-    console.print(str(make_plan(experiment, env, folder.path)), markup=False)
+    shard = find_shard(experiment)
+    folder = RunFolder(where(experiment, shard), experiment.settings())
+    console.print(str(make_plan(experiment, env, folder.path, shard)), markup=False)
     if experiment.dry_run:
         return
+    if experiment.resume and folder.is_complete():
+        console.print(f"{folder.path} is complete (--no-resume computes it again)")
+        return report.write_report(folder, console) if shard.count == 1 else None
 
+    facts = {"command": command, "shard": str(shard)}
+    folder.begin(facts)
+    chunks_at = folder.path / "chunks"
+    stopping = Stopping(lambda: sweep(folder.path, chunks_at))
+    stopping.install()
+    chunks = Chunks(chunks_at, folder.identity(), stopping.boundary)
+    if not experiment.resume:
+        chunks.clear()
     with Display(console) as display:
-        results = pipeline.run(experiment, env, loaded, display)
-        facts = {**results.facts, "stages": display.seconds(), "command": command}
-    folder.describe(facts)
-    for name, columns in results.tables.items():
-        if columns:
-            folder.write_table(name, columns)
-    save_agents(folder.path / "agents", results.population.policy, results.masks())
+        results = pipeline.run(experiment, env, loaded, Work(chunks, display), shard)
+    facts |= {**results.facts, "stages": display.seconds(), "damaged_chunks": chunks.damaged}
+    facts |= {"seconds": round(time.monotonic() - started, 1)}
+    finish(folder, results, facts, is_shard=shard.count > 1)
+    chunks.clear()
+    for name in chunks.damaged:
+        console.print(f"warning: the chunk {name} was damaged and has been computed again")
+    if shard.count > 1:
+        console.print(
+            f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
+            f"python -m benchmarks.merge {experiment.folder()}"
+        )
+        return
     report.write_report(folder, console)
-
     seconds = round(time.monotonic() - started, 1)
-    folder.describe({**facts, "seconds": seconds})
     console.print(f"wrote {folder.path}/report.md and its tables and figures in {seconds} s")
+
+
+def where(experiment: Experiment, shard: Shard) -> Path:
+    """The folder of a run, or of a shard inside of it."""
+    whole = experiment.folder()
+    return whole if shard.count == 1 else whole / SHARDS / f"{shard.index}-of-{shard.count}"
 
 
 if __name__ == "__main__":

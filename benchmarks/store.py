@@ -1,10 +1,12 @@
 """Result folders: tables that explain themselves, each file whole or absent."""
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import jaxprune
+from benchmarks.whole import sweep, write_whole
 from jaxprune.families import InputError
 
 # What a cell is: one agent with one mask.
@@ -110,9 +114,24 @@ ATTACKS = pa.schema(
         ("gradients", pa.int64()),
         ("simulated", pa.int64()),
         ("env_steps", pa.int64()),
-        ("seconds_prepare", pa.float64()),
-        ("seconds_choose", pa.float64()),
-        ("seconds_play", pa.float64()),
+    ]
+)
+# The only table that a repetition does not repeat.
+SECONDS = pa.schema(
+    [
+        ("attack", pa.string()),
+        ("eps", pa.float64()),
+        ("prepare", pa.float64()),
+        ("choose", pa.float64()),
+        ("play", pa.float64()),
+    ]
+)
+CELLS = pa.schema(
+    [
+        *CELL,
+        ("agent", pa.int32()),  # row of the policies in `agents`
+        ("curve", pa.string()),  # name of its masks there
+        ("index", pa.int32()),  # row of these masks
     ]
 )
 DIAGNOSIS = pa.schema(
@@ -125,7 +144,13 @@ SCHEMAS = {
     "attacks": ATTACKS,
     "diagnosis": DIAGNOSIS,
     "sparsity": SPARSITY,
+    "seconds": SECONDS,
+    "cells": CELLS,
 }
+
+
+# The folder of the shards of a run, inside of it.
+SHARDS = "shards"
 
 
 class RunFolder:
@@ -153,15 +178,48 @@ class RunFolder:
                     f"folder {path} holds another experiment (it differs in "
                     f"{', '.join(differing)}): choose another --out, or leave it out"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and not _empty(path):
             raise InputError(
                 f"{path} exists and holds no experiment: choose another --out, or leave it out"
             )
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Create the folder and describe what is going to be in it.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            sweep(self.path)
+            self.describe(facts)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be written ({error.strerror}): choose another --out, or make "
+                "it writable"
+            ) from None
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write experiment.json: the settings, where they ran, and `facts`."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_json("experiment.json", {"settings": self.settings, **provenance(), **facts})
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the tables: settings, code and versions."""
+        told = provenance()
+        return {"settings": self.settings, "code": told["code"], "versions": told["versions"]}
+
+    def is_complete(self) -> bool:
+        """Whether a finished run of the same code and settings left all its tables, undamaged."""
+        try:
+            held = read_json(self.path / "experiment.json")
+        except InputError:
+            return False
+        same = {name: held.get(name) for name in ("settings", "code", "versions")}
+        files = held.get("files")
+        if same != self.identity() or not files:
+            return False
+        return all(checksum(self.path / name) == known for name, known in files.items())
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file; NaN is written as null."""
@@ -209,15 +267,35 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     return {column: table[column].to_numpy() for column in table.column_names}
 
 
+def checksum(file: Path) -> str | None:
+    """SHA-256 of a file; None if it is missing."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the sources of the library and the programs."""
+    found = hashlib.sha256()
+    for package in (Path(jaxprune.__file__).parent, Path(__file__).parent):
+        for file in sorted(package.rglob("*.py")):
+            found.update(file.relative_to(package.parent).as_posix().encode())
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
 def provenance() -> dict[str, Any]:
     """Versions, machine and revision."""
     packages = ("jaxprune", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "mujoco-mjx")
-    devices = jax.devices()
+    devices = jax.local_devices()
     return {
         "versions": {name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "cores": os.cpu_count(),
+        "code": code_digest(),
         "git": _git_revision(),
     }
 
@@ -232,14 +310,9 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write to a temporary name beside `path`, then rename: a killed run leaves no half file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _empty(path: Path) -> bool:
+    """Whether a path is a folder with nothing in it but the shards of a run."""
+    return path.is_dir() and all(entry.name == SHARDS for entry in path.iterdir())
 
 
 def _without_nan(value: Any) -> Any:

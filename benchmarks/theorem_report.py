@@ -17,7 +17,8 @@ from PIL import Image
 from pyarrow import csv
 
 from benchmarks.figures import COLOURS, STYLE
-from benchmarks.store import provenance, write_whole
+from benchmarks.store import provenance
+from benchmarks.whole import write_whole
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
 from jaxprune.types import Policy
 

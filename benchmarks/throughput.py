@@ -269,7 +269,7 @@ def training(options: Options, env: Environment, method: str) -> Rate:
 
 def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     """Episodes of fresh policies; only the steps that were taken count."""
-    spec, count = env.spec, len(jax.devices()) * lane_width(options.episodes, 1024)
+    spec, count = env.spec, len(jax.local_devices()) * lane_width(options.episodes, 1024)
     key = jax.random.key(0)
     policy = init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
     policies = jax.tree.map(lambda x: x[None], policy)

@@ -25,7 +25,8 @@ from rich.table import Table
 
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Grid
-from benchmarks.store import provenance, write_whole
+from benchmarks.store import provenance
+from benchmarks.whole import write_whole
 from jaxprune import population
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify

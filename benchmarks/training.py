@@ -1,5 +1,6 @@
 """The train stage: all agents of an experiment as one population of one program."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -23,10 +24,13 @@ from benchmarks.arms import (
     training_methods,
     trainings,
 )
-from benchmarks.cells import TRAIN, Columns, Progress, key_for
+from benchmarks.cells import TRAIN, Columns, key_for
+from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE
 from benchmarks.programs import Programs
+from benchmarks.trees import Arrays, packed, part, skeleton, under, unpacked
+from benchmarks.work import Work
 from jaxprune.envs import Environment
 from jaxprune.episodes import check_evaluation
 from jaxprune.losses import Hyper
@@ -46,6 +50,8 @@ from jaxprune.pruning import (
 from jaxprune.pruning.controls import narrow_policy, narrow_width
 from jaxprune.types import Masks, Params, Policy
 
+# Training is not interrupted more often than this to keep its state.
+KEEP_SECONDS = 30.0
 # Observations that statistics of an unknown number are taken to be of.
 LASTING = 1e8
 
@@ -56,8 +62,7 @@ class Agents(NamedTuple):
     arms: list[Arm]
     policy: Policy  # [arms]
     masks: Masks  # [arms], what training itself removed
-    trained: list[Arm]
-    metrics: Metrics | None  # [trained, iterations]; None without training
+    table: Arrays  # of training; empty without
 
 
 class Start(NamedTuple):
@@ -71,71 +76,145 @@ class Start(NamedTuple):
 
 
 def prepare_training(
-    experiment: Experiment, env: Environment, programs: Programs, loaded: Policy | None
-) -> Callable[[Progress], Agents]:
-    """Start compiling the learner; the result trains every arm.
+    block: Experiment,
+    env: Environment,
+    programs: Programs,
+    loaded: Policy | None,
+    needed: bool = True,
+) -> Callable[[Experiment, Work], Agents]:
+    """Start compiling the learner; the result trains every arm of a block.
 
     Args:
-        experiment: resolved.
+        block: any block of the experiment, resolved; they differ in their seeds.
         env: the task.
         programs: compiles.
         loaded: the policy of `--policy`, from which training then starts.
+        needed: whether anything is left to be trained.
     """
-    todo = trainings(experiment)
-    if not todo:
+    if not trainings(block):
         assert loaded is not None
-        return lambda progress: with_file(experiment, loaded, [], None, None)
-    config = learner_config(experiment)
-    slots = len(experiment.sparsity_grid) if any(a.mode == TRAJECTORY for a in todo) else 0
-    learner = make_learner(config, env, learner_methods(experiment), slots)
-    width = lane_width(config.num_envs, len(todo), experiment.lanes)
-    order, place = layout(len(todo), width)
-    calls = min(TRAINING_CALLS, config.iterations)
+        return lambda block, work: with_file(block, loaded, [], None, {})
+    course = Course(block, env, loaded)
+    if needed:
+        course.compile(programs)
+    return course.run
 
-    def iterations(_, item: tuple[TrainState, Hyper, Directive]) -> tuple[TrainState, Metrics]:
-        state, hyper, directives = item
-        return jax.lax.scan(lambda s, d: learner.iterate(s, hyper, d), state, directives)
 
-    init_all = over_population(lambda _, start: learner.init(*start), width=width)
-    train_all = over_population(iterations, width=width)
+class Course:
+    """The training of blocks: one program, called a number of times on each.
 
-    fresh = jax.jit(learner.fresh)
-    first = cache(lambda seed: jax.device_get(fresh(key_for(experiment, TRAIN, seed))))
-    base = None if loaded is None else settled(loaded)
-    policies = [starting_policy(experiment, env, arm, base or first(arm.seed)) for arm in todo]
-    shapes = policies[0][0].params
-    directives = stacked([orders(experiment, config, arm, shapes) for arm in todo])
-    start = Start(
-        jnp.stack([key_for(experiment, TRAIN, arm.seed) for arm in todo])[order],
-        *take(
-            (
-                stacked([floats(hyper_of(experiment, env.spec, arm.regime)) for arm in todo]),
-                jax.tree.map(lambda x: x[:, 0], directives),
-                *(stacked(list(x)) for x in zip(*policies, strict=True)),
-            ),
-            order,
-        ),
-    )
-    chunks = [
-        jax.tree.map(lambda x, i=i: np.split(x, calls, axis=1)[i], take(directives, order))
-        for i in range(calls)
-    ]
-    compiled_init = programs.compile("init", init_all, (), start)
-    item = (jax.eval_shape(init_all, (), start), start.hyper, chunks[0])
-    compiled_train = programs.compile("train", train_all, (), item)
+    Where a call ends the state may be kept in a chunk, from which a killed run goes on.
+    """
 
-    def run(progress: Progress) -> Agents:
-        progress.stage("train", config.iterations * config.batch * len(todo))
-        state, metrics = compiled_init.result()((), start), []
-        for chunk in chunks:
-            state, metric = compiled_train.result()((), (state, start.hyper, chunk))
+    def __init__(self, block: Experiment, env: Environment, loaded: Policy | None):
+        self.first, self.env, self.loaded = block, env, loaded
+        self.config, todo = learner_config(block), trainings(block)
+        slots = len(block.sparsity_grid) if any(a.mode == TRAJECTORY for a in todo) else 0
+        self.learner = make_learner(self.config, env, learner_methods(block), slots)
+        width = lane_width(self.config.num_envs, len(todo), block.lanes)
+        self.order, self.place = layout(len(todo), width)
+        self.calls = min(TRAINING_CALLS, self.config.iterations)
+
+        def iterations(_, item: tuple[TrainState, Hyper, Directive]) -> tuple[TrainState, Metrics]:
+            state, hyper, directives = item
+            return jax.lax.scan(lambda s, d: self.learner.iterate(s, hyper, d), state, directives)
+
+        self.init_all = over_population(lambda _, start: self.learner.init(*start), width=width)
+        self.train_all = over_population(iterations, width=width)
+        self.begin = cache(self._begin)
+
+    def compile(self, programs: Programs) -> None:
+        """Start compiling for the shapes that all blocks have."""
+        start, orders_of_calls = self.begin(self.first)
+        state = self.init_all.shapes((), start)
+        item = (state, start.hyper, orders_of_calls[0])
+        self.init = programs.compile("init", self.init_all, (), start)
+        self.train = programs.compile("train", self.train_all, (), item)
+
+    def run(self, block: Experiment, work: Work) -> Agents:
+        """The agents of a block."""
+        todo = trainings(block)
+        steps = self.config.iterations * self.config.batch * len(todo)
+        work.progress.stage("train", steps)
+        start, _ = self.begin(block)
+        held = work.piece(partial(self._trained, block, work), steps, "training", **_chunk(block))
+        work.chunks.drop(**_chunk(block, "state"))
+        like = self.init_all.shapes((), start)
+        final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
+        return with_file(block, self.loaded, todo, final, part("training", held))
+
+    def _trained(self, block: Experiment, work: Work) -> Arrays:
+        """What the chunk of a block holds: its table, and (policies, masks, snapshots) `[todo]`."""
+        start, orders_of_calls = self.begin(block)
+        per_call = self.config.iterations // self.calls * self.config.batch * len(trainings(block))
+        done, state, metrics = self._kept(block, work.chunks, start)
+        work.progress.advance(done * per_call)
+        kept = time.monotonic()
+        for call in range(done, self.calls):
+            item = (state, start.hyper, orders_of_calls[call])
+            state, metric = self.train.result()((), item)
             metrics.append(jax.device_get(metric))
-            progress.advance(config.iterations // calls * config.batch * len(todo))
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[place], *metrics)
-        final = take(jax.device_get((state.policy, state.masks, state.snapshots)), place)
-        return with_file(experiment, loaded, todo, final, joined)
+            work.progress.advance(per_call)
+            if call + 1 < self.calls and time.monotonic() - kept >= KEEP_SECONDS:
+                told = under("metrics", packed(_joined(metrics)))
+                count = {"calls": np.array(call + 1)}
+                held = under("state", packed(state)) | told | count
+                work.chunks.put(held, **_chunk(block, "state"))
+                kept = time.monotonic()
+        final = jax.device_get((state.policy, state.masks, state.snapshots))
+        final, joined = take((final, _joined(metrics)), self.place)
+        table = training_table(block, self.env, joined)
+        return under("agents", packed(final)) | under("training", table)
 
-    return run
+    def _kept(
+        self, block: Experiment, chunks: Chunks, start: "Start"
+    ) -> tuple[int, TrainState, list[Metrics]]:
+        """(calls that are done, state, their metrics): of the chunk of a killed run, or of none."""
+        held = chunks.get(**_chunk(block, "state"))
+        if held is None:
+            return 0, self.init.result()((), start), []
+        like = self.init_all.shapes((), start)
+        metrics = unpacked(skeleton(Metrics), part("metrics", held))
+        return int(held["calls"]), unpacked(like, part("state", held)), [metrics]
+
+    def _begin(self, block: Experiment) -> tuple["Start", list[Directive]]:
+        """Where every training begins, and the directives of every call, `[padded]`."""
+        todo = trainings(block)
+        fresh = jax.jit(self.learner.fresh)
+        first = cache(lambda seed: jax.device_get(fresh(key_for(block, TRAIN, seed))))
+        base = None if self.loaded is None else settled(self.loaded)
+        policies = [starting_policy(block, self.env, a, base or first(a.seed)) for a in todo]
+        shapes = policies[0][0].params
+        directives = stacked([orders(block, self.config, arm, shapes) for arm in todo])
+        start = Start(
+            jnp.stack([key_for(block, TRAIN, arm.seed) for arm in todo])[self.order],
+            *take(
+                (
+                    stacked([floats(hyper_of(block, self.env.spec, arm.regime)) for arm in todo]),
+                    jax.tree.map(lambda x: x[:, 0], directives),
+                    *(stacked(list(x)) for x in zip(*policies, strict=True)),
+                ),
+                self.order,
+            ),
+        )
+        dealt = take(directives, self.order)
+        split = partial(np.split, indices_or_sections=self.calls, axis=1)
+        return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
+
+
+def _chunk(block: Experiment, part: str = "agents") -> dict[str, Any]:
+    """What the chunk of a trained block is; its "state" is that of a block in training."""
+    return {"stage": "train", "first_seed": block.first_seed, "part": part}
+
+
+def is_trained(block: Experiment, chunks: Chunks) -> bool:
+    """Whether the agents of a block are there already."""
+    return not trainings(block) or chunks.get(**_chunk(block)) is not None
+
+
+def _joined(metrics: list[Metrics]) -> Metrics:
+    """One after the other along the iterations."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *metrics)
 
 
 def settled(policy: Policy) -> Policy:
@@ -188,7 +267,7 @@ def with_file(
     loaded: Policy | None,
     todo: list[Arm],
     final: tuple[Policy, Masks, Any] | None,
-    metrics: Metrics | None,
+    table: Arrays,
 ) -> Agents:
     """Every arm of the experiment from what training left, and from the file."""
 
@@ -206,7 +285,7 @@ def with_file(
 
     found = [of_arm(arm) for arm in arms(experiment)]
     policy, masks = (stacked(list(x)) for x in zip(*found, strict=True))
-    return Agents(arms(experiment), policy, masks, todo, metrics)
+    return Agents(arms(experiment), policy, masks, table)
 
 
 def check_orders(experiment: Experiment, env: Environment, loaded: Policy | None) -> None:
@@ -222,21 +301,19 @@ def check_orders(experiment: Experiment, env: Environment, loaded: Policy | None
                 make_target(find_method(name), policy.params, config.scope, allocation, level)
 
 
-def training_table(experiment: Experiment, env: Environment, agents: Agents) -> Columns:
-    """One line per trained agent and iteration; empty where nothing was trained."""
-    if agents.metrics is None:
-        return {}
-    metrics = agents.metrics._asdict()
-    metrics["sparsity_now"] = metrics.pop("sparsity")
-    count = metrics["kl"].shape[1]
+def training_table(block: Experiment, env: Environment, metrics: Metrics) -> Columns:
+    """One line per trained agent and iteration, of `Metrics [todo, iterations]`."""
+    columns, todo = metrics._asdict(), trainings(block)
+    columns["sparsity_now"] = columns.pop("sparsity")
+    count = columns["kl"].shape[1]
     iteration = np.arange(1, count + 1)
     return {
-        **{name: np.ravel(values) for name, values in metrics.items()},
-        **{f: np.repeat([getattr(a, f) for a in agents.trained], count) for f in Arm._fields},
-        "iteration": np.tile(iteration, len(agents.trained)),
-        "env_steps": np.tile(iteration * experiment.ppo.batch, len(agents.trained)),
-        "env": np.repeat([env.spec.name], count * len(agents.trained)),
-        "backend": np.repeat([env.spec.backend], count * len(agents.trained)),
+        **{name: np.ravel(values) for name, values in columns.items()},
+        **{f: np.repeat([getattr(a, f) for a in todo], count) for f in Arm._fields},
+        "iteration": np.tile(iteration, len(todo)),
+        "env_steps": np.tile(iteration * block.ppo.batch, len(todo)),
+        "env": np.repeat([env.spec.name], count * len(todo)),
+        "backend": np.repeat([env.spec.backend], count * len(todo)),
     }
 
 

@@ -4,7 +4,6 @@ A *cell* is one policy with one mask. Its episodes share the weights, so that a 
 product over the episodes; cells, or parts of their episodes, are the population axis.
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.envs import Environment
 from jaxprune.families import InputError
-from jaxprune.population import LANES, over_population, take
+from jaxprune.population import LANES, OverPopulation, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, Key, Policy
@@ -117,8 +116,8 @@ def split(keys: Any, times: Any, cells: int, lanes: int | None = None) -> Split:
         cells: how many there are.
         lanes: episodes that one device plays together; None: what is fast on its kind.
     """
-    episodes, devices = len(times), len(jax.devices())
-    most = lanes or LANES[jax.devices()[0].platform]
+    episodes, devices = len(times), len(jax.local_devices())
+    most = lanes or LANES[jax.local_devices()[0].platform]
     groups = next(
         n
         for n in range(1, episodes + 1)
@@ -131,7 +130,7 @@ def split(keys: Any, times: Any, cells: int, lanes: int | None = None) -> Split:
 @lru_cache(maxsize=16)
 def cell_program(
     env: Environment, attacks: tuple[str, ...], config: AttackConfig, width: int
-) -> Callable[[Shared, Turn], Episode]:
+) -> OverPopulation:
     """`(Shared, Turn [N]) -> Episode [N, E]` on all devices, `width` items at a time on each.
 
     N is a multiple of `devices * width`, see `jaxprune.population.layout`.

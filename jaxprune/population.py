@@ -1,7 +1,8 @@
 """Populations on devices: the only module that knows how many there are.
 
-One code path for CPU cores, GPUs and TPU chips: the population axis is split over `jax.devices()`
-by `shard_map`, and each device walks through its share in chunks of `width` lanes.
+One code path for CPU cores, GPUs and TPU chips: the population axis is split by `shard_map` over
+the devices of this process, and each walks through its share in chunks of `width` lanes. Processes
+share nothing: under `jax.distributed` each computes populations of its own.
 """
 
 import os
@@ -54,7 +55,7 @@ def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
         size: items of the population; a small one is not padded to the full width.
         lanes: lanes per device; default: `LANES` of the kind of device in use.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     wide = (lanes or LANES[devices[0].platform]) // lanes_per_item
     return max(1, min(wide, -(-size // len(devices))))
 
@@ -73,7 +74,7 @@ def layout(size: int, width: int) -> Layout:
         size: items, at least 1.
         width: as given to `over_population`.
     """
-    devices = len(jax.devices())
+    devices = len(jax.local_devices())
     padded = -(-size // (devices * width)) * devices * width
     dealt = np.arange(padded).reshape(-1, devices).T.ravel()  # device d gets d, d + devices, ...
     return Layout(np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
@@ -84,7 +85,37 @@ def take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def over_population(fn: Callable[..., Any], *, width: int) -> Callable[..., Any]:
+class OverPopulation:
+    """A function of a whole population, compiled when it is first called; see `over_population`."""
+
+    def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
+        self._jitted = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
+        self._shardings = shardings
+
+    def __call__(self, shared: Any, items: Any) -> Any:
+        """`(shared, items [N]) -> results [N]`."""
+        return self._jitted(*self.placed(shared, items))
+
+    def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
+        """The arguments on the devices that are to use them.
+
+        A process of several may not leave that to a jitted function.
+        """
+        return jax.device_put((shared, items), self._shardings)
+
+    def lower(self, shared: Any, items: Any) -> Any:
+        """For arguments of these shapes, as of a jitted function: a `jax.stages.Lowered`.
+
+        What it compiles to takes arguments that are `placed`.
+        """
+        return self._jitted.lower(*jax.eval_shape(lambda *x: x, shared, items))
+
+    def shapes(self, shared: Any, items: Any) -> Any:
+        """Of the results."""
+        return jax.eval_shape(self._jitted, shared, items)
+
+
+def over_population(fn: Callable[..., Any], *, width: int) -> OverPopulation:
     """Map `fn` over the leading axis of a population, on all devices.
 
     Args:
@@ -92,11 +123,14 @@ def over_population(fn: Callable[..., Any], *, width: int) -> Callable[..., Any]
         width: items that one device processes in one vectorised call.
 
     Returns:
-        `(shared, items) -> results`, jitted. The leaves of items and results have a leading axis
+        `(shared, items) -> results`. The leaves of items and results have a leading axis
         of a multiple of `devices * width` (see `layout`) and stay split over the devices;
         `shared` has no such axis and reaches every call unbatched.
     """
-    mesh = jax.make_mesh((len(jax.devices()),), ("population",), (jax.sharding.AxisType.Auto,))
+    devices = jax.local_devices()
+    mesh = jax.make_mesh(
+        (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
+    )
     whole, split = PartitionSpec(), PartitionSpec("population")
 
     def on_device(shared: Any, items: Any) -> Any:
@@ -111,5 +145,4 @@ def over_population(fn: Callable[..., Any], *, width: int) -> Callable[..., Any]
         out_specs=split,
         check_vma=False,  # lax.switch on a shared index has no replication rule
     )
-    on_mesh = [NamedSharding(mesh, spec) for spec in (whole, split)]
-    return jax.jit(sharded, in_shardings=tuple(on_mesh), out_shardings=on_mesh[1])
+    return OverPopulation(sharded, (NamedSharding(mesh, whole), NamedSharding(mesh, split)))

@@ -130,7 +130,7 @@ def train(
         against: how the critic is descended while data are collected.
     """
     size = len(victims.cells.agent)
-    group = len(jax.devices()) * lane_width(config.num_envs, size, victims.lanes)
+    group = len(jax.local_devices()) * lane_width(config.num_envs, size, victims.lanes)
     found = []
     for start in range(0, size, group):  # because the data of all victims do not fit
         index = np.minimum(np.arange(start, start + group), size - 1)

@@ -216,7 +216,7 @@ def _run(
     size = cells.agent.size
     # Whole chunks only: a program for the remainder could add up in another order, and bounds
     # that are monotone bit for bit would no longer be.
-    width = max(1, min(widest, -(-size // len(jax.devices()))))
+    width = max(1, min(widest, -(-size // len(jax.local_devices()))))
     order, place = layout(size, width)
     values = program(names, width)(shared, take(Item(cells, obs), order))
     return take(jax.device_get(values), place)

@@ -16,15 +16,12 @@ from jaxprune.types import Masks, ObsStats, Params, Policy
 def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
     """A population `[agents]` and its masks by method, as an Orbax checkpoint.
 
-    Orbax writes to a temporary folder and renames it; an existing checkpoint is replaced.
+    Orbax writes to a temporary folder and renames it; an existing checkpoint is replaced. Under
+    `jax.distributed` all processes have to save the same; what is of one alone goes through
+    `agents_state`.
     """
-    state = {
-        "params": _named(policy.params),
-        "obs_stats": policy.obs_stats._asdict(),
-        "masks": {name: _named(mask) for name, mask in masks.items()},
-    }
-    static = {name: getattr(policy, name) for name in STATIC}
-    ocp.save(str(Path(path).absolute()), _to_host(state), overwrite=True, custom_metadata=static)
+    state, static = agents_state(policy, masks)
+    ocp.save(str(Path(path).absolute()), state, overwrite=True, custom_metadata=static)
 
 
 def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
@@ -42,6 +39,25 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
     except ValueError:  # InvalidLayoutError: an empty folder
         raise InputError(missing) from None
     static: Any = ocp.metadata(folder).custom_metadata
+    return agents_of(state, static)
+
+
+def agents_state(
+    policy: Policy, masks: Mapping[str, Masks]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nested dictionaries of host arrays, and what is no array, as JSON values."""
+    state = {
+        "params": _named(policy.params),
+        "obs_stats": policy.obs_stats._asdict(),
+        "masks": {name: _named(mask) for name, mask in masks.items()},
+    }
+    return _to_host(state), {name: getattr(policy, name) for name in STATIC}
+
+
+def agents_of(
+    state: Mapping[str, Any], static: Mapping[str, Any]
+) -> tuple[Policy, dict[str, Masks]]:
+    """(policy `[agents]`, masks by method), of what `agents_state` made."""
     policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **static)
     return policy, {name: _params(mask) for name, mask in state["masks"].items()}
 

@@ -1,0 +1,61 @@
+"""The last step of a run, of a shard and of their union: tables and agents, whole and checked."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from benchmarks.pipeline import Results
+from benchmarks.store import RunFolder, checksum
+from benchmarks.whole import write_whole
+from jaxprune.policy_io import save_agents
+from jaxprune.policy_io.agents import agents_of, agents_state
+from jaxprune.types import Masks, Policy
+
+# The agents of a run are a checkpoint for others to load, those of a shard a file for `merge`:
+# processes of `jax.distributed` cannot save checkpoints of their own.
+AGENTS, SHARD_AGENTS = "agents", "agents.npz"
+
+
+def finish(
+    folder: RunFolder, results: Results, facts: Mapping[str, Any], is_shard: bool = False
+) -> None:
+    """Write everything, and only then say in experiment.json that it is complete.
+
+    Raises:
+        OSError: the disk is full, or the folder not writable.
+    """
+    names = [name for name, columns in results.tables.items() if columns]
+    for name in names:
+        folder.write_table(name, results.tables[name])
+    files = [f"{name}.parquet" for name in names]
+    if is_shard:
+        write_shard_agents(folder.path / SHARD_AGENTS, results.policy, results.masks)
+        files.append(SHARD_AGENTS)
+    else:
+        save_agents(folder.path / AGENTS, results.policy, results.masks)
+    known = {name: checksum(folder.path / name) for name in files}
+    folder.describe({**facts, "files": known})
+
+
+def write_shard_agents(file: Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
+    """The agents of a shard as one file."""
+    state, static = agents_state(policy, masks)
+    arrays: dict[str, Any] = flatten_dict(state, sep="/") | {"static": np.array(json.dumps(static))}
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as open_file:
+            np.savez(open_file, allow_pickle=False, **arrays)
+
+    write_whole(file, write)
+
+
+def read_shard_agents(file: Path) -> tuple[Policy, dict[str, Masks]]:
+    """What `write_shard_agents` wrote."""
+    with np.load(file, allow_pickle=False) as held:
+        arrays = dict(held)
+    static = json.loads(str(arrays.pop("static")))
+    return agents_of(unflatten_dict(arrays, sep="/"), static)

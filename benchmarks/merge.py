@@ -1,0 +1,209 @@
+"""Unite the shards of a run.
+
+python -m benchmarks.merge results/RUN                          # of results/RUN/shards/*
+python -m benchmarks.merge results/RUN --shards SHARD SHARD ... # of folders from elsewhere
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks import report
+from benchmarks.display import complain, make_console
+from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
+from benchmarks.pipeline import Results, counted, summed
+from benchmarks.sharding import Shard, parse_shard
+from benchmarks.store import SCHEMAS, SHARDS, RunFolder, checksum, read_json, read_table
+from benchmarks.trees import joined
+from jaxprune.families import InputError
+from jaxprune.population import take
+
+BAD_INPUT, NOT_WRITTEN = 2, 74
+
+
+@dataclass(frozen=True)
+class Options:
+    """Unite the shards of a run: the tables are those of a single process."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    shards: tuple[Path, ...] = field(default_factory=tuple)
+    """Folders of its shards; default: all in OUT/shards."""
+
+
+class Part(NamedTuple):
+    """A finished shard."""
+
+    path: Path
+    shard: Shard
+    described: dict[str, Any]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    options = tyro.cli(Options, args=list(argv), prog="benchmarks.merge")
+    try:
+        merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
+    except InputError as error:
+        complain(error)
+        return BAD_INPUT
+    except OSError as error:
+        complain(f"{error}: the shards are as they were")
+        return NOT_WRITTEN
+    return 0
+
+
+def merge(out: Path, paths: Sequence[Path]) -> None:
+    """Write the run that the shards are parts of, and its report.
+
+    Raises:
+        InputError: a shard is missing, there twice, of another run, unfinished or damaged; nothing
+            is written then.
+    """
+    parts = complete_set([read_part(path) for path in paths], out)
+    first = parts[0].described
+    folder = RunFolder(out, first["settings"])
+    results = united([load(part) for part in parts], first["settings"]["chunk_seeds"])
+    facts = {
+        "command": first["command"],
+        "shard": "0/1",
+        "merged": [f"{part.shard}: {part.described['device']}" for part in parts],
+        "seconds": sum(part.described["seconds"] for part in parts),
+        "stages": _sums([part.described["stages"] for part in parts]),
+    }
+    folder.begin(facts)
+    finish(folder, results, facts)
+    console = make_console()
+    report.write_report(folder, console)
+    console.print(f"united {len(parts)} shards in {out}")
+
+
+def read_part(path: Path) -> Part:
+    """What a shard says of itself.
+
+    Raises:
+        InputError: it is no shard, not finished, or its tables are damaged.
+    """
+    described = read_json(path / "experiment.json")
+    if "shard" not in described:
+        raise InputError(f"{path} is no shard of a run: give folders that --shard wrote")
+    if not described.get("files"):
+        raise InputError(
+            f"shard {path} is not finished: start its command again, it goes on where it was: "
+            f"{described['command']}"
+        )
+    for name, known in described["files"].items():
+        if checksum(path / name) != known:
+            raise InputError(
+                f"{path / name} is missing or damaged: start the shard's command again, it "
+                f"computes what is damaged: {described['command']}"
+            )
+    return Part(path, parse_shard(described["shard"]), described)
+
+
+def complete_set(parts: Sequence[Part], out: Path) -> list[Part]:
+    """The shards in order.
+
+    Raises:
+        InputError: they are not exactly the shards of one run of one version.
+    """
+    if not parts:
+        raise InputError(f"{out / SHARDS} holds no shards: give their folders with --shards")
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("settings", "code", "versions"):
+            ours, theirs = (p.described[name] for p in (first, part))
+            if ours != theirs:
+                raise InputError(
+                    f"{part.path} and {first.path} are mixed: they differ in "
+                    f"{_difference(name, ours, theirs)}; unite shards of one run and one version"
+                )
+        if part.shard.count != first.shard.count:
+            raise InputError(
+                f"{part.path} is shard {part.shard}, {first.path} is shard {first.shard}: unite "
+                "shards of one count"
+            )
+    by_index: dict[int, Part] = {}
+    for part in parts:
+        twice = by_index.setdefault(part.shard.index, part)
+        if twice is not part:
+            raise InputError(
+                f"{twice.path} and {part.path} are both shard {part.shard}: leave one out"
+            )
+    missing = [i for i in range(first.shard.count) if i not in by_index]
+    if missing:
+        names = ", ".join(f"{i}/{first.shard.count}" for i in missing)
+        raise InputError(
+            f"shards {names} are missing: run them ({first.described['command']} with their "
+            "--shard), then unite again"
+        )
+    return [by_index[i] for i in range(first.shard.count)]
+
+
+def load(part: Part) -> Results:
+    """Tables and agents of a shard."""
+    files = part.described["files"]
+    tables = {
+        name: read_table(part.path, name) if f"{name}.parquet" in files else {} for name in SCHEMAS
+    }
+    policy, masks = read_shard_agents(part.path / SHARD_AGENTS)
+    return Results(tables, policy, masks, {})
+
+
+def united(parts: Sequence[Results], size: int) -> Results:
+    """What one process would have left: block after block of `size` seeds.
+
+    Shard i of n holds the blocks i, i + n, ...
+    """
+    seeds = [part.tables["returns"]["seed"] for part in parts]
+    blocks = [np.unique(column // size) for column in seeds]
+    tables = {}
+    for name in parts[0].tables:
+        table = joined([part.tables[name] for part in parts]) if parts[0].tables[name] else {}
+        if "seed" in table:
+            table = take(table, np.argsort(table["seed"] // size, kind="stable"))
+        tables[name] = table
+    tables["seconds"] = summed(tables["seconds"])
+    order = np.argsort(np.concatenate(blocks), kind="stable")
+
+    def by_block(*leaves: np.ndarray) -> np.ndarray:
+        pieces = [
+            piece
+            for leaf, held in zip(leaves, blocks, strict=True)
+            for piece in np.split(leaf, len(held))
+        ]
+        return np.concatenate([pieces[i] for i in order])
+
+    policy, masks = (
+        jax.tree.map(by_block, *trees)
+        for trees in zip(*((part.policy, part.masks) for part in parts), strict=True)
+    )
+    cells = tables["cells"]
+    per_block = len(jax.tree.leaves(policy)[0]) // len(order)
+    cells["agent"] = (cells["agent"] % per_block + cells["seed"] // size * per_block).astype(
+        np.int32
+    )
+    cells["index"] = counted(cells["curve"])
+    return Results(tables, policy, masks, {})
+
+
+def _difference(name: str, ours: Any, theirs: Any) -> str:
+    """Which entries of two descriptions differ, with both values."""
+    if not isinstance(ours, dict):
+        return name
+    differing = [k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k)]
+    return ", ".join(f"{k} ({ours.get(k)} and {theirs.get(k)})" for k in differing)
+
+
+def _sums(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: round(sum(part[name] for part in parts), 1) for name in parts[0]}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
