@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from quiet import Silent
 
-from benchmarks.accounts import account_population
+from benchmarks.accounts import accounted
 from benchmarks.cells import Population, Row
-from benchmarks.experiment import PRESETS
+from benchmarks.experiment import PRESETS, Experiment
 from benchmarks.store import SPARSITY
-from jaxprune.envs import make_env
+from benchmarks.trees import part
+from jaxprune.envs import EnvSpec, make_env
 from jaxprune.policy import init_policy
 from jaxprune.pruning import Scope, dense
 from jaxprune.pruning.cells import Cell
@@ -52,6 +54,11 @@ def population(bad: float | None = None) -> Population:
     return Population(policy, rows, Cell(np.array([0, 0, 1]), masks))
 
 
+def table_of(settings: Experiment, spec: EnvSpec, people: Population) -> dict[str, Any]:
+    """What the stage tells of a population."""
+    return part("sparsity", accounted(settings, spec, people, Silent()))
+
+
 def lines(table: dict[str, Any], cell: int) -> dict[str, dict[str, Any]]:
     """The lines of one cell by layer."""
     at = range(cell * len(LINES), (cell + 1) * len(LINES))
@@ -60,7 +67,7 @@ def lines(table: dict[str, Any], cell: int) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, Any]:
-    return account_population(SETTINGS, SPEC, population())
+    return table_of(SETTINGS, SPEC, population())
 
 
 def column(table: dict[str, Any], cell: int, name: str) -> list[Any]:
@@ -110,10 +117,10 @@ def test_only_prunable_layers_are_at_the_floor(table):
     """Three weights are left of the actor's last layer, and min_weights is 3."""
     assert column(table, 1, "at_floor") == [False, True, False, False, False, False, False]
     roomy = replace(SETTINGS, ppo=replace(SETTINGS.ppo, scope=Scope(min_weights=4)))
-    found = account_population(roomy, SPEC, population())
+    found = table_of(roomy, SPEC, population())
     assert column(found, 1, "at_floor") == [False, True, False, False, False, False, False]
     both = replace(SETTINGS, ppo=replace(SETTINGS.ppo, scope=Scope("both", min_weights=4)))
-    found = account_population(both, SPEC, population())
+    found = table_of(both, SPEC, population())
     assert column(found, 1, "at_floor") == [False, True, False, True, False, False, False]
 
 
@@ -125,7 +132,7 @@ def test_networks_and_everything_have_no_condition_number(table):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_policy_that_diverged_has_counts_but_no_condition_and_no_smaller_copy(table, bad: float):
-    found = account_population(SETTINGS, SPEC, population(bad))
+    found = table_of(SETTINGS, SPEC, population(bad))
     assert np.isnan(column(found, 2, "condition")).all()
     assert not any(column(found, 2, "compact"))
     for name in ("size", "kept", "dead", "constant", "disconnected_obs", "at_floor"):

@@ -1,13 +1,16 @@
 """The attack stage: what is prepared against whom, which member is chosen, and what is told."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 from probes import Drift
+from quiet import quiet_work
 
 from benchmarks import analysis, attacking, pipeline, preparing
+from benchmarks.cells import Population
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.plan import learned
@@ -27,7 +30,6 @@ from jaxprune.attacks.base import nothing
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.ppo import PPOConfig
-from jaxprune.selection import Armed
 
 ENV = Drift()
 TINY = AttackConfig(
@@ -49,33 +51,39 @@ SMALL = replace(
 ).resolved(ENV)
 
 
-class Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, units: int) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def prepared_for() -> list[tuple[int, float]]:
     """(members, eps) of what was prepared, in order; filled by `run`."""
     return []
 
 
+class Run(NamedTuple):
+    """What the stages leave behind, and what they were about."""
+
+    tables: dict
+    population: Population
+
+
 @pytest.fixture(scope="module")
-def run(prepared_for) -> pipeline.Results:
-    original = attacking.prepared
+def run(prepared_for, tmp_path_factory) -> Run:
+    original, make = attacking.prepared, pipeline.make_population
+    populations = []
 
     def counting(attack, victims):
         if attack.prepare is not None:
             prepared_for.append((attack.members, victims.eps))
         return original(attack, victims)
 
-    attacking.prepared = counting
+    def keeping(*about):
+        populations.append(make(*about))
+        return populations[-1]
+
+    attacking.prepared, pipeline.make_population = counting, keeping
     try:
-        return pipeline.run(SMALL, ENV, None, Silent())
+        tables = pipeline.run(SMALL, ENV, None, quiet_work(tmp_path_factory.mktemp("run"))).tables
     finally:
-        attacking.prepared = original
+        attacking.prepared, pipeline.make_population = original, make
+    return Run(tables, *populations)
 
 
 def test_every_attack_radius_and_cell_has_its_rows(run):
@@ -86,6 +94,7 @@ def test_every_attack_radius_and_cell_has_its_rows(run):
     assert len(attacks["attack"]) == cells * (1 + 3 * 2)
     assert len(returns["attack"]) == cells * (1 + 3 * 2) * SMALL.episodes
     assert set(attacks["eps"]) == {0.0, 0.1, 0.2}
+    assert not attacks["warm_start"].any()
     for name in ("none", *SMALL.attacks):
         rows = attacks["attack"] == name
         cost = make_attack(name, TINY).cost
@@ -154,7 +163,8 @@ def test_a_critic_attack_on_a_policy_without_a_critic():
 
 def test_the_report_tells_prices_and_the_sweep(run):
     results = analysis.collect(run.tables["returns"])
-    lines = list(sections(results, run.tables["attacks"], checks(results, run.tables["diagnosis"])))
+    checked = checks(results, run.tables["diagnosis"])
+    lines = list(sections(results, run.tables["attacks"], run.tables["seconds"], checked))
     text = "\n".join(lines)
     assert "## Against eps" in text and "eps 0.2" in text
     assert "## Sanity checks" in text and "gradients exist" in text
@@ -187,15 +197,6 @@ def test_a_warm_start_walks_up_every_curve(run):
     level = {0.0: 1, 0.5: 2, 0.9: 3}
     expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
     np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, None], 2, axis=1))
-
-
-def test_a_warm_start_is_told():
-    told = attacking._note("sa_rl", 0.1, make_attack("sa_rl"), armed_of(3), True, (1.0, 2.0, 3.0))
-    assert told["warm_start"].all() and len(told["member"]) == 3
-
-
-def armed_of(count: int) -> Armed:
-    return Armed((), np.zeros(count, np.int32), np.zeros((count, 1)))
 
 
 def test_the_plan_counts_what_adversaries_learn_from():

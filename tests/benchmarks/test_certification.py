@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 from probes import Drift
+from quiet import Silent
 
 from benchmarks.cells import Population, Row
-from benchmarks.certification import certify_population
+from benchmarks.certification import certified
 from benchmarks.experiment import PRESETS
+from benchmarks.trees import part
 from benchmarks.visits import collect, visit_times
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
@@ -25,14 +27,7 @@ SETTINGS = replace(
 )
 
 
-class Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, units: int) -> None: ...
-
-
-def certified(settings, env, broken: bool = False):
+def table_of(settings, env, broken: bool = False):
     """The table of two agents, dense and at 0.5, and their unattacked episodes."""
     spec = env.spec
 
@@ -66,7 +61,8 @@ def certified(settings, env, broken: bool = False):
         policy.params.actor["layer_1"]["bias"] = policy.params.actor["layer_1"]["bias"].copy()
         policy.params.actor["layer_1"]["bias"][1] = np.nan
     population = Population(policy, rows, cells)
-    return certify_population(settings, spec, population, visits, Silent()), clean
+    rows_of_radius = certified(settings, spec, population, visits, settings.eps[0], Silent())
+    return part("certificates", rows_of_radius), clean
 
 
 def rows(table, **wanted):
@@ -82,7 +78,7 @@ def rows(table, **wanted):
 
 
 def test_statements_of_the_deterministic_discrete_victim():
-    table, clean = certified(SETTINGS, CARTPOLE)
+    table, clean = table_of(SETTINGS, CARTPOLE)
     assert set(table["bound"]) == {"path", "spectral", "ibp", "attack"}
     for name in ("D", "TV", "vacuity", "value_gap"):
         assert rows(table, bound="path", quantity=name, confidence=1.0).shape == (4,)
@@ -102,7 +98,7 @@ def test_statements_of_the_deterministic_discrete_victim():
 
 def test_no_ball_no_loss():
     """eps 0: every action is certain, and the floor is the clean return."""
-    table, clean = certified(replace(SETTINGS, eps=(0.0,)), CARTPOLE)
+    table, clean = table_of(replace(SETTINGS, eps=(0.0,)), CARTPOLE)
     floor = rows(table, bound="ibp", quantity="return_floor", confidence=np.nan)
     np.testing.assert_allclose(floor, clean.return_.mean(-1))
     assert np.all(rows(table, bound="ibp", quantity="fixed_action") == 1)
@@ -113,7 +109,7 @@ def test_no_ball_no_loss():
 def test_statements_of_the_stochastic_victim(env):
     """F times range / (1 - gamma)^2, for estimates and for statements."""
     settings = replace(SETTINGS, victim="stochastic")
-    table, _ = certified(settings, env)
+    table, _ = table_of(settings, env)
     quantity = "value_gap_on_policy" + ("" if env.spec.reward_range else "_clipped")
     low, high = env.spec.reward_clip
     trivial = (high - low) / 0.01
@@ -124,7 +120,7 @@ def test_statements_of_the_stochastic_victim(env):
 
 
 def test_a_deterministic_continuous_victim_has_no_certificate_and_the_reason():
-    table, _ = certified(SETTINGS, Drift(length=6))
+    table, _ = table_of(SETTINGS, Drift(length=6))
     missing = np.char.startswith(table["quantity"].astype(str), "value_gap_on_policy")
     assert missing.sum() == 4
     assert np.isnan(table["value"][missing]).all()
@@ -132,12 +128,12 @@ def test_a_deterministic_continuous_victim_has_no_certificate_and_the_reason():
 
 
 def test_global_bounds_alone_need_no_states():
-    table, _ = certified(replace(SETTINGS, bounds=("path",)), CARTPOLE)
+    table, _ = table_of(replace(SETTINGS, bounds=("path",)), CARTPOLE)
     assert set(table["bound"]) == {"path"}
 
 
 def test_an_agent_that_diverged_costs_only_its_own_certificates():
-    table, _ = certified(SETTINGS, CARTPOLE, broken=True)
+    table, _ = table_of(SETTINGS, CARTPOLE, broken=True)
     numbers = np.isin(table["quantity"], ["D", "TV", "vacuity", "value_gap"])
     numbers &= np.isin(table["bound"], list(BOUNDS))
     diverged = table["seed"] == 1
@@ -159,7 +155,7 @@ def test_an_agent_that_diverged_costs_only_its_own_certificates():
 )
 def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantity, unit, width):
     """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
-    table, _ = certified(replace(SETTINGS, bounds=("path",)), make_env(task))
+    table, _ = table_of(replace(SETTINGS, bounds=("path",)), make_env(task))
     undiscounted = quantity.replace("value_gap", "value_gap_undiscounted")
     assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted}
     horizon = make_env(task).spec.horizon

@@ -23,13 +23,6 @@ ENV = make_env("cartpole")
 SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).resolved(ENV)
 
 
-class Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, units: int) -> None: ...
-
-
 def agents_of(experiment, spec=ENV.spec) -> training.Agents:
     """Fresh agents in place of trained ones."""
     todo = arms(experiment)
@@ -37,7 +30,7 @@ def agents_of(experiment, spec=ENV.spec) -> training.Agents:
     make = partial(init_policy, obs_size=spec.obs_size, action_size=spec.action_size)
     make = partial(make, discrete=spec.discrete)
     policy = jax.device_get(jax.vmap(make)(keys))
-    return training.Agents(todo, policy, jax.device_get(dense(policy.params)), [], None)
+    return training.Agents(todo, policy, jax.device_get(dense(policy.params)), {})
 
 
 def test_cells_are_as_many_as_announced_and_carry_exact_sparsities():
@@ -156,7 +149,7 @@ def test_a_trajectory_ends_with_the_agent_and_passes_through_its_snapshots(grid)
     snapshots = Snapshot(on_the_way, jax.tree.map(lambda m: np.stack([m] * len(grid), 1), final[1]))
     if len(grid) == 1:
         snapshots = jax.tree.map(np.zeros_like, snapshots)
-    agents = training.with_file(asked, None, todo, (*final, snapshots), None)
+    agents = training.with_file(asked, None, todo, (*final, snapshots), {})
     given, found = (x.params.actor["layer_1"]["kernel"] for x in (policy, agents.policy))
     assert len(found) == len(agents.arms) == 2 + 2 * len(grid)
     for i, arm in enumerate(agents.arms):

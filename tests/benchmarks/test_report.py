@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from probes import Breakdown
+from quiet import quiet_work
 from rich.console import Console
 
 from benchmarks import analysis, pipeline, report
@@ -29,18 +30,12 @@ SMALL = replace(
 ).resolved(ENV)
 
 
-class Silent:
-    """Progress that nobody watches."""
-
-    def stage(self, name: str, total: int) -> None: ...
-    def advance(self, units: int) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment whose simulator breaks, with its report."""
-    folder = RunFolder(tmp_path_factory.mktemp("report") / "run", SMALL.settings())
-    results = pipeline.run(SMALL, ENV, None, Silent())
+    path = tmp_path_factory.mktemp("report")
+    folder = RunFolder(path / "run", SMALL.settings())
+    results = pipeline.run(SMALL, ENV, None, quiet_work(path))
     folder.describe({})
     for name, table in results.tables.items():
         folder.write_table(name, table)

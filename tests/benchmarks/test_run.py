@@ -72,6 +72,7 @@ def test_the_folder_explains_itself(run: Path):
         "attacks.parquet",
         "certificates.parquet",
         "certificates.png",
+        "cells.parquet",
         "diagnosis.parquet",
         "experiment.json",
         "metrics.json",
@@ -79,6 +80,7 @@ def test_the_folder_explains_itself(run: Path):
         "report.md",
         "returns.parquet",
         "returns.png",
+        "seconds.parquet",
         "sparsity.parquet",
         "training.parquet",
         "training.png",
@@ -360,6 +362,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
         ("--policy nowhere.npz", "nowhere.npz"),
         ("--policy {hopper}", "cartpole"),
         ("--out {run}", "another experiment"),
+        ("--distributed", "finds no cluster"),
+        ("--shard 0/2", "0/2 needs 2 blocks of seeds"),
+        ("--out /proc/nowhere", "/proc/nowhere cannot be written"),
     ],
 )
 def test_bad_input_ends_in_one_line_with_status_2(
