@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.cells import ATTACK, CHOOSE, Columns, Population, described
+from benchmarks.cells import Columns, Population, described
 from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.playing import Episodes
@@ -76,17 +76,13 @@ class Battery:
             gamma=np.float32(block.ppo.hyper.gamma),
             times=visit_times(block, env.spec),
         )
-        fresh = play._replace(times=np.zeros((block.selection_episodes or 1, 0), np.int32))
-        most = max(attack.members for attack in self.attacks.values())
-        self.policy, self.chooses = policy, most > 1
-        self.report = Episodes(block, env, names, fillers, play, ATTACK, cells)
-        self.select = Episodes(block, env, names, fillers, fresh, CHOOSE, cells * most)
+        chooses = any(attack.members > 1 for attack in self.attacks.values())
+        self.policy = policy
+        self.episodes = Episodes(block, env, names, fillers, play, cells, chooses)
 
     def compile(self, programs: Programs) -> None:
         """Start compiling the episodes."""
-        self.report.compile(programs, "evaluate", self.policy)
-        if self.chooses:
-            self.select.compile(programs, "choose", self.policy)
+        self.episodes.compile(programs, "evaluate", self.policy)
 
     def done(self, block: Experiment, chunks: Chunks) -> bool:
         """Whether every chunk of a block is there already."""
@@ -126,7 +122,7 @@ class Front:
     def attacked(self, name: str, eps: float) -> Arrays:
         """What a chunk holds: tables, and of the clean run the episodes."""
         battery, attack = self.battery, self.battery.attacks[name]
-        battery.report.ready()  # seconds are of the attacks, not of waiting for the compiler
+        battery.episodes.ready()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
         victims = victims_of(self.block, battery.env, self.population, name, eps)
         warm = attack.warms and self.block.attack.adversary.warm_start
@@ -134,14 +130,21 @@ class Front:
         ready = time.monotonic()
 
         def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
-            returns = battery.select.play(self.population, index, name, params, eps).return_
-            return np.asarray(returns).mean(-1)
+            parts = battery.episodes.choosing
+            found = battery.episodes.play(parts, self.population, index, name, params, eps)
+            return np.asarray(found.return_).mean(-1)
 
         armed = choose(attack, params, victims, mean_returns)
         chosen = time.monotonic()
         ranking = self._ranking()
-        episodes = battery.report.play(
-            self.population, ranking, name, take(armed.params, ranking), eps, self.progress
+        episodes = battery.episodes.play(
+            battery.episodes.reported,
+            self.population,
+            ranking,
+            name,
+            take(armed.params, ranking),
+            eps,
+            self.progress,
         )
         episodes = take(episodes, np.argsort(ranking))
         seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)

@@ -20,8 +20,9 @@ TRANSFER = ("transfer", "snooping")
 GRADIENT_FREE = ("search", "evolution")
 NOISE = ("random", "corners", "gaussian", "fixed")
 
-# Chance may account for so many standard errors of a mean difference.
-ERRORS = 2.0
+# Chance may account for so many standard errors of a mean difference, and what is certain but
+# below this share of the clean return is not worth a warning.
+ERRORS, RELEVANT = 2.0, 0.02
 # A D below this is a float32 rounding error, or moves nothing.
 ROUNDING = 1e-4
 
@@ -119,9 +120,10 @@ def checks(results: Results, diagnosis: Columns) -> list[Check]:
     """All that can be checked, by name, method and radius.
 
     Returns are compared in pairs, since episode i starts alike under every adversary. A difference
-    of means over seeds and episodes may be `ERRORS` standard errors above 0; more of them where a
-    check takes the worst of several differences, so that chance fails it no more often than a
-    single one (Bonferroni). One episode of one seed has no standard error, and is not checked.
+    of means over seeds and episodes may be `ERRORS` standard errors above 0, or `RELEVANT` of the
+    unpruned agents' clean return; more standard errors where a check takes the worst of several
+    differences, so that chance fails it no more often than a single one (Bonferroni). One episode
+    of one seed has no standard error, and is not checked.
 
     Args:
         results: of a run.
@@ -183,7 +185,9 @@ def _grows(results: Results, method: str, smaller: float, larger: float) -> Chec
         for words in [f"{attack} beside eps {smaller:g}"]
     ]
     name, meaning = GROWTH
-    return _worst_pair(name, meaning, method, larger, [[pair] for pair in pairs])
+    return _worst_pair(
+        name, meaning, method, larger, [[pair] for pair in pairs], _worth(results, method)
+    )
 
 
 def _beats(results: Results, name: str, method: str, eps: float) -> Check | None:
@@ -197,13 +201,28 @@ def _beats(results: Results, name: str, method: str, eps: float) -> Check | None
         for rival in curves
         if rival.attack in family
     ]
-    return _worst_pair(name, meaning, method, eps, groups if whites else [])
+    return _worst_pair(
+        name, meaning, method, eps, groups if whites else [], _worth(results, method)
+    )
+
+
+def _worth(results: Results, method: str) -> float:
+    """A difference of returns that matters."""
+    return RELEVANT * abs(float(results.dense(method).returns.mean()))
 
 
 def _worst_pair(
-    name: str, meaning: str, method: str, eps: float, groups: Sequence[Sequence[_Pair]]
+    name: str,
+    meaning: str,
+    method: str,
+    eps: float,
+    groups: Sequence[Sequence[_Pair]],
+    worth: float,
 ) -> Check | None:
-    """The check of the worst group and sparsity; a group is as good as its lowest `expected`."""
+    """The check of the worst group and sparsity; a group is as good as its lowest `expected`.
+
+    Differences up to `worth` pass, however certain they are.
+    """
     if not groups or groups[0][0].expected.returns[:, 0].size < 2:
         return None
     levels = len(groups[0][0].expected.sparsity)
@@ -213,9 +232,9 @@ def _worst_pair(
         for i in range(levels):
             pair = min(group, key=lambda pair, i=i: pair.expected.returns[:, i].mean())
             difference = pair.expected.returns[:, i] - pair.other.returns[:, i]
-            limit = errors * difference.std(ddof=1) / difference.size**0.5
+            chance = errors * difference.std(ddof=1) / difference.size**0.5
             where = f"{method}, eps {eps:g}, sparsity {pair.expected.sparsity[i]:g}, {pair.words}"
-            cases.append((difference.mean(), limit, where))
+            cases.append((difference.mean(), max(chance, worth), where))
     value, limit, where = max(cases, key=lambda case: case[0] - case[1])
     return Check(name, bool(value <= limit), float(value), float(limit), where, meaning)
 

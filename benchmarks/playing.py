@@ -1,16 +1,17 @@
 """The program that plays the episodes of all cells, compiled ahead and called in blocks."""
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.cells import Population, blocks, key_for
+from benchmarks.cells import ATTACK, CHOOSE, Population, blocks, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.programs import Programs
 from benchmarks.work import Progress
 from jaxprune.envs import Environment
-from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
+from jaxprune.episodes import Shared, Split, cell_program, dealt, episode_keys, timeless, together
 from jaxprune.population import lane_width, layout, take
 from jaxprune.pruning import dense
 from jaxprune.pruning.cells import Cell
@@ -21,7 +22,20 @@ CHUNKS_PER_CALL = 4
 
 
 class Episodes:
-    """The program that plays episodes, in calls of one shape."""
+    """The program that plays episodes, in calls of one shape.
+
+    Those that are reported and those on which members are chosen go through the same program, in
+    items of a number of episodes that divides both.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        names: of the attacks, in the order of the program.
+        fillers: parameters in the place of those of the attacks that are not played, `[1, ...]`.
+        play: how; its `times` are of the reported episodes.
+        cells: how many there are.
+        chooses: whether members are chosen at all.
+    """
 
     def __init__(
         self,
@@ -30,16 +44,23 @@ class Episodes:
         names: tuple[str, ...],
         fillers: tuple[Any, ...],
         play: Play,
-        purpose: int,
         cells: int,
+        chooses: bool,
     ):
-        keys = episode_keys(key_for(experiment, purpose), len(play.times))
         self.names, self.fillers, self.play_as = names, fillers, timeless(play)
-        self.parts = split(keys, np.asarray(play.times), cells, experiment.lanes)
-        size = cells * self.parts.groups
-        width = lane_width(len(play.times) // self.parts.groups, size, experiment.lanes)
-        together = width * len(jax.local_devices())
-        self.block = together * min(CHUNKS_PER_CALL, -(-size // together))
+        each = together(experiment.episodes, cells, experiment.lanes)
+        others = (experiment.selection_episodes or 1) if chooses else each
+        each = math.gcd(each, others)
+        times = np.asarray(play.times)
+        never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
+        self.reported, self.choosing = (
+            dealt(episode_keys(key_for(experiment, purpose), len(at)), at, each)
+            for purpose, at in ((ATTACK, times), (CHOOSE, never))
+        )
+        size = cells * self.reported.groups
+        width = lane_width(each, size, experiment.lanes)
+        devices = width * len(jax.local_devices())
+        self.block = devices * min(CHUNKS_PER_CALL, -(-size // devices))
         self.order, self.place = layout(self.block, width)
         self.program = cell_program(env, names, experiment.attack, width)
 
@@ -47,7 +68,7 @@ class Episodes:
         """Start compiling for policies of these shapes, `[agents]`."""
         masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), policy)
         one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
-        turn = self.parts.turns(one, self.fillers, np.zeros(self.block, int))
+        turn = self.reported.turns(one, self.fillers, np.zeros(self.block, int))
         shared = Shared(policy, np.int32(0), np.float32(0), self.play_as)
         self.compiled = programs.compile(name, self.program, shared, turn)
 
@@ -57,6 +78,7 @@ class Episodes:
 
     def play(
         self,
+        parts: Split,
         population: Population,
         index: np.ndarray,
         name: str,
@@ -64,17 +86,27 @@ class Episodes:
         eps: float,
         progress: Progress | None = None,
     ) -> Episode:
-        """Episodes of the cells `index [n]` under an attack with parameters `[n, ...]`."""
+        """Episodes of the cells `index [n]` under an attack with parameters `[n, ...]`.
+
+        Args:
+            parts: which episodes: `reported` or `choosing`.
+            population: of all cells.
+            index: of the cells that play.
+            name: of the attack.
+            params: what it knows of each of them.
+            eps: radius.
+            progress: told of the cells that are done.
+        """
         which, count = self.names.index(name), len(index)
         shared = Shared(population.policy, np.int32(which), np.float32(eps), self.play_as)
         fillers = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers)
         known = (*fillers[:which], params, *fillers[which + 1 :])
         cells, found, done = take(population.cells, index), [], 0
-        for items, size in blocks(count * self.parts.groups, self.block):
-            turns = self.parts.turns(cells, known, items[self.order])
+        for items, size in blocks(count * parts.groups, self.block):
+            turns = parts.turns(cells, known, items[self.order])
             episodes = jax.device_get(self.compiled.result()(shared, turns))
             found.append(take(episodes, self.place[:size]))
             if progress is not None:
-                progress.advance((done + size) // self.parts.groups - done // self.parts.groups)
+                progress.advance((done + size) // parts.groups - done // parts.groups)
             done += size
-        return self.parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
+        return parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))

@@ -116,15 +116,25 @@ def split(keys: Any, times: Any, cells: int, lanes: int | None = None) -> Split:
         cells: how many there are.
         lanes: episodes that one device plays together; None: what is fast on its kind.
     """
-    episodes, devices = len(times), len(jax.local_devices())
+    return dealt(keys, times, together(len(times), cells, lanes))
+
+
+def together(episodes: int, cells: int, lanes: int | None = None) -> int:
+    """How many episodes of a cell one item plays, a divisor of all of them; see `split`."""
+    devices = len(jax.local_devices())
     most = lanes or LANES[jax.local_devices()[0].platform]
     groups = next(
         n
         for n in range(1, episodes + 1)
         if episodes % n == 0 and (n == episodes or (episodes // n <= most and cells * n >= devices))
     )
-    each = (groups, episodes // groups)
-    return Split(keys.reshape(each), times.reshape(*each, times.shape[1]))
+    return episodes // groups
+
+
+def dealt(keys: Any, times: Any, each: int) -> Split:
+    """The episodes in items of `each`, a divisor of their number."""
+    shape = (len(times) // each, each)
+    return Split(keys.reshape(shape), times.reshape(*shape, times.shape[1]))
 
 
 @lru_cache(maxsize=16)
