@@ -156,10 +156,10 @@ def simultaneous_band(
         mean +- c * s / sqrt(n),  c: the level-quantile of max over S of |t*|
 
     where t* is the distance of a resample's mean in its own standard errors. For fewer than `FEW`
-    replicates, c is Bonferroni's Student quantile; it is never more than `CAP` times that. Of
-    Gaussian curves 95 % to 98 % are covered for every n, of exponential ones about 80 % for less
-    than `FEW` and 93 % to 98 % from there on. A column of equal samples has no width, and decides
-    nothing.
+    replicates, c is Bonferroni's Student quantile; it is never more than `CAP` times that. In
+    simulations (20 points, level 95 %) 94 % to 99 % of Gaussian curves were covered for every n; of
+    exponential ones 95 % to 98 % from `FEW` replicates on, and 62 % to 93 % of less: these do not
+    tell how skewed they are. A column of equal samples has no width.
 
     Args:
         key: consumed.
