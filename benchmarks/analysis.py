@@ -38,7 +38,7 @@ AREA = "the mean over the radii from 0 to the largest, by trapezoids"
 ATTACK_ROWS = "attack"
 
 # Of every bootstrap: the same table gives the same report.
-KEY = jax.random.key(0)
+SEED = 0
 
 Columns = dict[str, np.ndarray]
 
@@ -73,7 +73,7 @@ def replicates(*returns: np.ndarray) -> list[jax.Array]:
 
 def replicated_interval(returns: np.ndarray) -> Interval:
     """`[seeds, S, episodes]` -> interval of the mean `[S]`."""
-    return _as_numpy(bootstrap_mean(KEY, *replicates(returns)))
+    return _as_numpy(bootstrap_mean(jax.random.key(SEED), *replicates(returns)))
 
 
 def _as_numpy(interval: Interval) -> Interval:
@@ -265,8 +265,8 @@ def differences(results: Results, method: str, eps: float) -> Differences:
     """What pruning gains or loses where both policies meet their strongest adversary."""
     worst, pruned, dense = _with_dense(results, method, eps)
     a, b = replicates(*np.broadcast_arrays(pruned, dense))
-    band = simultaneous_band(KEY, a - b, level=CONFIDENCE)
-    interval = paired_difference(KEY, a, b, level=CONFIDENCE)
+    band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)
+    interval = paired_difference(jax.random.key(SEED), a, b, level=CONFIDENCE)
     return Differences(worst.label, worst.curve.sparsity, _as_numpy(interval), _as_numpy(band))
 
 
@@ -284,7 +284,7 @@ def improvement(results: Results, method: str, eps: float) -> Improvement:
     Of any two agents, or episodes of a single seed, on fresh episodes: not of pairs.
     """
     worst, pruned, dense = _with_dense(results, method, eps)
-    of_sparsity = partial(probability_of_improvement, KEY, level=CONFIDENCE)
+    of_sparsity = partial(probability_of_improvement, jax.random.key(SEED), level=CONFIDENCE)
     x, y = replicates(pruned, dense)
     found = jax.vmap(of_sparsity, in_axes=(1, None))(x, y)
     return Improvement(worst.label, worst.curve.sparsity, _as_numpy(found))
@@ -577,7 +577,9 @@ def _aggregates(results: Results) -> Iterator[tuple[str, Interval]]:
         of_grid = curve.returns.mean(1)  # [seeds, episodes]
         samples = of_grid if len(of_grid) > 1 else of_grid[0]
         for name, statistic in (("mean", jnp.mean), ("iqm", iqm), ("median", jnp.median)):
-            value = bootstrap(KEY, jnp.asarray(samples), statistic, level=CONFIDENCE)
+            value = bootstrap(
+                jax.random.key(SEED), jnp.asarray(samples), statistic, level=CONFIDENCE
+            )
             yield f"{_key(method, attack, eps)}/{name}", value
 
 
