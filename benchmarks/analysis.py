@@ -1,16 +1,27 @@
 """From tables to curves, regret terms and sweet spots: numbers only, no drawing and no files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.labels import Labels
 from jaxprune.regret import decompose
-from jaxprune.statistics import Interval, bootstrap_mean, cvar
+from jaxprune.statistics import (
+    Interval,
+    area,
+    bootstrap,
+    bootstrap_mean,
+    cvar,
+    iqm,
+    paired_difference,
+    probability_of_improvement,
+    simultaneous_band,
+)
 
 # A sweet spot by the smallest gap may cost this share of the dense clean return.
 TOLERATED_LOSS = 0.05
@@ -25,6 +36,9 @@ SHOWN = 4
 AREA = "the mean over the radii from 0 to the largest, by trapezoids"
 # The "bound" of what an attack reached at visited states.
 ATTACK_ROWS = "attack"
+
+# Of every bootstrap: the same table gives the same report.
+SEED = 0
 
 Columns = dict[str, np.ndarray]
 
@@ -46,14 +60,24 @@ class Curve:
         return replicated_interval(self.returns[:, :, episodes])
 
 
-def replicated_interval(returns: np.ndarray) -> Interval:
-    """`[seeds, S, episodes]` -> interval of the mean `[S]`.
+def replicates(*returns: np.ndarray) -> list[jax.Array]:
+    """`[seeds, S, episodes]` each -> samples `[n, S]` each.
 
-    Seeds are the replicates; the episodes of a single seed are, and the claim is then about that
-    one policy.
+    Seeds are the replicates; where all have a single seed its episodes are, and the claim is then
+    about that one policy.
     """
-    samples = returns.mean(-1) if len(returns) > 1 else np.moveaxis(returns[0], -1, 0)
-    return Interval(*(np.asarray(x) for x in bootstrap_mean(jax.random.key(0), samples)))
+    if max(len(r) for r in returns) == 1:
+        return [jnp.asarray(r[0].T) for r in returns]
+    return [jnp.asarray(r.mean(-1)) for r in returns]
+
+
+def replicated_interval(returns: np.ndarray) -> Interval:
+    """`[seeds, S, episodes]` -> interval of the mean `[S]`."""
+    return _as_numpy(bootstrap_mean(jax.random.key(SEED), *replicates(returns)))
+
+
+def _as_numpy(interval: Interval) -> Interval:
+    return Interval(*(np.asarray(x) for x in interval))
 
 
 def curves(table: Columns) -> list[Curve]:
@@ -202,10 +226,6 @@ def leading(results: Results, method: str, eps: float) -> list[Curve]:
 def sweep(results: Results, method: str) -> tuple[list[float], Interval, Interval]:
     """Radii from 0 up, the worst-of return at each, and the area under that curve.
 
-        area = 1 / eps_max * integral over [0, eps_max] of J(eps), by trapezoids
-
-    so that the area is a return: that of an adversary of a random radius.
-
     Returns:
         radii `[R]`, `Interval [R, S]` on fresh episodes, `Interval [S]`.
     """
@@ -216,11 +236,10 @@ def sweep(results: Results, method: str) -> tuple[list[float], Interval, Interva
         + [worst_of(results, method, eps).curve.returns[:, :, judge] for eps in radii[1:]]
     )  # [R, seeds, S, episodes]
     each = [replicated_interval(r) for r in returns]
-    area = np.trapezoid(returns, radii, axis=0) / radii[-1]
     return (
         radii,
         Interval(*(np.stack(x) for x in zip(*each, strict=True))),
-        replicated_interval(area),
+        replicated_interval(np.asarray(area(radii, returns))),
     )
 
 
@@ -233,6 +252,51 @@ def cvar_interval(returns: np.ndarray) -> Interval:
     return replicated_interval(np.broadcast_to(worst, (*worst.shape[:2], 1)))
 
 
+class Differences(NamedTuple):
+    """J(pruned, attacked) - J(dense, attacked) against sparsity, of the same fresh episodes."""
+
+    attack: str  # the usual one against the pruned policies
+    sparsity: np.ndarray  # [S]
+    interval: Interval  # [S], at each sparsity by itself
+    band: Interval  # [S], of the whole curve at once
+
+
+def differences(results: Results, method: str, eps: float) -> Differences:
+    """What pruning gains or loses where both policies meet their strongest adversary."""
+    worst, pruned, dense = _with_dense(results, method, eps)
+    a, b = replicates(*np.broadcast_arrays(pruned, dense))
+    band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)
+    interval = paired_difference(jax.random.key(SEED), a, b, level=CONFIDENCE)
+    return Differences(worst.label, worst.curve.sparsity, _as_numpy(interval), _as_numpy(band))
+
+
+class Improvement(NamedTuple):
+    """P(J(pruned, attacked) > J(dense, attacked)) against sparsity, ties by half."""
+
+    attack: str  # the usual one against the pruned policies
+    sparsity: np.ndarray  # [S]
+    probability: Interval  # [S]
+
+
+def improvement(results: Results, method: str, eps: float) -> Improvement:
+    """How likely an agent of the method withstands its strongest adversary better than a dense one.
+
+    Of any two agents, or episodes of a single seed, on fresh episodes: not of pairs.
+    """
+    worst, pruned, dense = _with_dense(results, method, eps)
+    of_sparsity = partial(probability_of_improvement, jax.random.key(SEED), level=CONFIDENCE)
+    x, y = replicates(pruned, dense)
+    found = jax.vmap(of_sparsity, in_axes=(1, None))(x, y)
+    return Improvement(worst.label, worst.curve.sparsity, _as_numpy(found))
+
+
+def _with_dense(results: Results, method: str, eps: float) -> tuple[Worst, np.ndarray, np.ndarray]:
+    """The worst case of a method, its returns `[seeds, S, episodes]`, and those of no pruning."""
+    worst, dense = (worst_of(results, m, eps) for m in (method, results.dense_of[method]))
+    judge = halves(results).judge
+    return worst, worst.curve.returns[..., judge], dense.curve.returns[..., judge]
+
+
 class RegretCurve(NamedTuple):
     """The three terms against sparsity, `Interval [S]` each."""
 
@@ -241,6 +305,7 @@ class RegretCurve(NamedTuple):
     pruning: Interval
     robustness: Interval
     total: Interval
+    agents: np.ndarray  # [seeds, S], the total of each
 
 
 def regret_curve(
@@ -264,7 +329,8 @@ def regret_curve(
         getattr(worst.curve, quantity)[..., judge],
     )
     parts = np.broadcast_arrays(*terms, terms.total)
-    return RegretCurve(worst.label, *(replicated_interval(part) for part in parts))
+    intervals = (replicated_interval(part) for part in parts)
+    return RegretCurve(worst.label, *intervals, agents=parts[-1].mean(-1))
 
 
 class SweetSpot(NamedTuple):
@@ -463,25 +529,12 @@ def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
             | {"low": low, "high": high}
         )
 
-    for (method, attack, eps), curve in results.by_key.items():
-        name = f"{method}/{attack}" + (f"@{eps:g}" if attack != "none" else "")
-        for i, sparsity in enumerate(curve.sparsity):
-            at = Interval(*(x[i] for x in curve.interval()))
-            add(f"return/{name}/sparsity={sparsity:g}", at, "higher")
-        area = curve.returns.mean(1, keepdims=True)
-        add(f"return/{name}/mean", Interval(*(x[0] for x in replicated_interval(area))), "higher")
-    judge = halves(results).judge
-    for method in dict.fromkeys(method for method, _, _ in results.by_key):
-        for eps in results.radii:
-            worst = worst_of(results, method, eps).curve
-            for i, level in enumerate(worst.sparsity):
-                at = Interval(*(x[i] for x in worst.interval(judge)))
-                add(f"return/{method}/{WORST_OF}@{eps:g}/sparsity={level:g}", at, "higher")
-        if len(results.radii) > 1:
-            _, _, area = sweep(results, method)
-            for i, level in enumerate(results.clean(method).sparsity):
-                at = Interval(*(x[i] for x in area))
-                add(f"area/{method}/{WORST_OF}/sparsity={level:g}", at, "higher")
+    for key, sparsity, curve, unit in _curves_of_metrics(results):
+        for i, level in enumerate(sparsity):
+            at = Interval(*(x[i] for x in curve))
+            add(f"{key}/sparsity={level:g}", at, "higher", unit)
+    for key, value in _aggregates(results):
+        add(key, value, "higher")
     for eps in results.radii:
         for method in results.pruned_methods():
             for spot in sweet_spots(results, method, eps):
@@ -495,3 +548,40 @@ def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
                 key = f"bound/{bound.bound}/{method}@{eps:g}/mean"
                 add(key, Interval(*(x[0] for x in level)), "lower", bound.unit)
     return rows
+
+
+def _curves_of_metrics(results: Results) -> Iterator[tuple[str, np.ndarray, Interval, str]]:
+    """Key, sparsity `[S]`, `Interval [S]` and unit of everything that is better when higher."""
+    for (method, attack, eps), curve in results.by_key.items():
+        yield _key(method, attack, eps), curve.sparsity, curve.interval(), "return"
+    judge = halves(results).judge
+    for method in dict.fromkeys(method for method, _, _ in results.by_key):
+        for eps in results.radii:
+            worst = worst_of(results, method, eps).curve
+            yield _key(method, WORST_OF, eps), worst.sparsity, worst.interval(judge), "return"
+        if len(results.radii) > 1:
+            _, _, under = sweep(results, method)
+            yield f"area/{method}/{WORST_OF}", results.clean(method).sparsity, under, "return"
+    for method in results.methods:
+        for eps in results.radii:
+            where = f"{method}/{WORST_OF}@{eps:g}"
+            _, sparsity, _, band = differences(results, method, eps)
+            yield f"difference_to_dense/{where}", sparsity, band, "return"
+            _, sparsity, probability = improvement(results, method, eps)
+            yield f"improvement_over_dense/{where}", sparsity, probability, "probability"
+
+
+def _aggregates(results: Results) -> Iterator[tuple[str, Interval]]:
+    """Every curve's mean over the sparsity grid, over seeds and episodes in three ways."""
+    for (method, attack, eps), curve in results.by_key.items():
+        of_grid = curve.returns.mean(1)  # [seeds, episodes]
+        samples = of_grid if len(of_grid) > 1 else of_grid[0]
+        for name, statistic in (("mean", jnp.mean), ("iqm", iqm), ("median", jnp.median)):
+            value = bootstrap(
+                jax.random.key(SEED), jnp.asarray(samples), statistic, level=CONFIDENCE
+            )
+            yield f"{_key(method, attack, eps)}/{name}", value
+
+
+def _key(method: str, attack: str, eps: float) -> str:
+    return f"return/{method}/{attack}" + (f"@{eps:g}" if attack != "none" else "")

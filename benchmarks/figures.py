@@ -8,6 +8,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from benchmarks.analysis import (
@@ -21,6 +22,7 @@ from benchmarks.analysis import (
     worst_of,
 )
 from benchmarks.whole import write_whole
+from jaxprune.statistics import Interval
 
 matplotlib.use("Agg")
 
@@ -40,6 +42,9 @@ ROUNDING = 1e-12
 # Panels side by side; of a training curve, lines in a panel and points of a line.
 COLUMNS, LINES, POINTS = 4, 5, 60
 SMOOTHED = ("iteration", "env_steps", "episodes", "episode_return")
+# Each agent's own line, and bands: those of fewer seeds fill the view.
+AGENT = {"linewidth": 0.7, "alpha": 0.45, "marker": ".", "markersize": 3, "markeredgewidth": 0}
+MANY, BAND, FAINT = 5, 0.18, 0.05
 GREYS = ("0.55", "0", "0.3", "0.7")
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
@@ -97,7 +102,24 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **style) -> None:
     (line,) = ax.plot(x, mean, **{"marker": "o", "markersize": 3, "label": label, **style})
     low, high = (np.where(np.isfinite(edge), edge, mean) for edge in (low, high))
-    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=BAND, linewidth=0)
+
+
+def _estimate(
+    ax: Axes, x: np.ndarray, interval: Interval, agents: np.ndarray, label: str, **style
+) -> None:
+    """Mean with its interval, and a thin line per agent, `[seeds, S]`, where there are several.
+
+    The view follows the lines: of two seeds, an interval is a multiple of all that was seen.
+    """
+    (line,) = ax.plot(x, interval.mean, **{"marker": "o", "markersize": 3, "label": label, **style})
+    if len(agents) > 1:
+        ax.plot(x, agents.T, color=line.get_color(), **AGENT)
+    low, high = (np.where(np.isfinite(e), e, interval.mean) for e in (interval.low, interval.high))
+    outline = np.concatenate([np.stack([x, low], 1), np.stack([x, high], 1)[::-1]])
+    alpha = FAINT if 1 < len(agents) < MANY else BAND
+    band = PolyCollection([outline], color=line.get_color(), alpha=alpha, linewidth=0)
+    ax.add_collection(band, autolim=False)
 
 
 def _legend(figure: Figure, ax: Axes, columns: int = 4) -> None:
@@ -106,7 +128,7 @@ def _legend(figure: Figure, ax: Axes, columns: int = 4) -> None:
 
 
 def _returns(results: Results, title: str) -> Figure:
-    """Return against sparsity, a line per adversary with its interval."""
+    """Return against sparsity, a line per adversary with its interval and its agents."""
     figure, axes = _panels(results, f"{title}: return of the pruned policy", "return per episode")
     for row, eps in enumerate(results.radii):
         for column, method in enumerate(results.pruned_methods()):
@@ -114,10 +136,12 @@ def _returns(results: Results, title: str) -> Figure:
             shown = [results.clean(method), *leading(results, method, eps)]
             for curve, colour in zip(shown, COLOURS, strict=False):
                 label = ATTACK_LABELS.get(curve.attack, curve.attack)
-                _band(ax, curve.sparsity, *curve.interval(), label, color=colour)
-            worst = worst_of(results, method, eps).curve
-            interval = worst.interval(halves(results).judge)
-            _band(ax, worst.sparsity, *interval, "worst of all, fresh episodes", color="0")
+                agents = curve.returns.mean(-1)
+                _estimate(ax, curve.sparsity, curve.interval(), agents, label, color=colour)
+            worst, judge = worst_of(results, method, eps).curve, halves(results).judge
+            agents = worst.returns[..., judge].mean(-1)
+            label = "worst of all, fresh episodes"
+            _estimate(ax, worst.sparsity, worst.interval(judge), agents, label, color="0")
             dense = float(results.dense(method).returns.mean())
             ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
     _legend(figure, axes[0, 0])
@@ -246,7 +270,7 @@ def _regret(results: Results, title: str) -> Figure:
                 ax.bar(x, term.mean, width, bottom=base, label=name, color=colour, alpha=0.85)
                 above = above + np.maximum(term.mean, 0)
                 below = below + np.minimum(term.mean, 0)
-            _band(ax, x, *curve.total, label="total", color="black", linewidth=1)
+            _estimate(ax, x, curve.total, curve.agents, "total", color="black", linewidth=1)
             ax.axhline(0, color="0.3", linewidth=0.8)
             label = ATTACK_LABELS.get(curve.attack, curve.attack)
             ax.set_title(f"{method}, {label}, eps = {eps:g}")

@@ -1,16 +1,21 @@
 """Curves, regret, sweet spots and metrics from made-up tables whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks import analysis
 from benchmarks.labels import Labels
+from jaxprune.bootstrap import widening
 
 SPARSITIES = (0.0, 0.5, 0.9)
 EPISODES = 4
 # Mean clean and attacked return by sparsity; the dense ones are those of sparsity 0.
 CLEAN = {0.0: 100.0, 0.5: 98.0, 0.9: 60.0}
 ATTACKED = {0.0: 20.0, 0.5: 70.0, 0.9: 58.0}
+# The half width of the interval of two seeds that differ by +-1.
+WIDENED = widening(2, analysis.CONFIDENCE)
 
 
 def returns_table(noise: float = 0.0, shuffle: bool = False) -> dict[str, np.ndarray]:
@@ -166,7 +171,8 @@ def test_regret_adds_up_against_the_strongest_adversary():
     np.testing.assert_allclose(curve.total.mean, [81, 31, 43])
     # The seeds' offsets cancel in paired differences, so those intervals have no width.
     np.testing.assert_allclose(curve.pruning.low, curve.pruning.high)
-    np.testing.assert_allclose(curve.clean.high - curve.clean.low, [2, 2, 2])
+    np.testing.assert_allclose(curve.clean.high - curve.clean.low, 2 * WIDENED, rtol=1e-5)
+    np.testing.assert_allclose(curve.agents, [[82, 32, 44], [80, 30, 42]])
 
 
 def test_regret_of_the_discounted_return():
@@ -312,24 +318,30 @@ def test_metrics_have_unique_keys_and_directions():
     by_key = {row["key"]: row for row in rows}
     attacked = by_key["return/magnitude/mad@0.1/sparsity=0.5"]
     assert (attacked["value"], attacked["direction"]) == (pytest.approx(70), "higher")
-    assert (attacked["low"], attacked["high"]) == (pytest.approx(69), pytest.approx(71))
+    assert (attacked["low"], attacked["high"]) == pytest.approx((70 - WIDENED, 70 + WIDENED))
     assert by_key["bound/path/magnitude@0.1/mean"]["direction"] == "lower"
     assert set(rows[0]) == {"key", "value", "unit", "direction", "low", "high"}
 
 
 def two_attacks(levels) -> analysis.Results:
-    """`levels[attack][eps]` is `[seeds, S]`; every episode of a cell is alike."""
+    """`levels[attack][eps]` is `[seeds, S]`; every episode of a cell is alike.
+
+    The agents of the first sparsity are the dense ones.
+    """
     by_key = {}
     for attack, radii in levels.items():
         for eps, level in radii.items():
             returns = np.repeat(np.asarray(level, float)[..., None], 4, axis=-1)
-            sparsity = np.linspace(0, 0.5, returns.shape[1])
-            by_key["micro", attack, eps] = analysis.Curve(
-                "micro", attack, eps, sparsity, returns, returns / 10, returns[..., 0] / 100
-            )
-    adversaries = [(a, e) for _, a, e in by_key if a != "none"]
+            for method, points in (("micro", returns.shape[1]), ("none", 1)):
+                part = returns[:, :points]
+                sparsity = np.linspace(0, 0.5, points)
+                by_key[method, attack, eps] = analysis.Curve(
+                    method, attack, eps, sparsity, part, part / 10, part[..., 0] / 100
+                )
+    adversaries = [(a, e) for method, a, e in by_key if method == "micro" and a != "none"]
+    dense_of = {"micro": "none", "none": "none"}
     return analysis.Results(
-        by_key, ["micro"], {"micro": "micro"}, {"micro": False}, adversaries, "deterministic"
+        by_key, ["micro"], dense_of, {"micro": False}, adversaries, "deterministic"
     )
 
 
@@ -390,3 +402,88 @@ def test_cvar_is_of_the_worst_tenth_of_each_agents_episodes():
     returns = np.arange(40.0).reshape(2, 1, 20)
     interval = analysis.cvar_interval(returns)
     np.testing.assert_allclose(interval.mean, [(0.5 + 20.5) / 2])
+
+
+def test_differences_to_the_dense_agents_are_paired_by_seed_and_episode():
+    """Seeds differ by +-1 and episodes by their number: what pruning does is the same for all."""
+    results = analysis.collect(returns_table(noise=5.0))
+    found = analysis.differences(results, "magnitude", 0.1)
+    assert found.attack == "mad"
+    np.testing.assert_array_equal(found.sparsity, SPARSITIES)
+    for part in (*found.interval, *found.band):
+        np.testing.assert_allclose(part, [0, 50, 38], atol=1e-4)
+
+
+def test_the_band_of_differences_is_wider_than_their_intervals_and_of_fresh_episodes():
+    rng = np.random.default_rng(0)
+    level = {"none": {0.0: 9 + np.zeros((10, 4))}, "mad": {0.1: rng.normal(size=(10, 4))}}
+    results = two_attacks(level)
+    for curve in results.by_key.values():
+        curve.returns[..., :2] += 1000 * curve.sparsity[:, None]  # on which worst cases are chosen
+    found = analysis.differences(results, "micro", 0.1)
+    expected = level["mad"][0.1] - level["mad"][0.1][:, :1]
+    np.testing.assert_allclose(found.interval.mean, expected.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.band.mean, expected.mean(0), atol=1e-6)
+    np.testing.assert_array_equal([x[0] for x in found.band], 0)  # nothing is pruned there
+    assert (found.band.low[1:] < found.interval.low[1:]).all()
+    assert (found.band.high[1:] > found.interval.high[1:]).all()
+
+
+def test_improvement_is_a_comparison_of_any_two_seeds():
+    """Dense 2 and 6; at the second sparsity 4 and 8, which win 3 of 4, at the third 7 and 9."""
+    results = two_attacks(
+        {"none": {0.0: [[9, 9, 9], [9, 9, 9]]}, "mad": {0.1: [[2, 4, 7], [6, 8, 9]]}}
+    )
+    found = analysis.improvement(results, "micro", 0.1)
+    np.testing.assert_allclose(found.probability.mean, [0.5, 0.75, 1])
+    assert found.probability.low[2] == pytest.approx(0.025**0.5)
+    assert found.probability.high[2] == 1
+    rows = {row["key"]: row for row in analysis.metrics(results, certificates_table(1))}
+    row = rows["improvement_over_dense/micro/worst_of@0.1/sparsity=0.25"]
+    assert (row["value"], row["unit"], row["direction"]) == (0.75, "probability", "higher")
+    row = rows["difference_to_dense/micro/worst_of@0.1/sparsity=0.25"]
+    assert (row["value"], row["low"], row["high"], row["unit"]) == (2, 2, 2, "return")
+
+
+def test_of_a_single_seed_the_episodes_are_compared():
+    table = returns_table(noise=1.0)
+    one = analysis.collect({name: column[table["seed"] == 0] for name, column in table.items()})
+    found = analysis.differences(one, "magnitude", 0.1)
+    np.testing.assert_allclose(found.band.low, [0, 50, 38], atol=1e-4)  # paired
+    probability = analysis.improvement(one, "magnitude", 0.1).probability
+    np.testing.assert_allclose(probability.mean, [0.5, 1, 1])
+    np.testing.assert_allclose(probability.low[1:], 0.025**0.5, rtol=1e-5)  # two fresh episodes
+
+
+def test_a_single_dense_agent_is_compared_with_each_that_was_pruned():
+    """A policy from a file, and three seeds of fine-tuning: no interval without dense seeds."""
+    results = two_attacks(
+        {"none": {0.0: [[9, 9], [9, 9], [9, 9]]}, "mad": {0.1: [[5, 6], [5, 7], [5, 8]]}}
+    )
+    alone = {
+        key: replace(curve, returns=curve.returns[:1], distance=curve.distance[:1])
+        for key, curve in results.by_key.items()
+        if key[0] == "none"
+    }
+    results = results._replace(by_key=results.by_key | alone)
+    found = analysis.differences(results, "micro", 0.1)
+    np.testing.assert_allclose(found.band.mean, [0, 2], atol=1e-6)
+    assert 0 < found.band.mean[1] - found.band.low[1] < np.inf
+    probability = analysis.improvement(results, "micro", 0.1).probability
+    np.testing.assert_allclose(probability.mean, [0.5, 1])
+    assert np.isnan(probability.low).all()
+
+
+def test_metrics_average_the_grid_over_seeds_and_episodes_in_three_ways():
+    """Two seeds of four episodes; the middle half of eight numbers, and the middle two."""
+    results = two_attacks({"none": {0.0: [[9, 9], [9, 9]]}, "mad": {0.1: [[1, 3], [5, 7]]}})
+    curve = results.by_key["micro", "mad", 0.1]
+    of_grid = np.array([[0.0, 1, 2, 100], [3, 5, 9, 10]])
+    curve.returns[:] = of_grid[:, None] + np.array([-1, 1])[:, None]
+    rows = {row["key"]: row for row in analysis.metrics(results, certificates_table(1))}
+    named = {name: rows[f"return/micro/mad@0.1/{name}"] for name in ("mean", "iqm", "median")}
+    assert named["mean"]["value"] == pytest.approx(16.25)
+    assert named["iqm"]["value"] == pytest.approx((2 + 3 + 5 + 9) / 4)
+    assert named["median"]["value"] == pytest.approx(4)
+    for row in named.values():
+        assert row["low"] < row["value"] < row["high"]
