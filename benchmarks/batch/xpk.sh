@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The paper preset on a spot TPU v5e slice of 16 chips, four hosts, in a cluster that xpk made; then
+# the merge:
+#
+#   CLUSTER=... IMAGE=REGISTRY/jaxprune:tpu STORAGE=... benchmarks/batch/xpk.sh [--dry-run]
+#   python -m benchmarks.merge results/paper    # where that storage is mounted, or of a copy
+#
+# STORAGE is the name that `xpk storage attach` gave to the file system on which results are kept,
+# mounted at /results. Each host is a process of jax.distributed, and its shard.
+set -euo pipefail
+
+xpk workload create \
+  --cluster "$CLUSTER" \
+  --workload jaxprune \
+  --tpu-type v5litepod-16 \
+  --spot \
+  --docker-image "$IMAGE" \
+  --storage "$STORAGE" \
+  --env JAX_COMPILATION_CACHE_DIR=/results/xla \
+  --max-restarts 50 \
+  --restart-on-exit-codes 75 \
+  --termination-grace-period-seconds 30 \
+  --command "exec python -m benchmarks.run --preset paper --out /results/paper --chunk-seeds 1 --distributed" \
+  "$@"

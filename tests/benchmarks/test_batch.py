@@ -1,0 +1,315 @@
+"""The manifests of benchmarks/batch: what they start is accepted, and a shard that asks to be
+started again is.
+
+Schemas are checked where their package is there: kubernetes-validate (of the `dev` extra),
+skypilot, and xpk on the PATH.
+"""
+
+import importlib.util
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.experiment import parse
+
+BATCH = Path(__file__).parents[2] / "benchmarks" / "batch"
+AGAIN, BAD_INPUT = 75, 2
+# Options of benchmarks.run that are not there yet, with how many words follow them.
+WAITING = {"--shard": 1, "--distributed": 0, "--chunk-seeds": 1}
+# Programs that are not there yet.
+WAITING_PROGRAMS = {"benchmarks.merge"}
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((BATCH / name).read_text()))
+
+
+def jobs(name: str) -> dict[str, dict[str, Any]]:
+    """The Jobs of a manifest by name, those inside a JobSet included."""
+    found = {}
+    for document in documents(name):
+        if document["kind"] == "Job":
+            found[document["metadata"]["name"]] = document
+        for replicated in document["spec"].get("replicatedJobs", ()):
+            head = {"apiVersion": "batch/v1", "kind": "Job"}
+            meta = {"name": replicated["name"], **replicated["template"].get("metadata", {})}
+            spec = replicated["template"]["spec"]
+            found[replicated["name"]] = {**head, "metadata": meta, "spec": spec}
+    return found
+
+
+def container(job: dict[str, Any]) -> dict[str, Any]:
+    (only,) = job["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def stubbed(script: str, stubs: dict[str, str], folder: Path, **env: str):
+    """Run a script with these programs (name -> bash) before all others on the PATH."""
+    for name, text in stubs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", str(BATCH / script)]
+    return subprocess.run(
+        command, env={"PATH": path, **env}, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def started(name: str, folder: Path) -> list[list[str]]:
+    """The command lines that a manifest starts, from the name of the module on."""
+    text = (BATCH / name).read_text()
+    if name == "slurm.sbatch":
+        lines = [stubbed(name, {"srun": "echo $@"}, folder).stdout]
+        lines += re.findall(r"--wrap '(.*)'", text)
+    elif name == "xpk.sh":
+        told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
+        lines = [stubbed(name, {"xpk": 'echo "${@: -1}"'}, folder, **told).stdout]
+    elif name == "skypilot.yaml":
+        (task,) = documents(name)
+        lines = [task["run"].replace("$SHARD", task["envs"]["SHARD"])]
+    else:
+        each = [container(job) for job in jobs(name).values()]
+        lines = [shlex.join([*x["command"], *x["args"]]) for x in each]
+    lines += re.findall(r"^# +(python -m .*?)(?:  |$)", text, re.MULTILINE)
+    found = [shlex.split(line) for line in lines]
+    return [words[words.index("-m") + 1 :] for words in found]
+
+
+def without_waiting(words: list[str]) -> list[str]:
+    kept, skip = [], 0
+    for word in words:
+        if skip:
+            skip -= 1
+        elif word in WAITING:
+            skip = WAITING[word]
+        else:
+            kept.append(word)
+    return kept
+
+
+MANIFESTS = [
+    "slurm.sbatch",
+    "kubernetes-indexed-job.yaml",
+    "jobset-tpu.yaml",
+    "skypilot.yaml",
+    "xpk.sh",
+]
+
+
+def test_every_manifest_is_tested():
+    assert {p.name for p in BATCH.iterdir()} == {*MANIFESTS, "README.md", "Dockerfile"}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
+    """One experiment, the same for all of them, and then the merge of the folder it went to."""
+    commands = started(name, tmp_path)
+    assert [words[0] for words in commands] == ["benchmarks.run", "benchmarks.merge"]
+    (_, *run), (_, *merge) = commands
+    experiment = parse(without_waiting(run))
+    assert experiment.settings() == parse(["--preset", "paper"]).settings()
+    assert experiment.out is not None
+    assert [Path(folder).name for folder in merge] == [experiment.out.name]
+    assert ("--shard" in run) != ("--distributed" in run)
+    for program in {"benchmarks.run", "benchmarks.merge"} - WAITING_PROGRAMS:
+        assert importlib.util.find_spec(program) is not None
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "xpk.sh"])
+def test_scripts_are_bash(name: str):
+    subprocess.run(["bash", "-n", str(BATCH / name)], check=True)
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
+
+
+def test_the_directives_of_slurm():
+    """Slurm reads them until the first command, and takes what comes later for comments."""
+    lines = (BATCH / "slurm.sbatch").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    directives = [line.split(maxsplit=1)[1] for line in lines if line.startswith("#SBATCH")]
+    assert directives == [x.split(maxsplit=1)[1] for x in lines[:first] if x.startswith("#SBATCH")]
+    options = dict(re.fullmatch(r"--([a-z-]+)(?:=(\S+))?", x).groups() for x in directives)
+    assert options["array"] == f"0-{parse(['--preset', 'paper']).seeds - 1}"
+    assert "requeue" in options
+    signal, seconds = options["signal"].split("@")
+    assert signal == "TERM"  # to the program, not to the script alone (B:TERM)
+    assert int(seconds) >= 10  # what the program needs to end
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, 0, False), (1, 0, False), (BAD_INPUT, 0, False), (AGAIN, 0, True), (AGAIN, 50, False)],
+)
+def test_slurm_requeues_what_asks_for_it(
+    status: int, restarts: int, requeued: bool, tmp_path: Path
+):
+    stubs = {"srun": f"exit {status}", "scontrol": "echo scontrol $@"}
+    told = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    result = stubbed("slurm.sbatch", stubs, tmp_path, **told)
+    assert result.returncode == status
+    assert result.stdout == ("scontrol requeue 7\n" if requeued else "")
+
+
+def test_slurm_survives_the_signal_that_its_program_answers(tmp_path: Path):
+    """The script is signalled as well where jobs are preempted; it still sees the 75."""
+    stubs = {"srun": f"kill -TERM $PPID; exit {AGAIN}", "scontrol": "echo scontrol $@"}
+    result = stubbed("slurm.sbatch", stubs, tmp_path, SLURM_JOB_ID="7")
+    assert (result.returncode, result.stdout) == (AGAIN, "scontrol requeue 7\n")
+
+
+# --- Kubernetes -----------------------------------------------------------------------------------
+
+
+def verdict(job: dict[str, Any], exit_code: int | None) -> str:
+    """What the first rule says that matches; None for a pod that was disrupted."""
+    for rule in job["spec"]["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes")
+        if exit_code is None and {"type": "DisruptionTarget", "status": "True"} in rule.get(
+            "onPodConditions", ()
+        ):
+            return rule["action"]
+        if exit_code is not None and codes is not None:
+            assert codes["operator"] == "In"
+            assert codes["containerName"] == container(job)["name"]
+            if exit_code in codes["values"]:
+                return rule["action"]
+    return "Count"
+
+
+def test_an_indexed_job_knows_its_shards():
+    job = jobs("kubernetes-indexed-job.yaml")["jaxprune"]
+    spec, env = job["spec"], {x["name"]: x["value"] for x in container(job)["env"]}
+    assert spec["completionMode"] == "Indexed"
+    assert env["JAXPRUNE_SHARDS"] == str(spec["completions"])
+    assert spec["completions"] == parse(["--preset", "paper"]).seeds
+
+
+def test_an_indexed_job_starts_again_what_asks_for_it():
+    job = jobs("kubernetes-indexed-job.yaml")["jaxprune"]
+    codes = {AGAIN: "Ignore", None: "Ignore", BAD_INPUT: "FailJob", 1: "Count", 137: "Count"}
+    assert {code: verdict(job, code) for code in codes} == codes
+    assert job["spec"]["podReplacementPolicy"] == "Failed"
+
+
+def test_a_jobset_starts_again_what_asks_for_it():
+    """A job ended by its podFailurePolicy is started again, and that does not count."""
+    (jobset,) = documents("jobset-tpu.yaml")
+    run = jobs("jobset-tpu.yaml")["run"]
+    assert run["spec"]["backoffLimit"] == 0
+    codes = {AGAIN: "FailJob", None: "FailJob", BAD_INPUT: "Count", 1: "Count"}
+    assert {code: verdict(run, code) for code in codes} == codes
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert rule["targetReplicatedJobs"] == ["run"]
+
+
+def test_the_structure_of_a_jobset():
+    (jobset,) = documents("jobset-tpu.yaml")
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["metadata"].keys() == {"name", "labels"}
+    assert "kueue.x-k8s.io/queue-name" in jobset["metadata"]["labels"]
+    assert jobset["spec"].keys() == {"failurePolicy", "replicatedJobs"}
+    assert jobset["spec"]["failurePolicy"].keys() == {"maxRestarts", "rules"}
+    names = []
+    for job in jobset["spec"]["replicatedJobs"]:
+        assert {"name", "replicas", "template"} <= job.keys()
+        assert job.keys() <= {"name", "replicas", "template", "dependsOn"}
+        for before in job.get("dependsOn", ()):
+            assert before["name"] in names
+            assert before["status"] == "Complete"
+        names.append(job["name"])
+    assert names == ["run", "merge"]
+
+
+def test_a_slice_has_a_pod_on_every_host():
+    job = jobs("jobset-tpu.yaml")["run"]
+    pod = job["spec"]["template"]["spec"]
+    rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = int(container(job)["resources"]["limits"]["google.com/tpu"])
+    assert job["spec"]["completions"] == int(rows) * int(columns) / chips
+    assert job["spec"]["parallelism"] == job["spec"]["completions"]
+
+
+@pytest.mark.parametrize("name", ["kubernetes-indexed-job.yaml", "jobset-tpu.yaml"])
+def test_pods_keep_their_results_and_may_end(name: str):
+    for job in jobs(name).values():
+        pod, only = job["spec"]["template"]["spec"], container(job)
+        (mount,), (volume,) = only["volumeMounts"], pod["volumes"]
+        assert volume["name"] == mount["name"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "jaxprune-results"}
+        assert any(word.startswith(f"{mount['mountPath']}/") for word in only["args"])
+        assert pod["restartPolicy"] == "Never"  # as podFailurePolicy wants it
+        assert pod.get("terminationGracePeriodSeconds", 30) >= 10
+
+
+@pytest.mark.parametrize("name", ["kubernetes-indexed-job.yaml", "jobset-tpu.yaml"])
+def test_the_schema_of_kubernetes(name: str):
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is absent")
+    for job in jobs(name).values():
+        validator.validate(job, validator.latest_version(), strict=True)
+
+
+# --- SkyPilot and xpk -----------------------------------------------------------------------------
+
+
+def test_skypilot_starts_again_what_asks_for_it():
+    (task,) = documents("skypilot.yaml")
+    assert task["resources"]["use_spot"]
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [AGAIN]
+    (mount,) = task["file_mounts"]
+    assert f"--out {mount}/" in task["run"]
+    assert task["run"].startswith("exec ")  # the signal reaches the program
+    text = (BATCH / "skypilot.yaml").read_text()
+    last = int(re.search(r"seq 0 (\d+)", text)[1])
+    assert f"--env SHARD=$i/{last + 1} " in text
+    assert task["envs"]["SHARD"] == f"0/{last + 1}"
+
+
+def test_the_schema_of_skypilot():
+    schemas = pytest.importorskip("sky.utils.schemas", reason="skypilot is absent")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is absent")
+    (task,) = documents("skypilot.yaml")
+    jsonschema.validate(task, schemas.get_task_schema())
+    jsonschema.validate(task["resources"], schemas.get_resources_schema())
+    (storage,) = task["file_mounts"].values()
+    jsonschema.validate(storage, schemas.get_storage_schema())
+
+
+def test_xpk_starts_again_what_asks_for_it(tmp_path: Path):
+    told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
+    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **told)
+    words = result.stdout.splitlines()
+    assert words[:2] == ["workload", "create"]
+    options = dict(itertools.pairwise(words))
+    assert options["--restart-on-exit-codes"] == str(AGAIN)
+    assert int(options["--max-restarts"]) > 0
+    assert int(options["--termination-grace-period-seconds"]) >= 10
+    assert options["--command"].startswith("exec ")  # the signal reaches the program
+
+
+def test_xpk_wants_to_be_told_where(tmp_path: Path):
+    result = stubbed("xpk.sh", {"xpk": "true"}, tmp_path)
+    assert result.returncode != 0
+    assert "CLUSTER" in result.stderr
+
+
+def test_the_dry_run_of_xpk():
+    if shutil.which("xpk") is None:
+        pytest.skip("xpk is not on the PATH")
+    told = {"CLUSTER": "c", "IMAGE": "registry/image:tag", "STORAGE": "s"}
+    words = "--dry-run --skip-validation --project p --zone us-west4-a"
+    command = ["bash", str(BATCH / "xpk.sh"), *words.split()]
+    result = subprocess.run(
+        command, env={**os.environ, **told}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
