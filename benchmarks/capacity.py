@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arms import trainings
-from benchmarks.attacking import prepare_attacks
+from benchmarks.attacking import Battery
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.plan import BASE_GIB
 from benchmarks.playing import CHUNKS_PER_CALL
 from benchmarks.programs import Programs
-from benchmarks.store import provenance, write_whole
+from benchmarks.store import provenance
 from benchmarks.training import prepare_training
+from benchmarks.whole import write_whole
 from jaxprune import population
 from jaxprune.envs import Environment
 from jaxprune.families import InputError
@@ -207,7 +208,7 @@ def capacity(experiment: Experiment, env: Environment) -> Capacity:
 
 def training_size(experiment: Experiment, env: Environment, width: int, seeds: int) -> Size:
     """The training program for so many seeds on a device, `width` of them at a time."""
-    devices = len(jax.devices())
+    devices = len(jax.local_devices())
     agents = len(trainings(replace(experiment, seeds=1)))
     lanes = width * agents * experiment.ppo.num_envs
     sized = replace(experiment, seeds=seeds * devices, lanes=lanes)
@@ -223,8 +224,8 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
         lambda key: initial_policy(experiment.ppo, env.spec, key), jax.random.key(0)
     )
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
-    programs, cells = Measuring("evaluate"), width * CHUNKS_PER_CALL * len(jax.devices())
-    prepare_attacks(replace(experiment, lanes=lanes), env, programs, policy, cells)
+    programs, cells = Measuring("evaluate"), width * CHUNKS_PER_CALL * len(jax.local_devices())
+    Battery(replace(experiment, lanes=lanes), env, policy, cells).compile(programs)
     return Size(lanes, lanes, programs.bytes)
 
 
@@ -265,7 +266,7 @@ def fit(found: Capacity, device: Device) -> Fit:
 
 def caveat() -> str:
     """On what the figures were measured."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     text = f"Memory as XLA assigns buffers for {device.device_kind}"
     if device.platform == "cpu":
         text += (

@@ -92,7 +92,7 @@ def _radii(text: str) -> tuple[float, ...]:
 
 
 # What does not determine the results, and `first_seed`, which no run has.
-ELSEWHERE = ("out", "shard", "distributed", "resume", "dry_run", "first_seed")
+ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run", "first_seed")
 
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
@@ -164,6 +164,8 @@ class Experiment:
     benchmarks.merge unites the parts."""
     distributed: bool = False
     """Join jax.distributed; the process index is the shard."""
+    sink: str = "none"
+    """Where else tables go after every chunk: none, tensorboard, wandb."""
     resume: bool = True
     """Go on where a killed run of the same experiment was, instead of starting again."""
     dry_run: bool = False

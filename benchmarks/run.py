@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from benchmarks.experiment import Experiment, check, parse
 from benchmarks.finishing import finish
 from benchmarks.plan import make_plan
 from benchmarks.sharding import Shard, find_shard, join_processes
+from benchmarks.sinks import make_sink
 from benchmarks.stopping import RESTART, Stopped, Stopping
 from benchmarks.store import SHARDS, RunFolder
 from benchmarks.training import check_orders, load_file
@@ -83,6 +85,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         console.print(f"{folder.path} is complete (--no-resume computes it again)")
         return report.write_report(folder, console) if shard.count == 1 else None
 
+    sink = make_sink(experiment.sink, folder.path, folder.settings)
     facts = {"command": command, "shard": str(shard)}
     folder.begin(facts)
     chunks_at = folder.path / "chunks"
@@ -91,8 +94,9 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     chunks = Chunks(chunks_at, folder.identity(), stopping.boundary)
     if not experiment.resume:
         chunks.clear()
-    with Display(console) as display:
-        results = pipeline.run(experiment, env, loaded, Work(chunks, display), shard)
+    with Display(console) as display, closing(sink):
+        work = Work(chunks, display, sink.record)
+        results = pipeline.run(experiment, env, loaded, work, shard)
     facts |= {**results.facts, "stages": display.seconds(), "damaged_chunks": chunks.damaged}
     facts |= {"seconds": round(time.monotonic() - started, 1)}
     finish(folder, results, facts, is_shard=shard.count > 1)
