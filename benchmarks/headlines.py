@@ -40,19 +40,19 @@ def headlines(evidence: Evidence) -> Iterator[str]:
         if (panel.sparsity > 0).any():
             yield claim(panel, FEW if evidence.few_seeds else ENOUGH)
     for panel in evidence.panels:
-        yield from sweet_spots(panel)
+        if len(panel.sparsity) > 1:
+            yield from sweet_spots(panel)
 
 
 def sweet_spots(panel: Panel) -> Iterator[str]:
     """Every sparsity that an objective picks, with all the objectives that pick it."""
-    spots = {spot.sparsity: spot for spot in panel.spots}
-    for sparsity, spot in spots.items():
+    for sparsity, spot in {spot.sparsity: spot for spot in panel.spots}.items():
         objectives = [s.objective for s in panel.spots if s.sparsity == sparsity]
         clean, attacked, dense_clean, dense_attacked = map(interval_text, spot[2:])
         yield (
-            f"{panel.method}, eps {panel.eps:g}: the sweet spot by the "
-            f"{' and the '.join(objectives)} is sparsity {sparsity:g}, with clean {clean} and "
-            f"attacked {attacked} on fresh episodes (dense: {dense_clean} and {dense_attacked})."
+            f"{panel.method}, eps {panel.eps:g}: sweet spot at sparsity {sparsity:g} "
+            f"({'; '.join(objectives)}), with clean {clean} and attacked {attacked} on fresh "
+            f"episodes (dense: {dense_clean} and {dense_attacked})."
         )
 
 

@@ -3,7 +3,7 @@
 Axes follow what was measured, means and seeds, and not the bands, which few seeds make enormous.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,9 @@ def charts(evidence: Evidence) -> dict[str, list[Chart]]:
         name: [Chart(method, draw(panels)) for method, panels in by_method.items()]
         for name, draw in each.items()
     }
-    found["worst.png"] = [Chart("each agent under its own worst adversary", _worst(by_radius))]
+    called = evidence.results.dense_of
+    worst = _worst(by_radius, called)
+    found["worst.png"] = [Chart("each agent under its own worst adversary", worst)]
     found["change.png"] = [Chart("difference to the dense agents, in pairs", _change(by_radius))]
     found["layers.png"] = [Chart(m, _layers(evidence, m)) for m in by_method]
     if len(radii) > 1:
@@ -76,17 +78,20 @@ def _returns(panels: Sequence[Panel]) -> go.Figure:
         yield _level(panel.sparsity, panel.dense_worst, "dense, worst of all", "dot")
 
     seen = [x for p in panels for line in (p.clean, p.worst, *p.attacks) for x in _seen(line)]
+    seen += [np.ravel(x) for p in panels for x in (p.dense_clean.mean, p.dense_worst.mean)]
     return _by_eps([(p.eps, list(traces(p))) for p in panels], _axis("return per episode", seen))
 
 
-def _worst(by_radius: Sequence[Sequence[Panel]]) -> go.Figure:
+def _worst(by_radius: Sequence[Sequence[Panel]], dense_of: Mapping[str, str]) -> go.Figure:
     """The worst-of return, a line per method."""
 
     def traces(panels: Sequence[Panel]) -> Iterator[Trace]:
         for i, panel in enumerate(panels):
             yield from _lines(panel.sparsity, panel.worst, _style(i), panel.method)
-        for dense in {float(p.dense_worst.mean): p for p in panels}.values():
-            yield _level(dense.sparsity, dense.dense_worst, "dense", "dash")
+        unpruned = {dense_of[panel.method]: panel for panel in panels}
+        for i, (label, panel) in enumerate(unpruned.items()):
+            name = "dense" if len(unpruned) == 1 else f"dense, {label.removesuffix(' none')}"
+            yield _level(panel.sparsity, panel.dense_worst, name, DASHES[1 + i % 3])
 
     seen = [x for panels in by_radius for p in panels for x in _seen(p.worst)]
     seen += [np.ravel(p.dense_worst.mean) for panels in by_radius for p in panels]
@@ -100,6 +105,8 @@ def _change(by_radius: Sequence[Sequence[Panel]]) -> go.Figure:
     def traces(panels: Sequence[Panel]) -> Iterator[Trace]:
         for i, panel in enumerate(panels):
             yield from _lines(panel.sparsity, panel.change, _style(i), panel.method)
+        nothing = Interval(0.0, np.nan, np.nan)
+        yield _level(panels[0].sparsity, nothing, "dense", "dash")
 
     seen = [x for panels in by_radius for p in panels for x in _seen(p.change)]
     groups = [(panels[0].eps, list(traces(panels))) for panels in by_radius]
@@ -147,14 +154,16 @@ def _regret(panels: Sequence[Panel]) -> go.Figure:
     """The three terms stacked, negative ones below zero, and their total."""
 
     def traces(panel: Panel) -> Iterator[Trace]:
-        curve = panel.regrets["returns"]
+        curve, x = panel.regrets["returns"], panel.sparsity
+        width = min(0.08, 0.8 * np.diff(x).min() if len(x) > 1 else 0.08)
         for term, name, colour in zip(
             (curve.clean, curve.pruning, curve.robustness), TERMS, COLOURS[3:], strict=False
         ):
             yield {
                 "type": "bar",
-                "x": panel.sparsity,
+                "x": x,
                 "y": term.mean,
+                "width": width,
                 "name": name,
                 "marker": {"color": colour},
                 **_hover(name, term),
@@ -165,7 +174,7 @@ def _regret(panels: Sequence[Panel]) -> go.Figure:
     figure = _by_eps(
         [(p.eps, list(traces(p))) for p in panels], {"title": {"text": "regret (return)"}}
     )
-    return figure.update_layout(barmode="relative", bargap=0.15)
+    return figure.update_layout(barmode="relative")
 
 
 def _layers(evidence: Evidence, method: str) -> go.Figure:
@@ -185,7 +194,7 @@ def _layers(evidence: Evidence, method: str) -> go.Figure:
         "hovertemplate": "%{y}<br>sparsity %{x}<br>removed %{z:.1%}<extra></extra>",
     }
     figure = _figure([trace], {"type": "category", "autorange": "reversed"})
-    figure.update_xaxes(type="category", title={"text": "sparsity asked for"})
+    figure.update_xaxes(type="category", title={"text": "sparsity asked for"}, range=None)
     return figure.update_layout(height=150 + 42 * len(words), showlegend=False)
 
 
@@ -201,7 +210,7 @@ def _sweep(evidence: Evidence, method: str) -> go.Figure:
         name = f"sparsity {sparsity[i]:.3g}"
         traces += _lines(np.array(radii), line, _style(place), name, what="eps")
     figure = _figure(traces, _axis("worst-of return", [returns.mean[:, shown]]))
-    return figure.update_xaxes(title={"text": "eps"}, range=[0, 1.03 * radii[-1]])
+    return figure.update_xaxes(title={"text": "eps"}, range=[-0.03 * radii[-1], 1.03 * radii[-1]])
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -261,9 +270,10 @@ def _positive(
     yield {
         "x": x,
         "y": mean,
-        "mode": "lines",
+        "mode": "lines+markers",
         "name": name,
         "line": {"width": 2, **style},
+        "marker": {"size": 3},
         **_hover(name, edges, digits=".3g"),
         **group,
     }
@@ -291,7 +301,7 @@ def _level(x: np.ndarray, interval: Interval, name: str, dash: str) -> Trace:
     """A horizontal line for the unpruned agents, `[]`."""
     wide = Interval(*(np.full(2, float(y)) for y in interval))
     return {
-        "x": [float(x.min()), float(x.max())],
+        "x": [0.0, float(x.max())],
         "y": wide.mean,
         "mode": "lines",
         "name": name,
@@ -322,7 +332,7 @@ def _axis(title: str, seen: Sequence[np.ndarray]) -> Trace:
     values = np.concatenate([np.ravel(x) for x in seen])
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
-    margin = PAD * (high - low) or 1.0
+    margin = PAD * max(high - low, 0.1 * abs(high)) or 1.0
     return {"title": {"text": title}, "range": [float(low - margin), float(high + margin)]}
 
 
@@ -368,7 +378,7 @@ def _figure(traces: Sequence[Trace], yaxis: Trace) -> go.Figure:
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "xaxis": {**axis, "title": {"text": "sparsity (weights removed)"}},
+            "xaxis": {**axis, "title": {"text": "sparsity (weights removed)"}, "range": [-0.03, 1]},
             "yaxis": {**axis, **yaxis},
             "legend": {
                 "orientation": "h",

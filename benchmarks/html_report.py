@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import plotly.io
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from plotly.offline import get_plotlyjs
@@ -21,7 +20,6 @@ from benchmarks.html_figures import Chart
 DATA = Path(__file__).parent / "data"
 # Tables with more rows are folded.
 FOLDED = 12
-CONFIG = {"responsive": True, "displayModeBar": False}
 
 
 class Heading(NamedTuple):
@@ -46,7 +44,9 @@ def page(
     tokens = parser.parse("\n".join(lines))
     title, contents = _name_headings(tokens)
     _fold_tables(tokens)
-    body = parser.renderer.render(tokens, parser.options, {"charts": charts, "pictures": pictures})
+    drawn: list[str] = []
+    known = {"charts": charts, "pictures": pictures, "drawn": drawn}
+    body = parser.renderer.render(tokens, parser.options, known)
     items = "".join(f'<li><a href="#{x.anchor}">{html.escape(x.text)}</a></li>' for x in contents)
     style, script = ((DATA / name).read_text("utf-8") for name in ("report.css", "report.js"))
     return f"""<!DOCTYPE html>
@@ -63,6 +63,7 @@ def page(
 <body>
 <nav aria-label="Contents"><details open><summary>Contents</summary><ul>{items}</ul></details></nav>
 <main>{body}</main>
+<script type="application/json" id="figures">[{",".join(drawn)}]</script>
 <script>{script}</script>
 </body>
 </html>
@@ -128,7 +129,8 @@ def _picture(
     token = tokens[index]
     name, caption = str(token.attrGet("src")), html.escape(token.content)
     if found := environment["charts"].get(name):
-        return f'<div class="charts">{"".join(map(_figure, found))}</div>'
+        figures = [_figure(chart, environment["drawn"]) for chart in found]
+        return f'<div class="charts">{"".join(figures)}</div>'
     if name not in environment["pictures"]:
         return ""
     kind = html.escape(Path(name).suffix.removeprefix("."))
@@ -136,6 +138,9 @@ def _picture(
     return f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
 
 
-def _figure(chart: Chart) -> str:
-    drawn = plotly.io.to_html(chart.figure, config=CONFIG, include_plotlyjs=False, full_html=False)
-    return f"<figure><figcaption>{html.escape(chart.caption)}</figcaption>{drawn}</figure>"
+def _figure(chart: Chart, drawn: list[str]) -> str:
+    """The place of a chart; what the script draws there is added to `drawn`."""
+    # Nothing in a script may look like its end.
+    drawn.append(str(chart.figure.to_json()).replace("<", "\\u003c"))
+    caption = html.escape(chart.caption)
+    return f'<figure><figcaption>{caption}</figcaption><div class="chart"></div></figure>'

@@ -88,7 +88,10 @@ def lines(evidence: Evidence) -> Iterator[str]:
     yield from _list("Findings", [*_dense(evidence), *headlines(evidence)])
     yield from _list("Warnings", evidence.warnings)
     yield from _returns(evidence)
-    yield from _worst(evidence)
+    if evidence.results.methods:
+        yield from _worst(evidence)
+    if GIF in evidence.pictures:
+        yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
     yield from _certificates(evidence)
     yield from _regret(evidence)
     if evidence.training:
@@ -99,7 +102,7 @@ def lines(evidence: Evidence) -> Iterator[str]:
     yield from ("## How to read this", "", _footnotes(evidence))
     yield from ("## Compute", "", *markdown_table(*compute_rows(evidence.compute)), "")
     described = evidence.described
-    facts = [f"{name}: {_told(described[name])}" for name in PROVENANCE if name in described]
+    facts = [f"{name}: {_told(described[name])}" for name in PROVENANCE if described.get(name)]
     yield from _list("Provenance", facts)
 
 
@@ -150,8 +153,6 @@ def _worst(evidence: Evidence) -> Iterator[str]:
         found = [panel for panel in evidence.panels if panel.eps == eps]
         yield from (f"### Change to the dense agents, eps = {eps:g}", "")
         yield from (*markdown_table(*change_rows(found)), "")
-    if GIF in evidence.pictures:
-        yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
 
 
 def _certificates(evidence: Evidence) -> Iterator[str]:

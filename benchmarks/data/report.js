@@ -1,38 +1,50 @@
-// Charts take the colours of the page, which follow the reader's scheme, and move when it changes.
+// Draws the charts in the colours of the page, which follow the reader's scheme.
 (() => {
   const INK = "#444444"; // the colour that a figure leaves to the page
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const charts = [...document.querySelectorAll(".js-plotly-plot")];
-  const heights = new Map(charts.map((chart) => [chart, chart.layout.height]));
-  const inked = new Map(
-    charts.map((chart) => [chart, chart.data.flatMap((t, i) => (t.line?.color === INK || t.marker?.color === INK ? [i] : []))]),
-  );
+  const config = { responsive: true, displayModeBar: false };
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const charts = [...document.querySelectorAll(".chart")];
 
-  function paint() {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, paper, line] = ["--ink", "--paper", "--line"].map((name) => style.getPropertyValue(name).trim());
-    for (const chart of charts) {
-      const traces = inked.get(chart);
-      if (traces.length) Plotly.restyle(chart, { "line.color": ink, "marker.color": ink }, traces);
-      // On a touch screen a drag scrolls the page; with a mouse it zooms.
-      const dragmode = window.matchMedia("(hover: hover)").matches ? "zoom" : false;
-      const narrow = chart.clientWidth < 500; // the legend has a line per entry
-      const height = heights.get(chart) + (narrow && chart.layout.showlegend !== false ? 110 : 0);
-      const look = { dragmode, height, "legend.maxheight": narrow ? 250 : 150, "font.color": ink, "hoverlabel.bgcolor": paper, "hoverlabel.font.color": ink };
-      for (const axis of ["xaxis", "yaxis"]) {
-        Object.assign(look, { [`${axis}.gridcolor`]: line, [`${axis}.linecolor`]: line, [`${axis}.tickcolor`]: line });
-      }
-      if (chart.layout.updatemenus) {
-        Object.assign(look, { "updatemenus[0].bgcolor": paper, "updatemenus[0].bordercolor": line, "updatemenus[0].font.color": ink });
-      }
-      Plotly.relayout(chart, look);
-      Plotly.Plots.resize(chart); // it was drawn before those beside it were there
+  // On a narrow screen the legend has a line per entry.
+  const isNarrow = (chart) => chart.clientWidth < 500;
+
+  function inPageColours(trace, ink) {
+    const painted = { ...trace };
+    for (const part of ["line", "marker"]) {
+      if (trace[part]?.color === INK) painted[part] = { ...trace[part], color: ink };
     }
+    return painted;
   }
 
-  paint();
-  dark.addEventListener("change", paint);
-  window.matchMedia("(orientation: portrait)").addEventListener("change", paint);
+  function draw(chart, { data, layout }) {
+    const style = getComputedStyle(document.documentElement);
+    const [ink, paper, line] = ["--ink", "--paper", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const lines = { gridcolor: line, linecolor: line, tickcolor: line };
+    const roomy = layout.showlegend === false || !isNarrow(chart);
+    Plotly.react(
+      chart,
+      data.map((trace) => inPageColours(trace, ink)),
+      {
+        ...layout,
+        height: layout.height + (roomy ? 0 : 110),
+        legend: { ...layout.legend, ...(roomy ? {} : { maxheight: 250 }) },
+        font: { ...layout.font, color: ink },
+        hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink } },
+        xaxis: { ...layout.xaxis, ...lines },
+        yaxis: { ...layout.yaxis, ...lines },
+        updatemenus: layout.updatemenus?.map((menu) => ({ ...menu, bgcolor: paper, bordercolor: line })),
+        // On a touch screen a drag scrolls the page; with a mouse it zooms.
+        dragmode: window.matchMedia("(hover: hover)").matches ? "zoom" : false,
+      },
+      config,
+    );
+  }
+
+  const drawAll = () => charts.forEach((chart, i) => draw(chart, figures[i]));
+  drawAll();
+  for (const query of ["(prefers-color-scheme: dark)", "(orientation: portrait)"]) {
+    window.matchMedia(query).addEventListener("change", drawAll);
+  }
   // A phone has no room for an open table of contents.
   if (window.innerWidth < 700) document.querySelector("nav details").open = false;
 })();
