@@ -89,9 +89,9 @@ def film(folder: RunFolder, console: Console) -> None:
         )
     scenes = choose_scenes(folder.path, experiment, env.spec.eps)
     steps = round(SECONDS / env.dt)
-    motions = [
-        play(env, scene, make_attack(scene.attack, experiment.attack), steps) for scene in scenes
-    ]
+    # One attack, and so one program, for all scenes under it.
+    attacks = {name: make_attack(name, experiment.attack) for name in {s.attack for s in scenes}}
+    motions = [play(env, scene, attacks[scene.attack], steps) for scene in scenes]
     stride = max(1, round(FRAME_SECONDS / env.dt))
     pictures = drawn(env.mj_model, np.stack([motion.qpos[::stride] for motion in motions]))
     captions = [scene.caption for scene in scenes]
@@ -208,11 +208,13 @@ def restored(kind: Any, value: Any) -> Any:
 def play(env: Drawable, scene: Scene, attack: Attack, steps: int) -> Motion:
     """One episode of at most so many steps; every scene starts from the same state."""
     params = attack.blank(scene.policy, env.spec)
-    run = jax.jit(partial(trajectory, env, attack, steps))
-    qpos, ended = run(jax.random.key(0), scene.policy, params, jnp.float32(scene.eps))
+    qpos, ended = trajectory(
+        env, attack, steps, jax.random.key(0), scene.policy, params, jnp.float32(scene.eps)
+    )
     return Motion(np.asarray(qpos), np.asarray(ended))
 
 
+@partial(jax.jit, static_argnames=("env", "attack", "steps"))
 def trajectory(
     env: Drawable, attack: Attack, steps: int, key: Key, victim: Policy, params: Any, eps: Array
 ) -> tuple[Array, Array]:

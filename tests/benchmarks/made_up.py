@@ -30,9 +30,10 @@ def write_run(
     attacks: tuple[str, ...] = ("mad",),
     radii: tuple[float, ...] = (0.1,),
     seeds: int = 3,
+    settings: dict[str, Any] = SETTINGS,
 ) -> RunFolder:
     """The folder with all tables but `diagnosis`."""
-    folder = RunFolder(path, SETTINGS)
+    folder = RunFolder(path, settings)
     folder.describe({"command": "python -m benchmarks.run --env <task>"})
     cells = [("none", seed, 0.0) for seed in range(seeds)]
     cells += [(m, seed, level) for m in methods for seed in range(seeds) for level in LEVELS]
