@@ -18,32 +18,33 @@ steps* are what the preparation of all *members* takes per victim. Seconds are o
 cell, those of the preparation with its compilation. The member that a cell meets was chosen on
 other episodes. *Worst for* is the share of cells for which it alone was the strongest on the first
 half of the episodes."""
-# Of the table of seconds.
-STAGES = ("prepare", "choose", "play")
 CHECKS = """\
 An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
 follows would tell; a NO is repeated among the warnings with its meaning."""
+# Columns of the table of attacks with the seconds of all cells together.
+SECONDS = ("prepare", "choose", "play")
 
 
 def sections(
     results: Results, attacks: Columns, seconds: Columns, checks: Sequence[Check]
 ) -> Iterator[str]:
-    """Lines of Markdown. `attacks` and `seconds` are empty for runs of older versions."""
+    """Lines of Markdown. `attacks` is empty for runs of older versions."""
+    if len(results.radii) > 1:
+        yield from ("## Against eps", "")
+        yield from (f"Worst-of return on fresh episodes; the area is {analysis.AREA}.", "")
+        yield from ("![Worst-of return against eps](sweep.png)", "")
+        for method in results.pruned_methods():
+            yield from (f"{method}:", "", *markdown_table(*sweep_rows(results, method)), "")
+    if checks:
+        yield from ("## Sanity checks", "", CHECKS, "", *markdown_table(*check_rows(checks)), "")
     for method in results.pruned_methods():
         for eps in results.radii:
             if len(results.attacked(method, eps)) > analysis.SHOWN:
                 yield from (f"## Every adversary of {method}, eps = {eps:g}", "")
                 yield from (*markdown_table(*adversary_rows(results, method, eps)), "")
-    if len(results.radii) > 1:
-        yield from ("## Against eps", "")
-        yield from (f"Worst-of return on fresh episodes; the area is {analysis.AREA}.", "")
-        for method in results.pruned_methods():
-            yield from (f"{method}:", "", *markdown_table(*sweep_rows(results, method)), "")
     if attacks:
         yield from ("## What the adversaries cost", "", INTRODUCTION, "")
         yield from (*markdown_table(*budget_rows(results, attacks, seconds)), "")
-    if checks:
-        yield from ("## Sanity checks", "", CHECKS, "", *markdown_table(*check_rows(checks)), "")
 
 
 def adversary_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
@@ -85,21 +86,28 @@ def budget_rows(
         rows_of = (attacks["attack"] == name) & (attacks["eps"] == eps)
         if not rows_of.any():
             continue
-        first, count = int(np.argmax(rows_of)), int(rows_of.sum())
+        first = int(np.argmax(rows_of))
         returns = [results.by_key[label, name, eps].returns for label in labels]
         mean = np.concatenate([r.mean(-1).ravel() for r in returns]).mean()
         share = "" if name == "none" else f"{_chosen_share(results, labels, name, eps):.0%}"
         told = ("members", "queries", "gradients", "simulated", "env_steps")
-        spent = (seconds["attack"] == name) & (seconds["eps"] == eps)
         about = ATTACKS[name].about if name in ATTACKS else ""
         if attacks["warm_start"][first]:
             about += "; each sparsity started from the one below"
         rows.append(
             [name, f"{eps:g}", about, f"{mean:.0f}", share]
             + [f"{attacks[column][first]:,}" for column in told]
-            + [f"{seconds[column][spent].sum() / count:.3g}" for column in STAGES]
+            + _per_cell(seconds, name, eps, int(rows_of.sum()))
         )
     return header, rows
+
+
+def _per_cell(seconds: Columns, name: str, eps: float, cells: int) -> list[str]:
+    """Seconds per cell to prepare, to choose and to play one adversary of one radius."""
+    if not seconds:  # of an older version
+        return [""] * len(SECONDS)
+    rows = (seconds["attack"] == name) & (seconds["eps"] == eps)
+    return [f"{seconds[column][rows].sum() / cells:.3g}" for column in SECONDS]
 
 
 def _chosen_share(results: Results, labels: set[str], name: str, eps: float) -> float:

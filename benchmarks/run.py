@@ -111,7 +111,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         return
     report.write_report(folder, console)
     seconds = round(time.monotonic() - started, 1)
-    console.print(f"wrote {folder.path}/report.md and its tables and figures in {seconds} s")
+    console.print(f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s")
 
 
 def where(experiment: Experiment, shard: Shard) -> Path:

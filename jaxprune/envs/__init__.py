@@ -1,6 +1,6 @@
 """Tasks: pure reset and step functions with a specification."""
 
-from jaxprune.envs.base import Environment, EnvSpec, Moment
+from jaxprune.envs.base import Drawable, Environment, EnvSpec, Moment
 from jaxprune.envs.registry import TASKS, default_backend, make_env
 
-__all__ = ["TASKS", "EnvSpec", "Environment", "Moment", "default_backend", "make_env"]
+__all__ = ["TASKS", "Drawable", "EnvSpec", "Environment", "Moment", "default_backend", "make_env"]

@@ -1,7 +1,7 @@
 """What an environment is: two pure functions and a specification."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import struct
@@ -44,6 +44,25 @@ class Environment(Protocol):
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step. There is no auto-reset: the caller decides what follows an episode."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Environment, Protocol):
+    """An environment that MuJoCo can draw."""
+
+    @property
+    def mj_model(self) -> Any:
+        """The `mujoco.MjModel` of the bodies."""
+        ...
+
+    @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        ...
+
+    def qpos(self, state: EnvState) -> Array:
+        """Where everything is in the world: positions as MuJoCo orders them, `[nq]`."""
         ...
 
 

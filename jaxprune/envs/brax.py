@@ -5,6 +5,7 @@ carries only those that it reads: hopper on mjx carries 78 floats, not 1162.
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class BraxEnv:
         reward_clip: tuple[float, float],
     ):
         with quiet():
-            self._env = brax_envs.get_environment(name, backend=backend)
+            self._env: Any = brax_envs.get_environment(name, backend=backend)
         example = jax.eval_shape(self._env.reset, jax.random.key(0))
         action = jax.ShapeDtypeStruct((self._env.action_size,), np.float32)
         self._carry = Carry(self._step, example, action)
@@ -73,6 +74,20 @@ class BraxEnv:
         time = state.time + 1
         step = conclude(self.spec, time, jnp.asarray(obs), jnp.asarray(reward), done > 0)
         return EnvState(self._carry.pack(after), time), step
+
+    @property
+    def mj_model(self) -> Any:
+        """See `Drawable`."""
+        return self._env.sys.mj_model
+
+    @property
+    def dt(self) -> float:
+        """See `Drawable`."""
+        return float(self._env.dt)
+
+    def qpos(self, state: EnvState) -> Array:
+        """See `Drawable`; every backend computes it for its observations."""
+        return self._carry.unpack(state.physics).pipeline_state.q
 
     def _step(self, state: brax_envs.State, action: Array):
         after = self._env.step(state, action)

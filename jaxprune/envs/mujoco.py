@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,20 @@ class MujocoEnv:
         time = state.time + 1
         obs = self._observe(data)
         return EnvState(after, time), conclude(self.spec, time, obs, reward, ~outcome.healthy)
+
+    @property
+    def mj_model(self) -> Any:
+        """See `Drawable`."""
+        return self.physics.c_model
+
+    @property
+    def dt(self) -> float:
+        """See `Drawable`."""
+        return self.physics.dt
+
+    def qpos(self, state: EnvState) -> Array:
+        """See `Drawable`."""
+        return state.physics.qpos
 
     def _observe(self, data: Data) -> Array:
         return jnp.concatenate([jnp.ravel(part(data)) for part in self.task.obs])

@@ -13,7 +13,10 @@ from quiet import quiet_work
 from rich.console import Console
 
 from benchmarks import analysis, pipeline, report
+from benchmarks.evidence import gather, warnings
 from benchmarks.experiment import PRESETS
+from benchmarks.report_rows import sparsity_rows
+from benchmarks.report_text import value_note
 from benchmarks.store import RunFolder, read_table
 from jaxprune.families import InputError
 from jaxprune.ppo import PPOConfig
@@ -55,7 +58,7 @@ def found(path: Path, **changes: np.ndarray) -> list[str]:
     """The warnings of a run whose table of returns is changed."""
     returns = read_table(path, "returns") | changes
     training, certificates = (read_table(path, name) for name in ("training", "certificates"))
-    return list(report.warnings(analysis.collect(returns), returns, training, certificates))
+    return list(warnings(analysis.collect(returns), returns, training, certificates))
 
 
 def test_diverged_episodes_are_counted_explained_and_placed(run: Path):
@@ -88,8 +91,10 @@ def test_the_warnings_are_in_the_report_and_on_the_terminal(run: Path):
     printed, text = print_report(run), (run / "report.md").read_text()
     listed = re.search(r"## Warnings\n\n((- .*\n)+)", text)
     assert listed is not None
-    assert listed[1].splitlines() == [f"- {line}" for line in found(run)]
-    for line in found(run):
+    expected = [*found(run), gather(run).few_seeds]
+    assert expected[-1].startswith("With 1 seed the intervals are unknown")
+    assert listed[1].splitlines() == [f"- {line}" for line in expected]
+    for line in expected:
         assert f"warning: {line}\n" in printed
 
 
@@ -97,14 +102,14 @@ def test_the_report_says_what_is_left_of_the_network(run: Path):
     """A line per sparsity: half of the kernel entries of the actor, and their part of all."""
     table = read_table(run, "sparsity")
     sizes = {str(n): int(x) for n, x in zip(table["layer"], table["size"], strict=True)}
-    header, rows = report.sparsity_rows(table, "magnitude")
+    header, rows = sparsity_rows(table, "magnitude")
     assert header[:3] == ["asked", "achieved", "of all parameters"]
     assert [row[:2] for row in rows] == [["0", "0.0000"], ["0.5", "0.5000"]]
     half = sizes["actor"] / 2
     assert rows[0][2] == "0.000"
     assert rows[1][2] == f"{half / sizes['all']:.3f}"
     text = (run / "report.md").read_text()
-    section = text.split("## What magnitude leaves of the network")[1].split("##")[0]
+    section = text.split("### What magnitude leaves of the network")[1].split("##")[0]
     for row in rows:
         assert "| " + " | ".join(row) + " |" in section
     assert "What none leaves" not in text
@@ -134,8 +139,8 @@ def test_the_report_says_for_which_rewards_the_value_gap_holds(run: Path):
         "quantity": np.where(rows, "value_gap_clipped", certificates["quantity"]),
         "unit": np.where(rows, unit, certificates["unit"]),
     }
-    note = report._value_note(clipped)
+    note = value_note(clipped)
     assert "no a-priori bounds" in note
     assert unit in note
     old = {name: column[~rows] for name, column in certificates.items()}
-    assert report._value_note(old) == ""
+    assert value_note(old) == ""
