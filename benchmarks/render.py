@@ -24,16 +24,16 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from benchmarks import analysis
-from benchmarks.arms import AFTER, RESCALED, Arm, arms
+from benchmarks.arms import RESCALED
 from benchmarks.display import complain, make_console
 from benchmarks.evidence import GIF
-from benchmarks.experiment import Experiment
 from benchmarks.frames import simulator
-from benchmarks.labels import DENSE, Labels
+from benchmarks.labels import Labels
 from benchmarks.report import write_report
-from benchmarks.store import RunFolder, read_json, read_table, write_whole
+from benchmarks.store import RunFolder, read_json, read_table
+from benchmarks.whole import write_whole
 from jaxprune import population
-from jaxprune.attacks import ATTACKS, Attack, make_attack
+from jaxprune.attacks import ATTACKS, Attack, AttackConfig, make_attack
 from jaxprune.envs import Drawable, Moment, make_env
 from jaxprune.families import InputError
 from jaxprune.policy_io import load_agents
@@ -80,17 +80,18 @@ def film(folder: RunFolder, console: Console) -> None:
         InputError: no run, no agents, or a task that MuJoCo has no model of.
         NoGLError: nothing can draw here.
     """
-    experiment = restored(Experiment, folder.settings)
-    env = make_env(experiment.env, experiment.backend)
+    task, backend = folder.settings["env"], folder.settings["backend"]
+    env = make_env(task, backend)
     if not isinstance(env, Drawable):
         raise InputError(
-            f"env {experiment.env!r} has no MuJoCo model to draw: give a run on a task of Brax's "
+            f"env {task!r} has no MuJoCo model to draw: give a run on a task of Brax's "
             "(hopper, ant, ...) or on a gym/ task"
         )
-    scenes = choose_scenes(folder.path, experiment, env.spec.eps)
+    config = restored(AttackConfig, folder.settings["attack"])
+    scenes = choose_scenes(folder.path, env.spec.eps)
     steps = round(SECONDS / env.dt)
     # One attack, and so one program, for all scenes under it.
-    attacks = {name: make_attack(name, experiment.attack) for name in {s.attack for s in scenes}}
+    attacks = {name: make_attack(name, config) for name in {s.attack for s in scenes}}
     motions = [play(env, scene, attacks[scene.attack], steps) for scene in scenes]
     stride = max(1, round(FRAME_SECONDS / env.dt))
     pictures = drawn(env.mj_model, np.stack([motion.qpos[::stride] for motion in motions]))
@@ -105,32 +106,27 @@ def film(folder: RunFolder, console: Console) -> None:
 # --- who ------------------------------------------------------------------------------------------
 
 
-def choose_scenes(path: Path, experiment: Experiment, eps: float) -> list[Scene]:
+def choose_scenes(path: Path, eps: float) -> list[Scene]:
     """The three scenes of a run, with the agents of the seed whose dense agent is best.
 
     Args:
         path: of the run.
-        experiment: that it was.
         eps: of its radii, the nearest to this one is taken.
     """
-    table = read_table(path, "returns")
+    table, cells = read_table(path, "returns"), read_table(path, "cells")
     results, labels = analysis.collect(table), Labels(table)
-    table = analysis.labelled(table, labels)
+    cells = analysis.labelled(cells, labels)
     radius = min(results.radii, key=lambda x: abs(x - eps))
     method, sparsity = sweet_spot(results, radius)
     unpruned = results.dense_of[method]
-    seed = int(results.clean(unpruned).returns.mean((1, 2)).argmax())
+    seed = np.unique(cells["seed"])[results.clean(unpruned).returns.mean((1, 2)).argmax()]
     agents, masks = load_agents(path / "agents")
 
     def policy(label: str, level: float) -> Policy:
-        rows = np.flatnonzero((table["method"] == label) & (table["attack"] == "none"))
-        cells = dict.fromkeys(zip(table["seed"][rows], table["sparsity"][rows], strict=True))
-        cell = list(cells).index((seed, level))
-        names = [name for name in Arm._fields if name not in ("seed", "sparsity")]
-        first = {name: str(table[name][rows[0]]) for name in names}
-        first["method"] = str(read_table(path, "returns")["method"][rows[0]])
-        agent = arms(experiment).index(_trained(Arm(seed=seed, sparsity=level, **first)))
-        return mask_policy(take(agents, agent), take(masks[label.replace("/", "-")], cell))
+        here = (cells["method"] == label) & (cells["seed"] == seed) & (cells["sparsity"] == level)
+        (row,) = np.flatnonzero(here)
+        of_curve = masks[cells["curve"][row]]
+        return mask_policy(take(agents, cells["agent"][row]), take(of_curve, cells["index"][row]))
 
     attack = strongest(results, unpruned, radius)
     dense, pruned = policy(unpruned, 0.0), policy(method, sparsity)
@@ -173,13 +169,6 @@ def strongest(results: analysis.Results, method: str, eps: float) -> str:
     return min(ready, key=ready.__getitem__) if ready else "mad"
 
 
-def _trained(arm: Arm) -> Arm:
-    """The agent behind a cell: masks that were made after training are of a dense one."""
-    if arm.mode != AFTER:
-        return arm
-    return Arm(arm.seed, arm.regime, "none", "none", DENSE, 0.0)
-
-
 def restored(kind: Any, value: Any) -> Any:
     """Settings from experiment.json as the dataclass that they came from.
 
@@ -191,14 +180,13 @@ def restored(kind: Any, value: Any) -> Any:
     if not is_dataclass(kind):
         return value
     hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
-    elsewhere = ("out", "dry_run")  # where to write determines no result, and is not kept
-    absent = [name for name in names if name not in value and name not in elsewhere]
+    absent = [name for name in names if name not in value]
     if absent:
         raise InputError(
             f"the settings in experiment.json lack {absent[0]!r}: another version wrote them; run "
             "the command in experiment.json again"
         )
-    kept = {name: restored(hints[name], value[name]) for name in names if name in value}
+    kept = {name: restored(hints[name], value[name]) for name in names}
     return kind(**kept)  # type: ignore[operator]
 
 

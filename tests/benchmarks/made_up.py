@@ -43,6 +43,7 @@ def write_run(
     folder.write_table("sparsity", _sparsity(env, cells))
     folder.write_table("attacks", _attacks(env, cells, played))
     folder.write_table("seconds", _seconds(played))
+    folder.write_table("cells", _cells(env, cells))
     folder.write_table("training", _training(env, seeds))
     return folder
 
@@ -105,6 +106,16 @@ def _attacks(env: str, cells: list[Any], played: list[Any]) -> dict[str, Any]:
         told |= {"queries": 7 * (attack != "none"), "gradients": 50 * (attack != "none")}
         told |= {"env_steps": 1000 * learned}
         rows.append(_cell(env, method, seed, level) | told)
+    return _columns(rows)
+
+
+def _cells(env: str, cells: list[Any]) -> dict[str, Any]:
+    """An agent per seed, whose masks are in the order of the cells."""
+    rows, before = [], {}
+    for method, seed, level in cells:
+        index = before[method] = before.get(method, -1) + 1
+        rows.append(_cell(env, method, seed, level))
+        rows[-1] |= {"agent": seed, "curve": method, "index": index}
     return _columns(rows)
 
 

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from benchmarks import render
 from benchmarks.evidence import GIF
-from benchmarks.experiment import PRESETS, Experiment
+from benchmarks.experiment import PRESETS
 from benchmarks.frames import simulator
 from benchmarks.store import RunFolder
-from jaxprune.attacks import MADConfig, make_attack
+from jaxprune.attacks import AttackConfig, MADConfig, make_attack
 from jaxprune.envs import Drawable, make_env
 from jaxprune.envs.base import conclude
 from jaxprune.families import InputError
@@ -134,15 +134,15 @@ def test_a_task_without_bodies_cannot_be_drawn():
 
 
 def test_settings_come_back_as_they_were(folder: RunFolder):
-    assert render.restored(Experiment, folder.settings) == SMALL
-    with pytest.raises(InputError, match="lack 'episodes': another version wrote them"):
-        settings = {k: v for k, v in folder.settings.items() if k != "episodes"}
-        render.restored(Experiment, settings)
+    assert render.restored(AttackConfig, folder.settings["attack"]) == SMALL.attack
+    with pytest.raises(InputError, match="lack 'rs': another version wrote them"):
+        settings = {k: v for k, v in folder.settings["attack"].items() if k != "rs"}
+        render.restored(AttackConfig, settings)
 
 
 def test_scenes_are_those_of_the_best_seed(folder: RunFolder):
     """Returns fall with sparsity, so that the least pruned agent is the best pruned one."""
-    clean, attacked, pruned = render.choose_scenes(folder.path, SMALL, 0.1)
+    clean, attacked, pruned = render.choose_scenes(folder.path, 0.1)
     assert [s.eps for s in (clean, attacked, pruned)] == [0.0, 0.1, 0.1]
     assert clean.caption == "dense, clean"
     assert attacked.caption == f"dense, {attacked.attack}"
