@@ -141,7 +141,10 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
     """
     population.configure()
     asked = [task_of(text, rest) for text in options.env]
-    found = [capacity(experiment, env) for experiment, env in asked]
+    found = []
+    for experiment, env in asked:
+        console.print(f"compiling {name_of(experiment)}")
+        found.append(capacity(experiment, env))
     for table in (memory_table(found), fit_table(found)):
         console.print(table)
     console.print(caveat())
@@ -301,7 +304,7 @@ def fit_rows(found: Sequence[Capacity]) -> list[list[str]]:
     rows = [["task", *(device.name for device in DEVICES)]]
     for one in found:
         fits = [fit(one, device) for device in DEVICES]
-        cells = [f"{x.agents:,} ({x.at_a_time:,}) / {x.lanes:,}" for x in fits]
+        cells = [f"{about(x.agents)} ({x.at_a_time:,}) / {about(x.lanes)}" for x in fits]
         rows.append([name_of(one.experiment), *cells])
     return rows
 
@@ -361,6 +364,12 @@ def as_json(one: Capacity) -> dict[str, Any]:
         "evaluation_sizes": [size._asdict() for size in one.evaluated],
         "fits": {device.name: fit(one, device)._asdict() for device in DEVICES},
     }
+
+
+def about(count: int) -> str:
+    """Two digits, rounded down: no more is known."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return f"{count // unit * unit:,}"
 
 
 def human(count: float) -> str:

@@ -122,6 +122,10 @@ def test_what_fits_fits_and_one_more_does_not(fixed, kept, working, gib):
     assert fixed + kept * (lanes + 1) > share - 1
 
 
+def test_counts_for_people_are_rounded_down():
+    assert [capacity.about(x) for x in (0, 7, 99, 1999)] == ["0", "7", "99", "1,900"]
+
+
 def test_bytes_for_people():
     told = [capacity.human(x) for x in (12, 2048, 3.5 * 2**20, 2**31)]
     assert told == ["12 B", "2 KiB", "3.5 MiB", "2 GiB"]
@@ -148,7 +152,8 @@ def test_the_program_writes_what_it_prints(measured, tmp_path: Path, capsys, mon
     laptop = fit(found, capacity.DEVICES[0])
     assert task["fits"][capacity.DEVICES[0].name] == laptop._asdict()
     text = (out / "capacity.md").read_text()
-    cell = f"{laptop.agents:,} ({laptop.at_a_time:,}) / {laptop.lanes:,}"
+    agents, lanes = capacity.about(laptop.agents), capacity.about(laptop.lanes)
+    cell = f"{agents} ({laptop.at_a_time:,}) / {lanes}"
     assert text.count(cell) == 2
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {6, 7}
