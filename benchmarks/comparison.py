@@ -1,0 +1,243 @@
+"""Did a curve get worse? Two runs of the same settings, compared without a fixed percentage.
+
+The null hypothesis is that nothing changed but chance, and the two runs could change places. What
+changes places depends on what they share:
+
+*The same policies.* Episode i starts alike in both runs and in every cell, so it is swapped as a
+whole, in all curves at once. With d_ik the difference of its returns at sparsity k, a mean over the
+seeds, and random signs e_i, the effects are
+
+    effect_k = 1/m sum_i d_ik,    and by chance    1/m sum_i e_i d_ik.
+
+*Other policies*, because training went another way, be it by rounding. The seeds are the
+replicates: policies change places at random. Episodes may start elsewhere too, alike for all
+policies of a run, so the deviations of d_ik from their mean are added with random signs. What is
+left of a policy in an episode counts twice then, which errs towards fewer alarms.
+
+Either way every curve is scanned: all contiguous windows of the sparsity grid, weighted as if the
+whole window lost one share of its return, and the plain mean over the grid (the area). Each is
+divided by its standard deviation under chance. It is an alarm if chance shows as much anywhere, in
+any window of any curve, in at most `LEVEL` of its draws. That controls the false alarms of the
+whole gate, and keeps the correlation of curves that share policies and episodes.
+
+Certificates of the same policies are no matter of chance: any rise beyond rounding counts.
+
+Sources: the largest window is a scan statistic (Kulldorff 1997, Communications in Statistics 26),
+calibrated jointly by the largest of all (Westfall and Young 1993, Resampling-Based Multiple
+Testing).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.pairing import (
+    CERTIFICATE_ROUNDING,
+    EPISODES,
+    LEVEL,
+    SEEDS,
+    TOO_FEW,
+    Key,
+    Pair,
+    Recorded,
+    pairs,
+)
+
+# Draws from chance.
+DRAWS = 2000
+
+
+class Window(NamedTuple):
+    """Where a curve changed most, in one direction."""
+
+    probability: float  # that chance alone shows as much anywhere in the gate
+    first: float  # sparsity
+    last: float
+    baseline: float  # mean over the window
+    run: float
+
+    @property
+    def change(self) -> float:
+        """Relative to the baseline; infinite where that is 0."""
+        difference = self.run - self.baseline
+        return difference / abs(self.baseline) if self.baseline else np.copysign(np.inf, difference)
+
+
+class Compared(NamedTuple):
+    """A curve and what became of it."""
+
+    key: Key
+    unit: str
+    basis: str  # how it was judged
+    sparsity: np.ndarray  # [S]
+    baseline: np.ndarray  # [S], means over seeds and episodes
+    run: np.ndarray  # [S]
+    tolerance: np.ndarray  # [S], the change at one sparsity that is an alarm; NaN: not judged
+    area_tolerance: float  # likewise of the mean over the grid
+    worst: Window | None  # None where nothing got worse
+    best: Window | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether the gate fails because of this curve."""
+        return self.worst is not None and self.worst.probability <= LEVEL
+
+    @property
+    def better(self) -> bool:
+        """Whether it improved by more than chance."""
+        return self.best is not None and self.best.probability <= LEVEL
+
+
+def compare(baseline: Recorded, run: Recorded, seed: int = 0) -> list[Compared]:
+    """Every curve of two runs.
+
+    Args:
+        baseline: what was.
+        run: what is, in the same cells.
+        seed: of the draws from chance.
+
+    Returns:
+        In the order of `pairing.pairs`.
+    """
+    found = list(pairs(baseline, run))
+    rng = np.random.default_rng(seed)
+    families = {basis: [p for p in found if p.basis == basis] for basis in (EPISODES, SEEDS)}
+    judged = {pair.key: _certain(pair) for pair in found if pair.basis not in families}
+    for members in families.values():
+        if members:
+            judged |= _family(members, rng)
+    return [judged[pair.key] for pair in found]
+
+
+def _certain(pair: Pair) -> Compared:
+    """A curve without chance: the same in both runs, deterministic, or with too few replicates."""
+    judged = pair.basis != TOO_FEW
+    change = pair.sign * (pair.run - pair.baseline)
+    rounding = CERTIFICATE_ROUNDING * np.abs(pair.baseline)
+    worse, better = (np.array((x > rounding).any((0, 2))) & judged for x in (-change, change))
+    tolerance = np.where(judged, rounding.mean((0, 2)), np.nan)
+    spread = np.append(tolerance, tolerance.mean())
+    return _compared(pair, spread, _at(pair, worse, 0.0), _at(pair, better, 0.0))
+
+
+def _family(members: Sequence[Pair], rng: np.random.Generator) -> dict[Key, Compared]:
+    """Curves whose parts change places in the same way, calibrated together."""
+    chance = _draw(members, rng)
+    scans = [_scan(pair, _effects(pair, chance)) for pair in members]
+    # Draw by draw, the largest of all curves.
+    losses, gains = (np.max([getattr(s, way) for s in scans], 0) for way in ("losses", "gains"))
+    critical = float(np.quantile(losses, 1 - LEVEL, method="higher"))
+
+    def judged(pair: Pair, scan: _Scan) -> Compared:
+        worst = _window(pair, scan.inside, -scan.observed, losses)
+        best = _window(pair, scan.inside, scan.observed, gains)
+        return _compared(pair, critical * scan.spread, worst, best)
+
+    return {pair.key: judged(pair, scan) for pair, scan in zip(members, scans, strict=True)}
+
+
+class _Chance(NamedTuple):
+    """What changes places in every draw, in all curves of a family; row 0 is what was observed."""
+
+    signs: np.ndarray  # [1 + DRAWS, episodes]
+    shares: np.ndarray | None  # [1 + DRAWS, 2 seeds], of policies in the effect; None: they stay
+
+
+def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
+    seeds = members[0].run.shape[0]
+    episodes = max(pair.run.shape[-1] for pair in members)
+    signs = rng.choice((-1.0, 1.0), (1 + DRAWS, episodes))
+    signs[0] = 1
+    if members[0].basis == EPISODES:
+        return _Chance(signs, None)
+    signs[0] = 0  # of deviations from the mean
+    shares = np.tile(np.repeat([-1 / seeds, 1 / seeds], seeds), (1 + DRAWS, 1))
+    shares[1:] = rng.permuted(shares[1:], axis=1)
+    return _Chance(signs, shares)
+
+
+def _effects(pair: Pair, chance: _Chance) -> np.ndarray:
+    """Change of the mean at every sparsity, as observed and by chance, `[1 + DRAWS, S]`."""
+    change = (pair.run - pair.baseline).mean(0)  # [S, episodes]
+    episodes = change.shape[-1]
+    # Worst-of curves are of the last episodes, which have the same signs as in other curves.
+    signs = chance.signs[:, -episodes:] / episodes
+    if chance.shares is None:
+        return signs @ change.T
+    policies = np.concatenate([pair.baseline, pair.run]).mean(-1)  # [2 seeds, S]
+    return chance.shares @ policies + signs @ (change - change.mean(-1, keepdims=True)).T
+
+
+class _Scan(NamedTuple):
+    """The windows of one curve, in standard deviations."""
+
+    observed: np.ndarray  # [windows], positive for better
+    gains: np.ndarray  # [DRAWS], the largest window of every draw from chance
+    losses: np.ndarray  # [DRAWS], likewise of what got worse
+    inside: np.ndarray  # bool [S, windows]; the last is the area
+    spread: np.ndarray  # [S + 1], standard deviations at single sparsities, and of the area
+
+
+def _scan(pair: Pair, effects: np.ndarray) -> _Scan:
+    """All contiguous windows of a curve, and its area.
+
+    If a window loses the share q, the effects are -q J_k, and weights J_k / variance_k estimate q
+    best (exactly so for uncorrelated effects).
+    """
+    points = np.arange(len(pair.sparsity))[:, None]
+    first, last = np.triu_indices(len(points))
+    inside = (first <= points) & (points <= last)  # [S, windows]
+    spread = effects.std(0)
+    level = np.abs(pair.baseline + pair.run).mean((0, 2))
+    weights = inside * _over(level, spread**2)[:, None]
+    area = np.full((len(points), 1), 1 / len(points))
+    windows = effects @ np.concatenate([weights, area], axis=1)
+    scaled = pair.sign * _over(windows, windows.std(0))
+    return _Scan(
+        scaled[0],
+        scaled[1:].max(1),
+        -scaled[1:].min(1),
+        np.concatenate([inside, area > 0], axis=1),
+        np.append(spread, windows[:, -1].std()),
+    )
+
+
+def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient; 0 where nothing varies."""
+    varies = denominator > 0
+    return np.where(varies, numerator / np.where(varies, denominator, 1), 0)
+
+
+def _window(
+    pair: Pair, inside: np.ndarray, observed: np.ndarray, largest: np.ndarray
+) -> Window | None:
+    """The window with the largest change, beside the largest ones by chance."""
+    largest_here = observed.max()
+    if largest_here <= 0:
+        return None
+    # Of windows as good, because nothing varies in the rest of them, the narrowest.
+    width = np.where(observed >= largest_here * (1 - 1e-9), inside.sum(0), np.inf)
+    # The same sum in another order is as large.
+    reached = int((largest >= largest_here * (1 - 1e-9)).sum())
+    return _at(pair, inside[:, width.argmin()], (1 + reached) / (1 + len(largest)))
+
+
+def _at(pair: Pair, there: np.ndarray, probability: float) -> Window | None:
+    """The sparsities `there`, bool `[S]`; None if there are none."""
+    if not there.any():
+        return None
+    sparsity = pair.sparsity[there]
+    means = (float(x[:, there].mean()) for x in (pair.baseline, pair.run))
+    return Window(probability, float(sparsity[0]), float(sparsity[-1]), *means)
+
+
+def _compared(
+    pair: Pair, tolerance: np.ndarray, worst: Window | None, best: Window | None
+) -> Compared:
+    """Tolerances `[S + 1]` are those of the sparsities and of the area."""
+    baseline, run = (x.mean((0, 2)) for x in (pair.baseline, pair.run))
+    at, area = tolerance[:-1], float(tolerance[-1])
+    return Compared(
+        pair.key, pair.unit, pair.basis, pair.sparsity, baseline, run, at, area, worst, best
+    )
