@@ -35,9 +35,9 @@ import numpy as np
 from benchmarks.pairing import (
     CERTIFICATE_ROUNDING,
     EPISODES,
+    EXACT,
     LEVEL,
     SEEDS,
-    TOO_FEW,
     Key,
     Pair,
     Recorded,
@@ -106,13 +106,13 @@ def compare(baseline: Recorded, run: Recorded, seed: int = 0) -> list[Compared]:
     judged = {pair.key: _certain(pair) for pair in found if pair.basis not in families}
     for members in families.values():
         if members:
-            judged |= _family(members, rng)
+            judged |= judged_together(members, rng)
     return [judged[pair.key] for pair in found]
 
 
 def _certain(pair: Pair) -> Compared:
     """A curve without chance: the same in both runs, deterministic, or with too few replicates."""
-    judged = pair.basis != TOO_FEW
+    judged = pair.basis == EXACT
     change = pair.sign * (pair.run - pair.baseline)
     rounding = CERTIFICATE_ROUNDING * np.abs(pair.baseline)
     worse, better = (np.array((x > rounding).any((0, 2))) & judged for x in (-change, change))
@@ -121,7 +121,7 @@ def _certain(pair: Pair) -> Compared:
     return _compared(pair, spread, _at(pair, worse, 0.0), _at(pair, better, 0.0))
 
 
-def _family(members: Sequence[Pair], rng: np.random.Generator) -> dict[Key, Compared]:
+def judged_together(members: Sequence[Pair], rng: np.random.Generator) -> dict[Key, Compared]:
     """Curves whose parts change places in the same way, calibrated together."""
     chance = _draw(members, rng)
     scans = [_scan(pair, _effects(pair, chance)) for pair in members]
@@ -175,7 +175,7 @@ class _Scan(NamedTuple):
     observed: np.ndarray  # [windows], positive for better
     gains: np.ndarray  # [DRAWS], the largest window of every draw from chance
     losses: np.ndarray  # [DRAWS], likewise of what got worse
-    inside: np.ndarray  # bool [S, windows]; the last is the area
+    inside: np.ndarray  # bool [S, windows], what differs in a window; the last is the area
     spread: np.ndarray  # [S + 1], standard deviations at single sparsities, and of the area
 
 
@@ -198,7 +198,7 @@ def _scan(pair: Pair, effects: np.ndarray) -> _Scan:
         scaled[0],
         scaled[1:].max(1),
         -scaled[1:].min(1),
-        np.concatenate([inside, area > 0], axis=1),
+        np.concatenate([inside, area > 0], axis=1) & (spread > 0)[:, None],
         np.append(spread, windows[:, -1].std()),
     )
 
@@ -213,14 +213,12 @@ def _window(
     pair: Pair, inside: np.ndarray, observed: np.ndarray, largest: np.ndarray
 ) -> Window | None:
     """The window with the largest change, beside the largest ones by chance."""
-    largest_here = observed.max()
-    if largest_here <= 0:
+    best = int(observed.argmax())
+    if observed[best] <= 0:
         return None
-    # Of windows as good, because nothing varies in the rest of them, the narrowest.
-    width = np.where(observed >= largest_here * (1 - 1e-9), inside.sum(0), np.inf)
     # The same sum in another order is as large.
-    reached = int((largest >= largest_here * (1 - 1e-9)).sum())
-    return _at(pair, inside[:, width.argmin()], (1 + reached) / (1 + len(largest)))
+    reached = int((largest >= observed[best] * (1 - 1e-9)).sum())
+    return _at(pair, inside[:, best], (1 + reached) / (1 + len(largest)))
 
 
 def _at(pair: Pair, there: np.ndarray, probability: float) -> Window | None:

@@ -98,10 +98,10 @@ def same_policies(baseline: Recorded, run: Recorded, method: str) -> bool:
 
 
 def _return_pairs(ours: Results, theirs: Results, method: str, alike: bool) -> Iterator[Pair]:
-    both, sparsity = (ours, theirs), ours.clean(method).sparsity
+    both, clean = (ours, theirs), ours.clean(method)
 
     def pair(source: str, eps: float, returns: Sequence[np.ndarray]) -> Pair:
-        return _return_pair(Key(method, source, eps, RETURN), sparsity, returns, alike)
+        return _return_pair(Key(method, source, eps, RETURN), clean, returns, alike)
 
     for attack, eps in [("none", 0.0), *ours.adversaries]:
         yield pair(attack, eps, [r.by_key[method, attack, eps].returns for r in both])
@@ -128,8 +128,8 @@ def _pooled_pairs(ours: Results, theirs: Results, alike: dict[str, bool]) -> Ite
             np.mean([_mean_attacked(r, method, eps) for method in methods], axis=0)
             for r in (ours, theirs)
         ]
-        key, sparsity = Key(ALL_METHODS, EVERY, eps, RETURN), ours.clean(methods[0]).sparsity
-        yield _return_pair(key, sparsity, both, all(alike[method] for method in methods))
+        key, clean = Key(ALL_METHODS, EVERY, eps, RETURN), ours.clean(methods[0])
+        yield _return_pair(key, clean, both, all(alike[method] for method in methods))
 
 
 def _mean_attacked(results: Results, method: str, eps: float) -> np.ndarray:
@@ -156,16 +156,18 @@ def _worst_of(
 
 
 def _return_pair(
-    key: Key, sparsity: np.ndarray, returns: Sequence[np.ndarray], alike: bool
+    key: Key, clean: analysis.Curve, returns: Sequence[np.ndarray], alike: bool
 ) -> Pair:
+    """A curve with the sparsities and episodes of a method's clean one, or the last of these."""
     one, other = returns
     other = np.where(np.isclose(other, one, rtol=RETURN_ROUNDING, atol=0), one, other)
-    return Pair(key, "return", sparsity, one, other, _basis(one, other, alike))
+    basis = _basis(one, other, alike, clean.returns.shape[-1])
+    return Pair(key, "return", clean.sparsity, one, other, basis)
 
 
-def _basis(one: np.ndarray, other: np.ndarray, alike: bool) -> str:
-    """What of two arrays `[seeds, S, episodes]` is exchanged; more ways to do so than 1 / LEVEL."""
-    seeds, _, episodes = one.shape
+def _basis(one: np.ndarray, other: np.ndarray, alike: bool, episodes: int) -> str:
+    """What of two arrays `[seeds, S, ...]` is exchanged; in more ways than 1 / LEVEL."""
+    seeds = len(one)
     if np.array_equal(one, other):
         return EQUAL
     if alike:
@@ -184,7 +186,7 @@ def _certificate_pairs(
     known = {"global": alike, "local": alike and np.array_equal(ours, theirs)}
     for (key, one), (_, other) in _both_bounds(baseline, run, method, QUANTITIES):
         values = one.values[..., None], other.values[..., None]
-        basis = EXACT if known[one.scope] else _basis(*values, alike=False)
+        basis = EXACT if known[one.scope] else _basis(*values, alike=False, episodes=1)
         yield Pair(key, one.unit, one.sparsity, *values, basis)
 
 
