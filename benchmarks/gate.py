@@ -99,13 +99,13 @@ def update(options: Options, console: Console) -> int:
     try:
         old = read_baseline(options.baseline)
     except InputError as error:
-        console.print(f"nothing to compare with: {error}", markup=False)
+        console.print(f"nothing to compare with: {error}", markup=False, soft_wrap=True)
     write_baseline(options.baseline, run)
-    console.print(f"{options.baseline} now holds {options.run}", markup=False)
+    console.print(f"{options.baseline} now holds {options.run}", markup=False, soft_wrap=True)
     if old is None:
         return FINE
     for name, before, after in differences(old.settings, run.settings):
-        console.print(f"setting {name}: {before} is now {after}", markup=False)
+        console.print(f"setting {name}: {before} is now {after}", markup=False, soft_wrap=True)
     try:
         check_comparable(old, run)
     except InputError:
@@ -126,7 +126,7 @@ def show(verdict: Verdict, console: Console) -> None:
     """On a terminal."""
     for table in gate_report.rich_tables(verdict):
         console.print(table)
-    console.print(f"{verdict.sentence()} ({verdict.run.path})", markup=False)
+    console.print(f"{verdict.sentence()} ({verdict.run.path})", markup=False, soft_wrap=True)
 
 
 def write(verdict: Verdict, options: Options) -> None:

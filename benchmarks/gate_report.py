@@ -27,10 +27,10 @@ BASES = {
 }
 NOTES = f"""\
 *Worse* and *better* are changes that chance alone shows, anywhere in the gate, in at most
-{LEVEL:.0%} of comparisons; *p* is that share. They are looked for in all contiguous windows of the
-sparsity grid, and *at sparsity* is where a curve changed most. *Tolerance* is the change of the
-mean over the grid that would be one. Curves of the same policies are judged over episodes; where
-training went another way the seeds are the replicates, and only large losses can be told from
+{100 * LEVEL:.0f} % of comparisons; *p* is that share. They are looked for in all contiguous windows
+of the sparsity grid, and *at sparsity* is where a curve changed most. *Tolerance* is the change of
+the mean over the grid that would be one. Curves of the same policies are judged over episodes;
+where training went another way the seeds are the replicates, and only large losses can be told from
 chance. Only what is worse fails."""
 
 
@@ -73,7 +73,7 @@ def _p(window: Window | None) -> float:
 def change_text(window: Window) -> str:
     """A window's change in words: `1000 to 900 (-10.0 %) at sparsity 0.3 to 0.6`."""
     where = f"{window.first:.3g}" + (f" to {window.last:.3g}" if window.last > window.first else "")
-    percent = f" ({window.change:+.1%})" if math.isfinite(window.change) else ""
+    percent = f" ({100 * window.change:+.1f} %)" if math.isfinite(window.change) else ""
     return f"{window.baseline:.5g} to {window.run:.5g}{percent} at sparsity {where}"
 
 
