@@ -28,6 +28,8 @@ Testing).
 """
 
 from collections.abc import Sequence
+from itertools import combinations, product
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -145,16 +147,30 @@ class _Chance(NamedTuple):
 
 
 def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
-    seeds = members[0].run.shape[0]
+    """At random, or all possibilities in turn where they are few."""
     episodes = max(pair.run.shape[-1] for pair in members)
-    signs = rng.choice((-1.0, 1.0), (1 + DRAWS, episodes))
-    signs[0] = 1
+    if 2**episodes <= DRAWS:
+        patterns = np.array(list(product((-1.0, 1.0), repeat=episodes)))
+        drawn = rng.permutation(np.resize(patterns, (DRAWS, episodes)))
+    else:
+        drawn = rng.choice((-1.0, 1.0), (DRAWS, episodes))
     if members[0].basis == EPISODES:
-        return _Chance(signs, None)
-    signs[0] = 0  # of deviations from the mean
-    shares = np.tile(np.repeat([-1 / seeds, 1 / seeds], seeds), (1 + DRAWS, 1))
-    shares[1:] = rng.permuted(shares[1:], axis=1)
-    return _Chance(signs, shares)
+        return _Chance(np.concatenate([np.ones((1, episodes)), drawn]), None)
+    # Signs of deviations from the mean, none of which is part of what was observed.
+    signs = np.concatenate([np.zeros((1, episodes)), drawn])
+    return _Chance(signs, _shares(members[0].run.shape[0], rng))
+
+
+def _shares(seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """Which policies are the run's, draw by draw, `[1 + DRAWS, 2 seeds]`; row 0 as they are."""
+    observed = np.repeat([-1 / seeds, 1 / seeds], seeds)
+    if comb(2 * seeds, seeds) > DRAWS:
+        return np.stack([observed, *(rng.permutation(observed) for _ in range(DRAWS))])
+    chosen = np.array(list(combinations(range(2 * seeds), seeds)))
+    chosen = np.resize(chosen, (DRAWS, seeds))
+    shares = np.full((DRAWS, 2 * seeds), -1 / seeds)
+    np.put_along_axis(shares, chosen, 1 / seeds, axis=1)
+    return np.concatenate([observed[None], shares])
 
 
 def _effects(pair: Pair, chance: _Chance) -> np.ndarray:

@@ -209,6 +209,17 @@ def test_five_episodes_cannot_tell_chance_apart(made, episodes, basis):
     assert {c.basis for c in found if c.key.quantity == RETURN} == {basis}
 
 
+@pytest.mark.parametrize(("seeds", "episodes", "basis"), [(4, 1, SEEDS), (1, 6, EPISODES)])
+def test_the_fewest_replicates_that_are_judged_can_fail(seeds, episodes, basis):
+    """A clear loss is as improbable as anything can be: 1 of 70, 1 of 64."""
+    baseline = np.random.default_rng(0).normal(100, 1, (seeds, episodes))
+    lost = pair(baseline, baseline - 50, basis)
+    for seed in range(20):
+        found = judged_together([lost], np.random.default_rng(seed))[MAD]
+        assert found.worse
+        assert found.worst.probability == pytest.approx(1 / (70 if basis == SEEDS else 64), rel=0.1)
+
+
 # --- areas ----------------------------------------------------------------------------------------
 
 
