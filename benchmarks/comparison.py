@@ -16,15 +16,15 @@ left of a policy in an episode counts twice then, which errs towards fewer alarm
 
 Either way every curve is scanned: all contiguous windows of the sparsity grid, weighted as if the
 whole window lost one share of its return, and the plain mean over the grid (the area). Each is
-divided by its standard deviation under chance. It is an alarm if chance shows as much anywhere, in
-any window of any curve, in at most `LEVEL` of its draws. That controls the false alarms of the
-whole gate, and keeps the correlation of curves that share policies and episodes.
+divided by its standard error. It is an alarm if chance shows as much anywhere, in any window of any
+curve, in at most `LEVEL` of its draws. That controls the false alarms of the whole gate, and keeps
+the correlation of curves that share policies and episodes.
 
 Certificates of the same policies are no matter of chance: any rise beyond rounding counts.
 
 Sources: the largest window is a scan statistic (Kulldorff 1997, Communications in Statistics 26),
 calibrated jointly by the largest of all (Westfall and Young 1993, Resampling-Based Multiple
-Testing).
+Testing); standard errors with a floor are those of Tusher, Tibshirani and Chu 2001 (PNAS 98).
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ from benchmarks.pairing import (
     EPISODES,
     EXACT,
     LEVEL,
+    RETURN_ROUNDING,
     SEEDS,
     Key,
     Pair,
@@ -126,7 +127,7 @@ def _certain(pair: Pair) -> Compared:
 def judged_together(members: Sequence[Pair], rng: np.random.Generator) -> dict[Key, Compared]:
     """Curves whose parts change places in the same way, calibrated together."""
     chance = _draw(members, rng)
-    scans = [_scan(pair, _effects(pair, chance)) for pair in members]
+    scans = [_scan(pair, chance) for pair in members]
     # Draw by draw, the largest of all curves.
     losses, gains = (np.max([getattr(s, way) for s in scans], 0) for way in ("losses", "gains"))
     critical = float(np.quantile(losses, 1 - LEVEL, method="higher"))
@@ -134,9 +135,12 @@ def judged_together(members: Sequence[Pair], rng: np.random.Generator) -> dict[K
     def judged(pair: Pair, scan: _Scan) -> Compared:
         worst = _window(pair, scan.inside, -scan.observed, losses)
         best = _window(pair, scan.inside, scan.observed, gains)
-        return _compared(pair, critical * scan.spread, worst, best)
+        return _compared(pair, critical * scan.error, worst, best)
 
     return {pair.key: judged(pair, scan) for pair, scan in zip(members, scans, strict=True)}
+
+
+# --- chance ---------------------------------------------------------------------------------------
 
 
 class _Chance(NamedTuple):
@@ -144,6 +148,7 @@ class _Chance(NamedTuple):
 
     signs: np.ndarray  # [1 + DRAWS, episodes]
     shares: np.ndarray | None  # [1 + DRAWS, 2 seeds], of policies in the effect; None: they stay
+    usual: float  # standard deviation of the usual policy, relative to its level
 
 
 def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
@@ -155,10 +160,13 @@ def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
     else:
         drawn = rng.choice((-1.0, 1.0), (DRAWS, episodes))
     if members[0].basis == EPISODES:
-        return _Chance(np.concatenate([np.ones((1, episodes)), drawn]), None)
+        return _Chance(np.concatenate([np.ones((1, episodes)), drawn]), None, 0.0)
     # Signs of deviations from the mean, none of which is part of what was observed.
     signs = np.concatenate([np.zeros((1, episodes)), drawn])
-    return _Chance(signs, _shares(members[0].run.shape[0], rng))
+    policies = [_policies(pair) for pair in members]
+    usual = np.median(np.concatenate([_over(x.std(0), np.abs(x.mean(0))) for x in policies]))
+    usual = max(float(usual), RETURN_ROUNDING)
+    return _Chance(signs, _shares(members[0].run.shape[0], rng), usual)
 
 
 def _shares(seeds: int, rng: np.random.Generator) -> np.ndarray:
@@ -173,29 +181,59 @@ def _shares(seeds: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([observed[None], shares])
 
 
-def _effects(pair: Pair, chance: _Chance) -> np.ndarray:
-    """Change of the mean at every sparsity, as observed and by chance, `[1 + DRAWS, S]`."""
-    change = (pair.run - pair.baseline).mean(0)  # [S, episodes]
+def _policies(pair: Pair) -> np.ndarray:
+    """Means of the baseline's policies and of the run's, `[2 seeds, S]`."""
+    return np.concatenate([pair.baseline, pair.run]).mean(-1)
+
+
+def _effects(pair: Pair, chance: _Chance, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Changes of weighted sums over the grid, as observed and by chance, and their standard errors.
+
+    Policies that change places between two runs of n have, with R_w the squared deviations of their
+    2 n values from the means of the two runs, the error (Student's)
+
+        error_w^2 = 2 / n * R_w / (2 n - 2) + s_w^2,    s_w = usual * level_w * (2 / n)^(1/2).
+
+    With few of them R_w is small by chance somewhere, and s_w keeps the quotient from exploding
+    there.
+
+    Args:
+        pair: of curves.
+        chance: the draws.
+        windows: weights `[S, W]`.
+
+    Returns:
+        `[1 + DRAWS, W]` each, or errors that broadcast to it.
+    """
+    change = windows.T @ (pair.run - pair.baseline).mean(0)  # [W, episodes]
     episodes = change.shape[-1]
     # Worst-of curves are of the last episodes, which have the same signs as in other curves.
     signs = chance.signs[:, -episodes:] / episodes
     if chance.shares is None:
-        return signs @ change.T
-    policies = np.concatenate([pair.baseline, pair.run]).mean(-1)  # [2 seeds, S]
-    return chance.shares @ policies + signs @ (change - change.mean(-1, keepdims=True)).T
+        effects = signs @ change.T
+        return effects, effects.std(0, keepdims=True)
+    policies, n = _policies(pair) @ windows, len(pair.run)  # [2 n, W]
+    moved = chance.shares @ policies
+    noise = signs @ (change - change.mean(-1, keepdims=True)).T
+    rest = np.maximum(2 * n * policies.var(0) - n / 2 * moved**2, 0)
+    floor = 2 / n * (chance.usual * policies.mean(0)) ** 2
+    return moved + noise, np.sqrt(2 / n * rest / (2 * n - 2) + floor + noise.var(0))
+
+
+# --- windows --------------------------------------------------------------------------------------
 
 
 class _Scan(NamedTuple):
-    """The windows of one curve, in standard deviations."""
+    """The windows of one curve, in standard errors."""
 
     observed: np.ndarray  # [windows], positive for better
     gains: np.ndarray  # [DRAWS], the largest window of every draw from chance
     losses: np.ndarray  # [DRAWS], likewise of what got worse
     inside: np.ndarray  # bool [S, windows], what differs in a window; the last is the area
-    spread: np.ndarray  # [S + 1], standard deviations at single sparsities, and of the area
+    error: np.ndarray  # [S + 1], standard errors at single sparsities, and of the area
 
 
-def _scan(pair: Pair, effects: np.ndarray) -> _Scan:
+def _scan(pair: Pair, chance: _Chance) -> _Scan:
     """All contiguous windows of a curve, and its area.
 
     If a window loses the share q, the effects are -q J_k, and weights J_k / variance_k estimate q
@@ -204,18 +242,20 @@ def _scan(pair: Pair, effects: np.ndarray) -> _Scan:
     points = np.arange(len(pair.sparsity))[:, None]
     first, last = np.triu_indices(len(points))
     inside = (first <= points) & (points <= last)  # [S, windows]
-    spread = effects.std(0)
-    level = np.abs(pair.baseline + pair.run).mean((0, 2))
-    weights = inside * _over(level, spread**2)[:, None]
+    single, _ = _effects(pair, chance, np.eye(len(points)))
+    variance = single.var(0)
+    weights = inside * _over(np.abs(pair.baseline + pair.run).mean((0, 2)), variance)[:, None]
     area = np.full((len(points), 1), 1 / len(points))
-    windows = effects @ np.concatenate([weights, area], axis=1)
-    scaled = pair.sign * _over(windows, windows.std(0))
+    # The points in their own unit come last, for the tolerances.
+    columns = np.concatenate([weights, np.eye(len(points)), area], axis=1)
+    effects, errors = _effects(pair, chance, columns)
+    scaled = pair.sign * _over(effects, errors)
     return _Scan(
         scaled[0],
         scaled[1:].max(1),
         -scaled[1:].min(1),
-        np.concatenate([inside, area > 0], axis=1) & (spread > 0)[:, None],
-        np.append(spread, windows[:, -1].std()),
+        np.concatenate([inside, points == points.T, area > 0], axis=1) & (variance > 0)[:, None],
+        errors[0, -len(points) - 1 :],
     )
 
 

@@ -22,11 +22,19 @@ AGENTS, EPISODES, STARTS = 0.3, 0.25, 0.1
 class Made:
     """What a made-up run is drawn from: the level of every cell, and episodes around it."""
 
-    def __init__(self, rng: np.random.Generator, seeds: int = 4, methods=("magnitude", "micro")):
-        agents = 1 + AGENTS * rng.standard_normal((seeds, 1))
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        seeds: int = 4,
+        methods: tuple[str, ...] = ("magnitude", "micro"),
+        spread: float = AGENTS,
+    ):
+        agents = 1 + spread * rng.standard_normal((seeds, 1))
         self.seeds = seeds
         self.quality = {"none": agents} | {
-            name: agents * (1 - 0.8 * np.square(GRID)) * (1 + 0.1 * rng.standard_normal((seeds, 7)))
+            name: agents
+            * (1 - 0.8 * np.square(GRID))
+            * (1 + spread / 3 * rng.standard_normal((seeds, 7)))
             for name in methods
         }
 

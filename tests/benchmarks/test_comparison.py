@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from made_up_runs import EPS, GRID, Made, changed, recorded
+from made_up_runs import AGENTS, EPS, GRID, Made, changed, recorded
 
 from benchmarks import analysis, comparison
 from benchmarks.analysis import Results
