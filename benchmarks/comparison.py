@@ -148,7 +148,7 @@ class _Chance(NamedTuple):
 
     signs: np.ndarray  # [1 + DRAWS, episodes]
     shares: np.ndarray | None  # [1 + DRAWS, 2 seeds], of policies in the effect; None: they stay
-    usual: float  # standard deviation of the usual policy, relative to its level
+    usual: dict[str, np.ndarray]  # by quantity, relative spread of policies, [1 + DRAWS, 1]
 
 
 def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
@@ -160,13 +160,34 @@ def _draw(members: Sequence[Pair], rng: np.random.Generator) -> _Chance:
     else:
         drawn = rng.choice((-1.0, 1.0), (DRAWS, episodes))
     if members[0].basis == EPISODES:
-        return _Chance(np.concatenate([np.ones((1, episodes)), drawn]), None, 0.0)
+        return _Chance(np.concatenate([np.ones((1, episodes)), drawn]), None, {})
     # Signs of deviations from the mean, none of which is part of what was observed.
     signs = np.concatenate([np.zeros((1, episodes)), drawn])
-    policies = [_policies(pair) for pair in members]
-    usual = np.median(np.concatenate([_over(x.std(0), np.abs(x.mean(0))) for x in policies]))
-    usual = max(float(usual), RETURN_ROUNDING)
-    return _Chance(signs, _shares(members[0].run.shape[0], rng), usual)
+    shares = _shares(members[0].run.shape[0], rng)
+    return _Chance(signs, shares, _usual(members, shares))
+
+
+def _usual(members: Sequence[Pair], shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Median over curves and sparsities of the standard deviation per level."""
+    found: dict[str, list[np.ndarray]] = {}
+    for pair in members:
+        policies = _policies(pair)
+        level = np.broadcast_to(np.abs(policies.mean(0)), (len(shares), policies.shape[1]))
+        relative = _over(np.sqrt(_variance(policies, shares @ policies)), level)
+        found.setdefault(pair.key.quantity, []).append(relative)
+    # Where most policies are alike, differences of rounding still are no change.
+    medians = {name: np.median(np.concatenate(x, axis=1), axis=1) for name, x in found.items()}
+    return {name: np.maximum(x, RETURN_ROUNDING)[:, None] for name, x in medians.items()}
+
+
+def _variance(policies: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Of the policies within two runs of n whose means differ by `moved`, `[1 + DRAWS, W]`.
+
+    All squared deviations are those within the runs and those between their means.
+    """
+    count = len(policies)
+    squares = count * policies.var(0) - count / 4 * moved**2
+    return np.maximum(squares, 0) / (count - 2)
 
 
 def _shares(seeds: int, rng: np.random.Generator) -> np.ndarray:
@@ -189,13 +210,12 @@ def _policies(pair: Pair) -> np.ndarray:
 def _effects(pair: Pair, chance: _Chance, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Changes of weighted sums over the grid, as observed and by chance, and their standard errors.
 
-    Policies that change places between two runs of n have, with R_w the squared deviations of their
-    2 n values from the means of the two runs, the error (Student's)
+    Of policies that change places between two runs of n, with V_w their variance within the runs,
 
-        error_w^2 = 2 / n * R_w / (2 n - 2) + s_w^2,    s_w = usual * level_w * (2 / n)^(1/2).
+        error_w^2 = 2 / n * (V_w + (usual * level_w)^2).
 
-    With few of them R_w is small by chance somewhere, and s_w keeps the quotient from exploding
-    there.
+    Of few policies V_w is small by chance somewhere, and the second term keeps the quotient from
+    exploding there.
 
     Args:
         pair: of curves.
@@ -215,9 +235,8 @@ def _effects(pair: Pair, chance: _Chance, windows: np.ndarray) -> tuple[np.ndarr
     policies, n = _policies(pair) @ windows, len(pair.run)  # [2 n, W]
     moved = chance.shares @ policies
     noise = signs @ (change - change.mean(-1, keepdims=True)).T
-    rest = np.maximum(2 * n * policies.var(0) - n / 2 * moved**2, 0)
-    floor = 2 / n * (chance.usual * policies.mean(0)) ** 2
-    return moved + noise, np.sqrt(2 / n * rest / (2 * n - 2) + floor + noise.var(0))
+    floor = (chance.usual[pair.key.quantity] * policies.mean(0)) ** 2
+    return moved + noise, np.sqrt(2 / n * (_variance(policies, moved) + floor) + noise.var(0))
 
 
 # --- windows --------------------------------------------------------------------------------------

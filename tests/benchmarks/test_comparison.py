@@ -300,17 +300,17 @@ def test_other_policies_are_no_false_alarm(monkeypatch):
     assert false <= scipy.stats.binom(40, LEVEL).ppf(0.999)
 
 
-def test_four_seeds_show_a_loss_where_policies_are_much_alike(monkeypatch):
-    """With 2 % between the policies; with 30 % a loss of 10 % is not to be told from chance."""
+def test_six_seeds_show_a_loss_where_policies_are_much_alike(monkeypatch):
+    """A fifth, with 2 % between the policies; with 30 % it is not to be told from chance."""
     monkeypatch.setattr(comparison, "DRAWS", 500)
     rng, caught = np.random.default_rng(9), {0.02: 0, AGENTS: 0}
     for spread in caught:
         for _ in range(10):
             one, other = (
-                Made(rng, methods=("magnitude",), spread=spread).tables(rng, episodes=64)
+                Made(rng, 6, methods=("magnitude",), spread=spread).tables(rng, episodes=64)
                 for _ in range(2)
             )
-            lost = changed(other, 0.9, attack=ATTACKS, sparsity=GRID[2:4])
+            lost = changed(other, 0.8, attack=ATTACKS, sparsity=GRID[2:4])
             caught[spread] += alarm(compare(recorded(one), recorded(lost)))
     assert caught[0.02] >= 9
     assert caught[AGENTS] <= 2
