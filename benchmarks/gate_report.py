@@ -29,9 +29,9 @@ NOTES = f"""\
 *Worse* and *better* are changes that chance alone shows in at most {100 * LEVEL:.0f} % of
 comparisons, anywhere among the curves that are judged by the same; *p* is that share. They are
 looked for in all contiguous windows of the sparsity grid, and *at sparsity* is where a curve
-changed most. *Tolerance* is the change of the mean over the grid that would be one. Curves of the same policies are
-judged over episodes; where training went another way the seeds are the replicates, and only large
-losses can be told from chance. Only what is worse fails."""
+changed most. *Tolerance* is the change of the mean over the grid that would be one. Curves of the
+same policies are judged over episodes; where training went another way the seeds are the
+replicates, and only large losses can be told from chance. Only what is worse fails."""
 
 
 class Verdict(NamedTuple):
