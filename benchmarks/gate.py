@@ -1,0 +1,158 @@
+"""Compare a run with a baseline: did the robustness of pruned policies get worse?
+
+    python -m benchmarks.gate --baseline results/baselines/quick results/quick
+    python -m benchmarks.gate --baseline results/baselines/quick results/quick --update
+
+The first exits with 0 if no curve got worse, 1 if one did, and 2 if the two cannot be compared. The
+second makes the run the new baseline and says what changed.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from benchmarks import gate_report
+from benchmarks.baselines import (
+    Run,
+    check_comparable,
+    differences,
+    read_baseline,
+    read_run,
+    write_baseline,
+)
+from benchmarks.comparison import compare
+from benchmarks.display import complain, make_console
+from benchmarks.gate_report import Verdict
+from benchmarks.pairing import RETURN
+from benchmarks.store import write_whole
+from jaxprune.families import InputError
+
+FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare a run with a baseline."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run."""
+    baseline: Path
+    """Folder of the baseline."""
+    update: bool = False
+    """Make the run the new baseline, and say what changed."""
+    junit: Path | None = None
+    """File for JUnit XML: a test case for every curve."""
+    json: Path | None = None
+    """File for github-action-benchmark's customBiggerIsBetter: the returns. The certificates go
+    beside it, for customSmallerIsBetter, as NAME-certificates.json."""
+    summary: Path | None = None
+    """File for a summary in Markdown; default: added to $GITHUB_STEP_SUMMARY if that is set."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    options = tyro.cli(Options, args=list(argv), prog="benchmarks.gate")
+    console = make_console()
+    try:
+        return update(options, console) if options.update else gate(options, console)
+    except InputError as error:
+        complain(error)
+        return CANNOT_COMPARE
+
+
+def gate(options: Options, console: Console) -> int:
+    """Judge a run.
+
+    Raises:
+        InputError: there is nothing to judge, or too little.
+    """
+    baseline, run = read_baseline(options.baseline), read_run(options.run)
+    check_comparable(baseline, run)
+    verdict = judge(baseline, run)
+    show(verdict, console)
+    write(verdict, options)
+    if verdict.worse:
+        return WORSE
+    unknown = [c for c in verdict.unjudged if c.key.quantity == RETURN]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} curves differ and cannot be judged, {unknown[0].key} for one: "
+            f"{run.settings['seeds']} seeds or {run.settings['episodes']} episodes are too few "
+            "(4 seeds where the policies differ, 6 episodes where they do not); make baseline and "
+            "run with more, or accept the run with --update"
+        )
+    return FINE
+
+
+def update(options: Options, console: Console) -> int:
+    """Make a run the baseline.
+
+    Raises:
+        InputError: the run is not fit to be one, or the folder holds something else.
+    """
+    run, old = read_run(options.run), None
+    try:
+        old = read_baseline(options.baseline)
+    except InputError as error:
+        console.print(f"nothing to compare with: {error}", markup=False, soft_wrap=True)
+    write_baseline(options.baseline, run)
+    console.print(f"{options.baseline} now holds {options.run}", markup=False, soft_wrap=True)
+    if old is None:
+        return FINE
+    for name, before, after in differences(old.settings, run.settings):
+        console.print(f"setting {name}: {before} is now {after}", markup=False, soft_wrap=True)
+    try:
+        check_comparable(old, run)
+    except InputError:
+        console.print("the curves are of other cells: no comparison")
+    else:
+        verdict = judge(old, run)
+        show(verdict, console)
+        write(verdict, options)
+    return FINE
+
+
+def judge(baseline: Run, run: Run) -> Verdict:
+    """Every curve of two comparable runs."""
+    return Verdict(baseline, run, compare(baseline.recorded(), run.recorded()))
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """On a terminal."""
+    for table in gate_report.rich_tables(verdict):
+        console.print(table)
+    console.print(f"{verdict.sentence()} ({verdict.run.path})", markup=False, soft_wrap=True)
+
+
+def write(verdict: Verdict, options: Options) -> None:
+    """The files that were asked for."""
+    returns = gate_report.history(verdict.compared, returns=True)
+    certificates = gate_report.history(verdict.compared, returns=False)
+    summary = gate_report.markdown(verdict)
+    if options.junit is not None:
+        _write(options.junit, gate_report.junit(verdict))
+    if options.json is not None:
+        _write(options.json, returns)
+        _write(options.json.with_name(f"{options.json.stem}-certificates.json"), certificates)
+    if options.summary is not None:
+        _write(options.summary, summary)
+    elif os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as file:
+            file.write(summary)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another file") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""The gate as a program: what it exits with, what it prints and what it writes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_runs import EPS, GRID, Made, changed, write_run
+
+from benchmarks.baselines import read_baseline
+from benchmarks.gate import main
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return Made(np.random.default_rng(0), methods=("magnitude",)).tables(np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def folder(tables, tmp_path_factory) -> Path:
+    """A run, a baseline of it, and runs that are better, worse and about another task."""
+    folder = tmp_path_factory.mktemp("gate")
+    write_run(folder / "run", tables)
+    third = {"attack": ("random", "mad"), "sparsity": GRID[2:4]}
+    write_run(folder / "worse", changed(tables, 0.9, **third))
+    write_run(folder / "better", changed(tables, 1.1, **third))
+    write_run(folder / "walker", tables, env="walker2d")
+    assert main(["--baseline", str(folder / "baseline"), "--update", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_step(monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+def gate(folder: Path, run: str, *options: str) -> int:
+    return main([str(folder / run), "--baseline", str(folder / "baseline"), *options])
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "words"),
+    [
+        ("run", 0, "0 of 14 curves got worse, 0 better"),
+        ("better", 0, "0 of 14 curves got worse, 4 better"),
+        ("worse", 1, "4 of 14 curves got worse, 0 better"),
+    ],
+)
+def test_it_exits_with_1_if_a_curve_got_worse(folder, run, status, words, capsys):
+    assert gate(folder, run) == status
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert ("return/magnitude/mad@0.1" in printed) == (run != "run")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("walker", "env is hopper there and walker2d here"),
+        ("nowhere", "nowhere/experiment.json is missing"),
+        ("baseline", "is a baseline"),
+    ],
+)
+def test_it_exits_with_2_if_there_is_nothing_to_compare(folder, run, words, capsys):
+    assert gate(folder, run) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.startswith("error: ")
+    assert captured.out == ""
+
+
+def test_it_exits_with_2_if_a_change_cannot_be_judged(tmp_path, capsys):
+    """Two seeds of other policies."""
+    for i, name in enumerate(("before", "run")):
+        made = Made(np.random.default_rng(i), seeds=2, methods=("magnitude",))
+        write_run(tmp_path / name, made.tables(np.random.default_rng(i)))
+    assert (
+        main([str(tmp_path / "before"), "--update", "--baseline", str(tmp_path / "baseline")]) == 0
+    )
+    assert gate(tmp_path, "run", "--junit", str(tmp_path / "junit.xml")) == 2
+    captured = capsys.readouterr()
+    assert "14 could not be judged" in captured.out
+    assert "2 seeds or 16 episodes are too few" in captured.err
+    assert 'skipped="14"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_an_update_makes_the_run_the_baseline_and_says_what_changed(folder, tmp_path, capsys):
+    shutil.copytree(folder / "baseline", tmp_path / "baseline")
+    capsys.readouterr()
+    assert main([str(folder / "worse"), "--update", "--baseline", str(tmp_path / "baseline")]) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 14 curves got worse" in printed and "return/magnitude/mad@0.1" in printed
+    assert main([str(folder / "worse"), "--baseline", str(tmp_path / "baseline")]) == 0
+
+
+def test_an_update_with_other_settings_names_them(folder, tmp_path, capsys):
+    shutil.copytree(folder / "baseline", tmp_path / "baseline")
+    assert main([str(folder / "walker"), "--update", "--baseline", str(tmp_path / "baseline")]) == 0
+    printed = capsys.readouterr().out
+    assert "setting env: hopper is now walker2d" in printed
+    assert "no comparison" in printed
+    assert read_baseline(tmp_path / "baseline").settings["env"] == "walker2d"
+
+
+def test_an_update_never_overwrites_something_else(folder, capsys):
+    before = (folder / "run" / "experiment.json").read_bytes()
+    assert main([str(folder / "worse"), "--update", "--baseline", str(folder / "run")]) == 2
+    assert "holds something that is no baseline" in capsys.readouterr().err
+    assert (folder / "run" / "experiment.json").read_bytes() == before
+
+
+def test_it_writes_what_is_asked_for(folder, tmp_path):
+    files = [tmp_path / "new" / name for name in ("junit.xml", "history.json", "summary.md")]
+    options = zip(("--junit", "--json", "--summary"), map(str, files), strict=True)
+    assert gate(folder, "worse", *(word for option in options for word in option)) == 1
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {
+        *(file.name for file in files),
+        "history-certificates.json",
+    }
+    assert files[0].read_text().startswith("<?xml")
+    returns = json.loads(files[1].read_text())
+    assert f"return/magnitude/mad@{EPS:g}/sparsity=0.3" in {entry["name"] for entry in returns}
+    assert files[2].read_text().startswith("## Robustness gate FAILED: hopper")
+
+
+def test_it_adds_to_the_summary_of_a_github_step(folder, tmp_path, monkeypatch):
+    file = tmp_path / "step.md"
+    file.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    assert gate(folder, "run") == 0
+    assert file.read_text().startswith("before\n## Robustness gate passed: hopper")
+
+
+def test_a_file_that_cannot_be_written_is_named(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert gate(folder, "run", "--junit", str(tmp_path / "file" / "junit.xml")) == 2
+    assert "cannot write" in capsys.readouterr().err
