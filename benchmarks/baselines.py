@@ -23,7 +23,8 @@ from benchmarks import analysis
 from benchmarks.analysis import Columns
 from benchmarks.labels import PARTS, Labels
 from benchmarks.pairing import QUANTITIES, Recorded
-from benchmarks.store import read_json, read_table, write_whole
+from benchmarks.store import checksum, read_json, read_table
+from benchmarks.whole import write_whole
 from jaxprune.families import InputError
 
 VERSION = 1
@@ -76,6 +77,7 @@ def read_run(path: Path) -> Run:
     described = read_json(path / "experiment.json")
     if "baseline" in described:
         raise InputError(f"{path} is a baseline: give it with --baseline, and a run beside it")
+    _check_finished(path, described)
     settings = _settings(path, described)
     tables = {}
     for name, kept in COLUMNS.items():
@@ -111,6 +113,23 @@ def read_baseline(path: Path) -> Run:
     sums = described["baseline"].get("sha256", {})
     tables = {name: _read_checked(path / f"{name}.parquet", name, sums) for name in COLUMNS}
     return _checked(Run(path, _settings(path, described), _facts(described), tables))
+
+
+def _check_finished(path: Path, described: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a run that was stopped, a shard, or tables of which a bit is wrong."""
+    shard = described.get("shard", "0/1")
+    if shard != "0/1":
+        raise InputError(f"{path} is shard {shard} of a run: unite it first (benchmarks.merge)")
+    if "shard" in described and not described.get("files"):
+        raise InputError(
+            f"{path} is not finished: start its command again, it goes on where it was: "
+            f"{described.get('command')}"
+        )
+    for name, known in described.get("files", {}).items():
+        if checksum(path / name) != known:
+            raise InputError(
+                f"{path}/{name} is missing, or not what the run wrote: start its command again"
+            )
 
 
 def _settings(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from benchmarks.comparison import compare
 from benchmarks.display import complain, make_console
 from benchmarks.gate_report import Verdict
 from benchmarks.pairing import RETURN
-from benchmarks.store import write_whole
+from benchmarks.whole import write_whole
 from jaxprune.families import InputError
 
 FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
