@@ -116,7 +116,7 @@ def read_baseline(path: Path) -> Run:
 
 
 def _check_finished(path: Path, described: Mapping[str, Any]) -> None:
-    """Raises `InputError` for a run that was stopped, a shard, or tables of which a bit is wrong."""
+    """Raises `InputError` for a run that was stopped, a shard, or a table with a wrong bit."""
     shard = described.get("shard", "0/1")
     if shard != "0/1":
         raise InputError(f"{path} is shard {shard} of a run: unite it first (benchmarks.merge)")
