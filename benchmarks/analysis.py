@@ -71,9 +71,29 @@ def replicates(*returns: np.ndarray) -> list[jax.Array]:
     return [jnp.asarray(r.mean(-1)) for r in returns]
 
 
-def replicated_interval(returns: np.ndarray) -> Interval:
+def episodes_of_all(*returns: np.ndarray) -> list[jax.Array]:
+    """`[seeds, S, episodes]` each -> samples `[seeds * episodes, S]` each.
+
+    For claims about these agents and no others: episodes are the replicates, each moved by what
+    its agent differs from the mean of all, and stretched for the mean that this takes from them.
+    """
+
+    def samples(r: np.ndarray) -> jax.Array:
+        seeds, levels, episodes = r.shape
+        of_agent = r.mean(-1, keepdims=True)
+        stretch = (episodes / (episodes - 1)) ** 0.5 if episodes > 1 else 1.0
+        moved = of_agent.mean(0) + (r - of_agent) * (stretch if seeds > 1 else 1.0)
+        return jnp.asarray(np.moveaxis(moved, 1, 2).reshape(seeds * episodes, levels))
+
+    return [samples(r) for r in returns]
+
+
+Sampling = Callable[..., list[jax.Array]]
+
+
+def replicated_interval(returns: np.ndarray, sampling: Sampling = replicates) -> Interval:
     """`[seeds, S, episodes]` -> interval of the mean `[S]`."""
-    return _as_numpy(bootstrap_mean(jax.random.key(SEED), *replicates(returns)))
+    return _as_numpy(bootstrap_mean(jax.random.key(SEED), *sampling(returns)))
 
 
 def _as_numpy(interval: Interval) -> Interval:
@@ -261,10 +281,12 @@ class Differences(NamedTuple):
     band: Interval  # [S], of the whole curve at once
 
 
-def differences(results: Results, method: str, eps: float) -> Differences:
+def differences(
+    results: Results, method: str, eps: float, sampling: Sampling = replicates
+) -> Differences:
     """What pruning gains or loses where both policies meet their strongest adversary."""
     worst, pruned, dense = _with_dense(results, method, eps)
-    a, b = replicates(*np.broadcast_arrays(pruned, dense))
+    a, b = sampling(*np.broadcast_arrays(pruned, dense))
     band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)
     interval = paired_difference(jax.random.key(SEED), a, b, level=CONFIDENCE)
     return Differences(worst.label, worst.curve.sparsity, _as_numpy(interval), _as_numpy(band))
@@ -344,7 +366,9 @@ class SweetSpot(NamedTuple):
     dense_attacked: Interval
 
 
-def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
+def sweet_spots(
+    results: Results, method: str, eps: float, sampling: Sampling = replicates
+) -> list[SweetSpot]:
     """The best sparsity by three objectives; sparsity 0 competes.
 
     Chosen on the first half of the episodes and reported on the second, because a maximum over
@@ -366,9 +390,11 @@ def sweet_spots(results: Results, method: str, eps: float) -> list[SweetSpot]:
             affordable, -(c - a), -np.inf
         ),
     }
-    clean_interval, attacked_interval = clean.interval(judge), worst.interval(judge)
-    dense_clean = results.dense(method).interval(judge)
-    dense_attacked = worst_of(results, results.dense_of[method], eps).curve.interval(judge)
+    dense_worst = worst_of(results, results.dense_of[method], eps).curve
+    clean_interval, attacked_interval, dense_clean, dense_attacked = (
+        replicated_interval(curve.returns[:, :, judge], sampling)
+        for curve in (clean, worst, results.dense(method), dense_worst)
+    )
     pick: Callable[[Interval, int], Interval] = lambda x, i: Interval(*(v[i] for v in x))  # noqa: E731
     return [
         SweetSpot(

@@ -46,17 +46,16 @@ class Panel(NamedTuple):
     worst: Line  # of all adversaries, on fresh episodes
     cvar: Interval  # [S], of the same episodes
     change: Line  # the worst-of return less that of the unpruned agents, in pairs; a band
-    better: (
-        Interval  # [S], P(a pruned agent withstands its worst adversary better than a dense one)
-    )
-    dense_clean: Interval  # []
-    dense_worst: Interval  # [], fresh episodes
+    claimed: Interval  # [S], the same in words: of these agents alone where they are few
+    better: Interval  # [S], P(a pruned agent does better than a dense one), each at its worst
+    dense_clean: Interval  # [], in words
+    dense_worst: Interval  # [], in words, fresh episodes
     bounds: list[BoundCurve]  # on D
     tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
     bracket: Bracket | None
-    spots: list[SweetSpot]
+    spots: list[SweetSpot]  # in words
 
     @property
     def shown(self) -> int:
@@ -101,6 +100,11 @@ class Evidence(NamedTuple):
         return [*self.problems, *([self.few_seeds] if self.few_seeds else [])]
 
 
+def sampling(seeds: int) -> analysis.Sampling:
+    """What sentences are about: the method, or these agents alone where they are few."""
+    return analysis.replicates if seeds >= SEEDS else analysis.episodes_of_all
+
+
 def gather(folder: Path) -> Evidence:
     """The evidence of a run folder.
 
@@ -115,6 +119,8 @@ def gather(folder: Path) -> Evidence:
     )
     described = read_json(folder / "experiment.json")
     results, labels = analysis.collect(returns), Labels(returns)
+    seeds = max(len(curve.returns) for curve in results.by_key.values())
+    words = sampling(seeds)
     task, simulator = str(returns["env"][0]), str(returns["backend"][0])
     regime = str(returns["regime"][0])
     returns, training, certificates, sparsity, diagnosis = (
@@ -126,11 +132,11 @@ def gather(folder: Path) -> Evidence:
     return Evidence(
         title=f"{task} ({simulator})",
         regime=regime,
-        seeds=max(len(curve.returns) for curve in results.by_key.values()),
+        seeds=seeds,
         described=described,
         results=results,
         panels=[
-            panel(results, certificates, method, eps)
+            panel(results, certificates, method, eps, words)
             for eps in results.radii
             for method in results.pruned_methods()
         ],
@@ -147,8 +153,14 @@ def gather(folder: Path) -> Evidence:
     )
 
 
-def panel(results: Results, certificates: Columns, method: str, eps: float) -> Panel:
-    """All curves of one method at one radius."""
+def panel(
+    results: Results,
+    certificates: Columns,
+    method: str,
+    eps: float,
+    words: analysis.Sampling = analysis.replicates,
+) -> Panel:
+    """All curves of one method at one radius; `words` decides what sentences are about."""
     judge = analysis.halves(results).judge
     worst = analysis.worst_of(results, method, eps).curve
     dense = analysis.worst_of(results, results.dense_of[method], eps).curve
@@ -171,9 +183,10 @@ def panel(results: Results, certificates: Columns, method: str, eps: float) -> P
             analysis.differences(results, method, eps).band,
             (fresh - reference).mean(-1),
         ),
+        claimed=analysis.differences(results, method, eps, words).band,
         better=analysis.improvement(results, method, eps).probability,
-        dense_clean=_first(results.dense(method).interval()),
-        dense_worst=_first(analysis.replicated_interval(reference)),
+        dense_clean=_first(analysis.replicated_interval(results.dense(method).returns, words)),
+        dense_worst=_first(analysis.replicated_interval(reference, words)),
         bounds=analysis.bound_curves(certificates, method, eps),
         tv={
             scope: np.min([curve.values.mean(0) for curve in curves], axis=0)
@@ -183,7 +196,7 @@ def panel(results: Results, certificates: Columns, method: str, eps: float) -> P
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: analysis.regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=analysis.bracket(results, certificates, method, eps),
-        spots=analysis.sweet_spots(results, method, eps),
+        spots=analysis.sweet_spots(results, method, eps, words),
     )
 
 

@@ -30,12 +30,19 @@ ENOUGH = Words("is refuted", "is not refuted", "certainly")
 FEW = Words("looks refuted", "does not look refuted", "apparently")
 
 
-def headlines(evidence: Evidence) -> Iterator[str]:
-    """Sentences, the most important first."""
+def preface(evidence: Evidence) -> Iterator[str]:
+    """What the sentences are about, where that is not the method."""
     if evidence.few_seeds:
-        yield f"**{evidence.few_seeds}** What follows is about these agents."
+        yield (
+            f"**{evidence.few_seeds}** What follows is about these agents and no others: its "
+            "intervals are over their episodes."
+        )
     elif evidence.seeds == 1:
         yield "There is one policy: what follows is about it, and intervals are over its episodes."
+
+
+def headlines(evidence: Evidence) -> Iterator[str]:
+    """Sentences, the most important first."""
     for panel in evidence.panels:
         if (panel.sparsity > 0).any():
             yield claim(panel, FEW if evidence.few_seeds else ENOUGH)
@@ -65,7 +72,7 @@ def claim(panel: Panel, words: Words) -> str:
     """
     pruned = np.flatnonzero(panel.sparsity > 0)
     levels = panel.sparsity[pruned]
-    mean, low, high = (np.asarray(x)[pruned] for x in panel.change.interval)
+    mean, low, high = (np.asarray(x)[pruned] for x in panel.claimed)
     start = f"{panel.method}, eps {panel.eps:g}: "
     if np.isnan(low).all():
         return f"{start}whether {CLAIM} holds cannot be told from one episode of one agent."

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from benchmarks import analysis, report_attacks
 from benchmarks.compute import compute_rows
-from benchmarks.evidence import GIF, QUANTITIES, Evidence, Panel
-from benchmarks.headlines import headlines
+from benchmarks.evidence import GIF, QUANTITIES, Evidence, Panel, sampling
+from benchmarks.headlines import headlines, preface
 from benchmarks.report_rows import (
     bound_rows,
     bracket_rows,
@@ -88,7 +88,8 @@ def lines(evidence: Evidence) -> Iterator[str]:
     """The whole report."""
     yield from (f"# What pruning does to the robustness of {evidence.title}", "")
     yield from (_where(evidence), "")
-    yield from _list("Findings", [*_dense(evidence), *headlines(evidence)])
+    findings = [*preface(evidence), *_dense(evidence), *headlines(evidence)]
+    yield from _list("Findings", findings)
     yield from _list("Warnings", evidence.warnings)
     yield from _returns(evidence)
     if evidence.results.methods:
@@ -130,7 +131,8 @@ def _dense(evidence: Evidence) -> Iterator[str]:
     unpruned = dict.fromkeys(evidence.results.dense_of.values())
     for name in unpruned:
         called = "Dense" if len(unpruned) == 1 else f"Dense ({name.removesuffix(' none')})"
-        clean = evidence.results.clean(name).interval()
+        returns = evidence.results.clean(name).returns
+        clean = analysis.replicated_interval(returns, sampling(evidence.seeds))
         yield f"{called}, clean: {interval_text(Interval(*(x[0] for x in clean)))}."
 
 

@@ -487,3 +487,21 @@ def test_metrics_average_the_grid_over_seeds_and_episodes_in_three_ways():
     assert named["median"]["value"] == pytest.approx(4)
     for row in named.values():
         assert row["low"] < row["value"] < row["high"]
+
+
+def test_episodes_of_few_agents_tell_of_these_alone():
+    """The mean is theirs, and its standard error has nothing of how far apart they are."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, [[[1.0]], [[3.0]]], (2, 1, 4000))
+    returns = noise + np.array([-500.0, 500.0])[:, None, None]
+    (samples,) = analysis.episodes_of_all(returns)
+    assert samples.shape == (8000, 1)
+    np.testing.assert_allclose(samples.mean(), returns.mean(), atol=1e-3)
+    error = float(samples.std(ddof=1)) / 8000**0.5
+    np.testing.assert_allclose(error, ((1 + 9) / 4 / 4000) ** 0.5, rtol=0.03)
+
+
+def test_episodes_of_one_agent_are_as_they_were():
+    returns = np.random.default_rng(1).normal(size=(1, 3, 5))
+    (samples,) = analysis.episodes_of_all(returns)
+    np.testing.assert_allclose(samples, returns[0].T, atol=1e-6)
