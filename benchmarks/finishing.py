@@ -1,6 +1,8 @@
 """The last step of a run, of a shard and of their union: tables and agents, whole and checked."""
 
+import errno
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,30 @@ def finish(
         write_shard_agents(folder.path / SHARD_AGENTS, results.policy, results.masks)
         files.append(SHARD_AGENTS)
     else:
-        save_agents(folder.path / AGENTS, results.policy, results.masks)
+        write_agents(folder.path / AGENTS, results.policy, results.masks)
     known = {name: checksum(folder.path / name) for name in files}
     folder.describe({**facts, "files": known})
+
+
+def write_agents(path: Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
+    """The agents of a run, as a checkpoint; what a killed process left of one is removed.
+
+    Raises:
+        OSError: the disk is full, or the folder not writable.
+    """
+    try:
+        _sweep(path)
+        save_agents(path, policy, masks)
+    except ValueError as error:  # how Orbax passes on that a file could not be written
+        _sweep(path)
+        reason = str(error).splitlines()[0][:200]
+        raise OSError(errno.EIO, reason, str(path)) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove Orbax's temporary folders beside a checkpoint."""
+    for left in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_shard_agents(file: Path, policy: Policy, masks: Mapping[str, Masks]) -> None:

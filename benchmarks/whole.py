@@ -24,6 +24,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         _flush(partial)
         os.replace(partial, path)
         _flush(path.parent)
+    except OSError as error:  # what failed to write seldom says where
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
