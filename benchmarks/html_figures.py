@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from benchmarks import analysis
-from benchmarks.evidence import Evidence, Line, Panel
+from benchmarks.evidence import SEEDS, Evidence, Line, Panel
 from benchmarks.figures import ATTACK_LABELS, COLOURS, ROUNDING, TERMS
 from benchmarks.report_rows import layers, short
 from jaxprune.statistics import Interval
@@ -19,7 +19,8 @@ from jaxprune.statistics import Interval
 INK = "#444444"
 # Colours run out after the first; then the dashes change.
 DASHES = ("solid", "dash", "dot", "dashdot")
-BAND = 0.15  # opacity
+# Opacity; bands of a few seeds are wide and would bury what is behind them.
+BAND, FAINT = 0.15, 0.04
 HEIGHT, PAD = 430, 0.06
 SPARSITY = "sparsity"
 LEVELS = 6  # lines of a sweep
@@ -230,7 +231,8 @@ def _lines(
     group = {"legendgroup": name, "visible": visible}
     if np.isfinite(low).any():
         low, high = (np.where(np.isfinite(y), y, mean) for y in (low, high))
-        yield _area(x, low, high, style["color"], name) | group
+        faint = 1 < len(line.seeds) < SEEDS
+        yield _area(x, low, high, style["color"], name, FAINT if faint else BAND) | group
     if len(line.seeds) > 1:
         yield {
             "x": np.tile(x, len(line.seeds)),
@@ -280,7 +282,13 @@ def _positive(
 
 
 def _area(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, name: str, legend: bool = False
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    colour: str,
+    name: str,
+    opacity: float = BAND,
+    legend: bool = False,
 ) -> Trace:
     """The area between two curves."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -288,7 +296,7 @@ def _area(
         "x": np.concatenate([x, x[::-1]]),
         "y": np.concatenate([high, low[::-1]]),
         "fill": "toself",
-        "fillcolor": f"rgba({red},{green},{blue},{BAND})",
+        "fillcolor": f"rgba({red},{green},{blue},{opacity})",
         "mode": "lines",
         "line": {"width": 0},
         "name": name,
