@@ -1,7 +1,9 @@
 """A run that is killed, stopped or damaged ends with the tables of one that was left alone."""
 
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +97,44 @@ def test_killed_at_20_random_moments(undisturbed: tuple[Path, float], tmp_path: 
         killed_after(moments.uniform(0, seconds), out, signal.SIGKILL)
         finished(out)
         assert_same(out, other)
+
+
+def together(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
+    """Run processes at once; all have to succeed."""
+    running = [
+        subprocess.Popen(words, cwd=ROOT, env=os.environ | env, stdout=subprocess.DEVNULL)
+        for words, env in zip(commands, environments, strict=True)
+    ]
+    assert [process.wait() for process in running] == [0] * len(running)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["shards", "jax.distributed"])
+def test_two_processes_at_once_write_what_one_does(how: str, tmp_path: Path):
+    words = ["--chunk-seeds", "1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(command(one) + words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    if how == "shards":
+        each = [["--shard", f"{i}/2"] for i in range(2)]
+        told: list[dict[str, str]] = [{}, {}]
+    else:
+        with socket.create_server(("localhost", 0)) as free:
+            address = f"localhost:{free.getsockname()[1]}"
+        each = [["--distributed"], ["--distributed"]]
+        told = [
+            {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(i),
+            }
+            for i in range(2)
+        ]
+    together([command(two) + words + mine for mine in each], told)
+    unite = [sys.executable, "-m", "benchmarks.merge", str(two)]
+    subprocess.run(unite, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for name in TABLES:
+        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (two, one))
+        assert ours == theirs, name
 
 
 def test_sigterm_ends_it_soon_with_the_status_that_means_again(
