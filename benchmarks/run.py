@@ -78,6 +78,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     check_orders(experiment, env, loaded)
     shard = find_shard(experiment)
     folder = RunFolder(where(experiment, shard), experiment.settings())
+    sink = make_sink(experiment.sink, folder.path, folder.settings)
     console.print(str(make_plan(experiment, env, folder.path, shard)), markup=False)
     if experiment.dry_run:
         return
@@ -85,7 +86,6 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         console.print(f"{folder.path} is complete (--no-resume computes it again)")
         return report.write_report(folder, console) if shard.count == 1 else None
 
-    sink = make_sink(experiment.sink, folder.path, folder.settings)
     facts = {"command": command, "shard": str(shard)}
     folder.begin(facts)
     chunks_at = folder.path / "chunks"
