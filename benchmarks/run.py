@@ -82,13 +82,14 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     console.print(str(make_plan(experiment, env, folder.path, shard)), markup=False)
     if experiment.dry_run:
         return
+    chunks_at = folder.path / "chunks"
     if experiment.resume and folder.is_complete():
+        Chunks(chunks_at, {}).clear()  # of a process that was killed after its last file
         console.print(f"{folder.path} is complete (--no-resume computes it again)")
         return report.write_report(folder, console) if shard.count == 1 else None
 
     facts = {"command": command, "shard": str(shard)}
     folder.begin(facts)
-    chunks_at = folder.path / "chunks"
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()
     chunks = Chunks(chunks_at, folder.identity(), stopping.boundary)
