@@ -232,10 +232,12 @@ PRESETS = {
         env="cartpole",
         sparsity_grid=parse_grid("0:0.9:4"),
         methods=("magnitude", "random", "micro"),
-        episodes=8,
+        episodes=6,
         attack=AttackConfig(
-            search=SearchConfig(queries=64, generations=4, clone_steps=4_096, clone_epochs=10),
-            rs=SarsaConfig(steps=8_192, epochs=2, radii=(0.05, 0.2), weights=(0.1, 1.0)),
+            search=SearchConfig(
+                queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
+            ),
+            rs=SarsaConfig(steps=8_192, epochs=2, radii=(0.05, 0.2), weights=(1.0,), rounds=2),
             adversary=AdversaryConfig(
                 steps=20_480, epochs=4, minibatches=8, learning_rates=(1e-3,), log_stds=(-0.5,)
             ),

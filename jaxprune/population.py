@@ -89,7 +89,7 @@ class OverPopulation:
     """A function of a whole population, compiled when it is first called; see `over_population`."""
 
     def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
-        self._jitted = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
+        self._jitted: Any = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
         self._shardings = shardings
 
     def __call__(self, shared: Any, items: Any) -> Any:
@@ -113,6 +113,11 @@ class OverPopulation:
     def shapes(self, shared: Any, items: Any) -> Any:
         """Of the results."""
         return jax.eval_shape(self._jitted, shared, items)
+
+    @property
+    def compilations(self) -> int:
+        """For how many shapes of arguments calls have compiled it."""
+        return self._jitted._cache_size()
 
 
 def over_population(fn: Callable[..., Any], *, width: int) -> OverPopulation:

@@ -60,7 +60,7 @@ ATTACKS: dict[str, Kind] = {
     ),
     "critic_q": _kind(lambda c: q_attack(c.rs, c.mad), "lowest Q of the true state, plain Sarsa"),
     "lookahead": _kind(
-        lambda _: lookahead(), "lowest c r + gamma V by simulation", "critic", "simulator"
+        lambda c: lookahead(c.search), "lowest c r + gamma V by simulation", "critic", "simulator"
     ),
     "rs": _kind(lambda c: rs(c.rs, c.mad), "Robust Sarsa"),
     "rs_reference": _kind(

@@ -28,12 +28,14 @@ class MADConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The attacks that use no gradient of the victim."""
+    """The attacks that ask at points: the policy, its clone, or the simulator."""
 
     queries: int = 256
     """Points at which the policy is asked, per attacked step."""
     generations: int = 8
     """Of the evolution strategy, over which the queries are spread."""
+    simulated: int = 16
+    """Points from which `lookahead` simulates one step, per attacked step."""
     clone_steps: int = 32_768
     """Environment steps at which the snooping attack watches its victim."""
     clone_epochs: int = 20
@@ -43,6 +45,11 @@ class SearchConfig:
         """Raises `InputError` unless every generation has the two points it needs at least."""
         if self.generations < 1:
             raise InputError(f"search generations {self.generations} is below 1: give at least 1")
+        if self.simulated < 2:
+            raise InputError(
+                f"search simulated {self.simulated} is below 2: give at least 2, of which one is "
+                "no perturbation"
+            )
         if self.clone_steps < 256 or self.clone_epochs < 1:
             raise InputError(
                 f"search clone_steps {self.clone_steps} and clone_epochs {self.clone_epochs} are "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
-from jaxprune.attacks.config import MADConfig
+from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import climb
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.experience import fresh_workers, rollout
@@ -16,8 +16,7 @@ from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
 
-# Of `lookahead`: points tried per step, and discount of what comes after.
-CANDIDATES = 16
+# Of `lookahead`: the discount of what comes after.
 GAMMA = 0.99
 # The data from which it learns the critic's unit: environments per victim, and steps of each.
 ENVS, UNROLL = 16, 256
@@ -44,20 +43,26 @@ def value_attack(config: MADConfig) -> Attack:
     return memoryless(perturb, cost)
 
 
-def lookahead() -> Attack:
+def lookahead(config: SearchConfig) -> Attack:
     """The candidate s' with the lowest c r + gamma V(f(s, a')), a' the mode of pi(.|s').
 
     The simulator f is asked for the reward and the state that follow each candidate; V is the
     victim's critic, 0 after termination. A candidate that breaks the simulator is not used.
     Candidates are no perturbation, the corners eps sign(+-grad) that push each of the first outputs
-    (means or logits) up and down to first order, and random corners: 16 in all.
+    (means or logits) up and down to first order, and random corners: `config.simulated` in all.
 
     Critics are trained on rewards in units that the policy does not record. Preparation finds them:
     c is the least-squares solution of c r_t = V(s_t) - gamma V(s_{t+1}) on 4096 steps of the
     victim, and at least 0.
 
+    Raises:
+        InputError: a setting of the searching attacks that they could not honour.
+
     Source: this package; one step of a greedy adversary with a model.
     """
+
+    config.check()
+    count = config.simulated
 
     def perturb(params, memory, key, victim, obs_norm, eps, moment: Moment):
         def score(x: Array) -> Array:
@@ -66,7 +71,7 @@ def lookahead() -> Attack:
             total = params * after.reward + GAMMA * future
             return jnp.where(after.diverged | jnp.isnan(total), jnp.inf, total)
 
-        points = candidates(key, victim, obs_norm, eps)
+        points = candidates(key, victim, obs_norm, eps, count)
         return points[jnp.argmin(jax.vmap(score)(points))], memory
 
     def blank(victim: Policy, spec: EnvSpec) -> Array:
@@ -82,26 +87,26 @@ def lookahead() -> Attack:
         return take(jax.device_get(units), place)[:, None]
 
     cost = Cost(
-        queries=1 + 2 * CANDIDATES,
-        gradients=CANDIDATES // 2,  # fewer where there are fewer outputs
-        simulated=CANDIDATES,
+        queries=1 + 2 * count,
+        gradients=count // 2,  # fewer where there are fewer outputs
+        simulated=count,
         env_steps=ENVS * UNROLL,
     )
     return Attack(perturb, nothing, blank, prepare, per_eps=False, cost=cost)
 
 
-def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
-    """The points that `lookahead` tries, the centre last: `[CANDIDATES, obs_size]`.
+def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array, count: int) -> Array:
+    """The points that `lookahead` tries, the centre last: `[count, obs_size]`.
 
     Of equals the first is used, which is then a corner.
     """
 
     size, pulled_back = jax.vjp(lambda x: actor_output(victim, x), obs_norm)
-    rows = jnp.eye(size.shape[0], dtype=size.dtype)[: CANDIDATES // 2]
+    rows = jnp.eye(size.shape[0], dtype=size.dtype)[: count // 2]
     signs = jnp.sign(jax.vmap(lambda row: pulled_back(row)[0])(rows))
     both = jnp.stack([signs, -signs], axis=1).reshape(-1, *obs_norm.shape)
-    aimed = both[: CANDIDATES - 1]
-    others = (CANDIDATES - 1 - len(aimed), *obs_norm.shape)
+    aimed = both[: count - 1]
+    others = (count - 1 - len(aimed), *obs_norm.shape)
     drawn = jax.random.rademacher(key, others, obs_norm.dtype)
     centre = jnp.zeros((1, *obs_norm.shape), obs_norm.dtype)
     return obs_norm + eps * jnp.concatenate([aimed, drawn, centre])

@@ -10,9 +10,8 @@ from probes import ContinuousAction, Drift, Treadmill, probe_spec
 from victims import attacked, layer, linear_policy, tanh_policy
 
 from jaxprune.attacks.base import Victims
-from jaxprune.attacks.config import MADConfig
+from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.critics import (
-    CANDIDATES,
     _units,
     candidates,
     lookahead,
@@ -54,17 +53,17 @@ def test_value_settings_that_cannot_be():
 def test_candidates_push_every_output_up_and_down(outputs, head):
     weight = RNG.standard_normal((outputs, 5))
     policy = linear_policy(weight, head=head)
-    points = candidates(KEYS[0], policy, STATES[0], EPS)
-    assert points.shape == (CANDIDATES, 5)
+    points = candidates(KEYS[0], policy, STATES[0], EPS, 16)
+    assert points.shape == (16, 5)
     assert np.array_equal(points[-1], STATES[0])
     signs = (np.asarray(points[:-1]) - np.asarray(STATES[0])) / EPS
     np.testing.assert_allclose(np.abs(signs), 1.0, atol=1e-5)
     aimed = np.repeat(np.sign(weight), 2, axis=0) * np.tile([1, -1], outputs)[:, None]
-    count = min(2 * outputs, CANDIDATES - 1)
+    count = min(2 * outputs, 15)
     np.testing.assert_allclose(signs[:count], aimed[:count], atol=1e-5)
-    others = np.asarray(candidates(KEYS[1], policy, STATES[0], EPS))
+    others = np.asarray(candidates(KEYS[1], policy, STATES[0], EPS, 16))
     assert np.array_equal(others[:count], points[:count])
-    if count < CANDIDATES - 1:
+    if count < 15:
         assert not np.array_equal(others, points)
 
 
@@ -73,7 +72,7 @@ def test_candidates_push_every_output_up_and_down(outputs, head):
 
 def chosen(env, policy, key, physics, unit=1.0, eps=EPS):
     """The point that is used at a state which is its own observation."""
-    attack, state = lookahead(), EnvState(physics, jnp.int32(0))
+    attack, state = lookahead(SearchConfig()), EnvState(physics, jnp.int32(0))
     run = jax.jit(
         lambda policy, key, state, unit, eps: attack.perturb(
             unit, (), key, policy, state.physics, eps, Moment(env, state)
@@ -88,7 +87,7 @@ def test_drift_against_every_candidate(unit):
     weight, critic = np.array([[2.0, -1.0], [0.5, 1.5]]), np.array([0.7, -0.4])
     policy = linear_policy(weight, critic=critic)
     for key, obs in zip(KEYS[:6], STATES[:6, :2] / 2, strict=True):
-        tried = np.asarray(candidates(key, policy, obs, EPS))
+        tried = np.asarray(candidates(key, policy, obs, EPS, 16))
         after = np.asarray(obs) + 0.1 * np.clip(tried @ weight.T, -1, 1)
         scores = -unit * np.sum(after**2, axis=1) + 0.99 * after @ critic
         found = chosen(Drift(), policy, key, obs, unit)
@@ -173,7 +172,7 @@ def prepared(policy, units, env):
 
     policies = jax.tree.map(lambda *x: jnp.stack(x), *map(of_unit, units))
     _, policies, cells = as_cells(*jax.device_get((policies, None)))
-    return lookahead().prepare(Victims(env, policies, cells, EPS, jax.random.key(3)))
+    return lookahead(SearchConfig()).prepare(Victims(env, policies, cells, EPS, jax.random.key(3)))
 
 
 def test_prepare_finds_the_units_and_compiles_once():
@@ -184,6 +183,6 @@ def test_prepare_finds_the_units_and_compiles_once():
         assert isinstance(found, np.ndarray) and found.shape == (3, 1)
         np.testing.assert_allclose(found[:, 0], units, rtol=1e-3)
         assert _units.cache_info().currsize == 1
-        assert _units(env, 2)._cache_size() == 1
-    blank = lookahead().blank(tanh_policy(), env.spec)
+        assert _units(env, 2).compilations == 1
+    blank = lookahead(SearchConfig()).blank(tanh_policy(), env.spec)
     assert blank.shape == found.shape[2:] and blank.dtype == found.dtype

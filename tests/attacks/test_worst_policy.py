@@ -92,7 +92,7 @@ def test_all_victims_and_radii_share_them():
     """They know nothing of the victim; the key decides, members differ, nothing compiles anew."""
     base = prepare(population(signed_victim()))
     program = _program(ENV, CONFIG, 1)
-    before = _program.cache_info().misses, program._cache_size()
+    before = _program.cache_info().misses, program.compilations
     shared = prepare(population(signed_victim(), signed_victim(2.0), eps=0.1))
     for i in range(2):
         jax.tree.map(np.testing.assert_array_equal, take(shared, i), take(base, 0))
@@ -100,7 +100,7 @@ def test_all_victims_and_radii_share_them():
     assert not np.array_equal(kernels[0], kernels[1])
     other = prepare(population(signed_victim(), key=1))
     assert not np.array_equal(kernels, other.params.actor["layer_0"]["kernel"][0])
-    assert (_program.cache_info().misses, program._cache_size()) == before
+    assert (_program.cache_info().misses, program.compilations) == before
     assert ATTACK.members == 2 and not ATTACK.per_eps
     assert ATTACK.cost.env_steps == 2 * 4096
     assert worst_policy(replace(CONFIG, seeds=5), MAD).members == 5
