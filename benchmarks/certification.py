@@ -5,7 +5,6 @@ episodes visited, and an attack is run at the same states, so that every upper b
 bound beside it.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,9 +21,9 @@ from benchmarks.cells import (
     key_for,
 )
 from benchmarks.experiment import Experiment
-from benchmarks.trees import joined, part, under
+from benchmarks.trees import joined, under
 from benchmarks.visits import Visits, discounted, summary
-from benchmarks.work import Progress, Work
+from benchmarks.work import Progress, Work, by_radius
 from jaxprune.certify import (
     BOUNDS,
     Certificate,
@@ -65,15 +64,13 @@ def certify_population(
     block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
 ) -> Columns:
     """The table of certificates: a row per bound, radius, quantity and cell; a chunk per radius."""
-    radii, kinds = dict.fromkeys(block.eps), len({BOUNDS[name].scope for name in block.bounds})
+    kinds = len({BOUNDS[name].scope for name in block.bounds})
+
+    def compute(eps: float) -> Columns:
+        return certified(block, spec, population, visits, eps, work.progress)
+
     units = len(population.rows) * kinds
-    work.progress.stage("certify", len(radii) * units)
-    tables = []
-    for eps in radii:
-        compute = partial(certified, block, spec, population, visits, eps, work.progress)
-        what = {"stage": "certify", "first_seed": block.first_seed, "eps": eps}
-        tables.append(part("certificates", work.piece(compute, units, "certificates", **what)))
-    return joined(tables)
+    return by_radius(block, work, "certify", "certificates", units, compute)
 
 
 def certified(

@@ -1,7 +1,5 @@
 """The diagnosis of every cell: what its gradients are worth to an attack, at visited states."""
 
-from functools import partial
-
 import numpy as np
 
 from benchmarks.cells import (
@@ -15,9 +13,9 @@ from benchmarks.cells import (
 from benchmarks.checks import diagnosis_statements
 from benchmarks.experiment import Experiment
 from benchmarks.preparing import sources
-from benchmarks.trees import joined, part, under
+from benchmarks.trees import joined, under
 from benchmarks.visits import Visits
-from benchmarks.work import Progress, Work
+from benchmarks.work import Progress, Work, by_radius
 from jaxprune.diagnosis import diagnose
 from jaxprune.envs import EnvSpec
 from jaxprune.population import take
@@ -30,14 +28,11 @@ def diagnose_population(
     block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
 ) -> Columns:
     """The table of the diagnosis: a row per radius, quantity and cell; a chunk per radius."""
-    radii, cells = dict.fromkeys(block.eps), len(population.rows)
-    work.progress.stage("diagnose", len(radii) * cells)
-    tables = []
-    for eps in radii:
-        compute = partial(diagnosed, block, spec, population, visits, eps, work.progress)
-        what = {"stage": "diagnose", "first_seed": block.first_seed, "eps": eps}
-        tables.append(part("diagnosis", work.piece(compute, cells, "diagnosis", **what)))
-    return joined(tables)
+
+    def compute(eps: float) -> Columns:
+        return diagnosed(block, spec, population, visits, eps, work.progress)
+
+    return by_radius(block, work, "diagnose", "diagnosis", len(population.rows), compute)
 
 
 def diagnosed(

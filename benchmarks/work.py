@@ -1,10 +1,12 @@
 """How stages work: in pieces that are kept, reported and counted."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.chunks import Chunks
-from benchmarks.trees import Arrays, part
+from benchmarks.experiment import Experiment
+from benchmarks.trees import Arrays, joined, part
 
 
 class Progress(Protocol):
@@ -56,3 +58,30 @@ class Work(NamedTuple):
         self.chunks.put(held, **what)
         self.record(table, part(table, held))
         return held
+
+
+def by_radius(
+    block: Experiment,
+    work: Work,
+    stage: str,
+    table: str,
+    units: int,
+    compute: Callable[[float], Arrays],
+) -> Arrays:
+    """The table of a stage that looks at one radius after the other, in a chunk for each.
+
+    Args:
+        block: of seeds.
+        work: what was finished before.
+        stage: its name.
+        table: the name of its table.
+        units: of work, per radius.
+        compute: eps -> the rows, below the name of their table.
+    """
+    radii = dict.fromkeys(block.eps)
+    work.progress.stage(stage, len(radii) * units)
+    tables = []
+    for eps in radii:
+        what = {"stage": stage, "first_seed": block.first_seed, "eps": eps}
+        tables.append(part(table, work.piece(partial(compute, eps), units, table, **what)))
+    return joined(tables)
