@@ -117,6 +117,7 @@ def test_options_reach_every_part():
 
 # One other value per field; a new field without one fails the test below.
 OTHER = {
+    "chunk_seeds": 1,
     "preset": "smoke",
     "env": "hopper",
     "backend": "spring",
@@ -150,7 +151,15 @@ OTHER_LEARNER = {
     "regulariser": "pgd",
     "collection": "perturbed",
 }
-PLACES = {"out", "dry_run"}  # where and whether to write
+PLACES = {
+    "out",
+    "shard",
+    "distributed",
+    "sink",
+    "resume",
+    "dry_run",
+    "first_seed",
+}  # where and whether to write
 
 
 def test_every_field_but_the_place_identifies_the_experiment():
@@ -161,7 +170,9 @@ def test_every_field_but_the_place_identifies_the_experiment():
     for field, value in {**OTHER_LEARNER, "hyper": Hyper(kappa=0.3)}.items():
         other = replace(base, ppo=replace(base.ppo, **{field: value}))
         assert other.folder() != base.folder(), field
-    assert replace(base, dry_run=True).settings() == base.settings()
+    places = {"shard": "0/2", "distributed": True, "sink": "wandb", "resume": False}
+    for name, value in {**places, "dry_run": True, "first_seed": 2}.items():
+        assert replace(base, **{name: value}).settings() == base.settings(), name
     assert replace(base, out=Path("elsewhere")).settings() == base.settings()
     assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
 
