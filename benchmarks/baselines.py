@@ -8,7 +8,6 @@ A baseline is a folder with
   comparison needs.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -145,17 +144,13 @@ def _facts(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_checked(file: Path, name: str, sums: Mapping[str, str]) -> Columns:
     remedy = "restore the folder, or write it again with --update"
-    if not file.is_file() or _digest(file) != sums.get(file.name):
+    if checksum(file) != sums.get(file.name, ""):
         raise InputError(f"{file} is missing, or not what its baseline was written with: {remedy}")
     table = pq.read_table(file)
     absent = [column for column in COLUMNS[name] if column not in table.column_names]
     if absent:
         raise InputError(f"{file} lacks the column {absent[0]!r}: {remedy}")
     return {column: table[column].to_numpy() for column in COLUMNS[name]}
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _trimmed(name: str, table: Columns) -> Columns:
@@ -289,7 +284,7 @@ def write_baseline(path: Path, run: Run) -> None:
     for name, columns in run.tables.items():
         file = path / f"{name}.parquet"
         write_whole(file, lambda to, c=columns: pq.write_table(pa.table(c), to, compression="zstd"))
-        sums[file.name] = _digest(file)
+        sums[file.name] = checksum(file)
     described = {
         "baseline": {"version": VERSION, "about": ABOUT, "sha256": sums},
         "settings": run.settings,

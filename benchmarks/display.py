@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
+# Exit statuses: input that cannot be honoured, and files that cannot be written (EX_IOERR of
+# sysexits.h).
+BAD_INPUT, NOT_WRITTEN = 2, 74
 # Columns of the tables where there is no terminal to ask.
 PIPE_WIDTH = 110
 

@@ -243,15 +243,18 @@ def _lines(
             "hoverinfo": "skip",
             **group,
         }
-    yield {
+    yield _curve(x, mean, style, name, size=5) | _hover(name, line.interval, what) | group
+
+
+def _curve(x: np.ndarray, y: np.ndarray, style: Trace, name: str, size: int) -> Trace:
+    """A line with a mark at every sparsity."""
+    return {
         "x": x,
-        "y": mean,
+        "y": y,
         "mode": "lines+markers",
         "name": name,
         "line": {"width": 2, **style},
-        "marker": {"size": 5},
-        **_hover(name, line.interval, what),
-        **group,
+        "marker": {"size": size},
     }
 
 
@@ -269,16 +272,7 @@ def _positive(
     group = {"legendgroup": name, "visible": True if shown else "legendonly"}
     if len(values) > 1:
         yield _area(x, edges.low, edges.high, style["color"], name) | group
-    yield {
-        "x": x,
-        "y": mean,
-        "mode": "lines+markers",
-        "name": name,
-        "line": {"width": 2, **style},
-        "marker": {"size": 3},
-        **_hover(name, edges, digits=".3g"),
-        **group,
-    }
+    yield _curve(x, mean, style, name, size=3) | _hover(name, edges, digits=".3g") | group
 
 
 def _area(

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks import report
-from benchmarks.display import complain, make_console
+from benchmarks.display import BAD_INPUT, NOT_WRITTEN, complain, make_console
 from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
 from benchmarks.pipeline import Results, counted, summed
 from benchmarks.sharding import Shard, parse_shard
@@ -23,8 +23,6 @@ from benchmarks.store import SCHEMAS, SHARDS, RunFolder, checksum, read_json, re
 from benchmarks.trees import joined
 from jaxprune.families import InputError
 from jaxprune.population import take
-
-BAD_INPUT, NOT_WRITTEN = 2, 74
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import pipeline, report
 from benchmarks.chunks import Chunks
-from benchmarks.display import Display, complain, make_console
+from benchmarks.display import BAD_INPUT, NOT_WRITTEN, Display, complain, make_console
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.finishing import finish
 from benchmarks.plan import make_plan
@@ -34,9 +34,8 @@ from benchmarks.work import Work
 from jaxprune import population
 from jaxprune.families import InputError
 
-# The exit status of input that cannot be honoured, of files that cannot be written (EX_IOERR of
-# sysexits.h), and of Ctrl-C; that of SIGTERM is `RESTART`.
-BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 2, 74, 130
+# The exit status of Ctrl-C; that of SIGTERM is `RESTART`.
+INTERRUPTED = 130
 AGAIN = "the same command goes on from there"
 
 

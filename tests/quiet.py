@@ -1,5 +1,6 @@
 """Stages without an audience, in a folder of their own."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.chunks import Chunks
@@ -13,6 +14,6 @@ class Silent:
     def advance(self, units: int) -> None: ...
 
 
-def quiet_work(folder: Path) -> Work:
-    """What a stage is given: nothing is finished yet."""
-    return Work(Chunks(folder / "chunks", {"of": "a test"}), Silent())
+def quiet_work(folder: Path, boundary: Callable[[], None] = lambda: None) -> Work:
+    """What a stage is given, with the chunks of a folder."""
+    return Work(Chunks(folder / "chunks", {"of": "a test"}, boundary), Silent())
