@@ -239,7 +239,12 @@ PRESETS = {
             ),
             rs=SarsaConfig(steps=8_192, epochs=2, radii=(0.05, 0.2), weights=(1.0,), rounds=2),
             adversary=AdversaryConfig(
-                steps=20_480, epochs=4, minibatches=8, learning_rates=(1e-3,), log_stds=(-0.5,)
+                steps=20_480,
+                epochs=4,
+                minibatches=8,
+                starts=("fresh",),
+                learning_rates=(1e-3,),
+                log_stds=(-0.5,),
             ),
         ),
         ppo=tuned("cartpole", PPOConfig()),

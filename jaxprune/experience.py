@@ -55,10 +55,12 @@ def rollout(
     workers: Worker,
     length: int,
     perturb: Callable[[Key, Policy, Array], Array] | None = None,
+    stochastic: bool = True,
 ) -> tuple[Worker, Transition]:
-    """`length` steps of every worker under the stochastic policy: `Transition [length, N]`.
+    """`length` steps of every worker under the policy: `Transition [length, N]`.
 
-    With `perturb`, the policy acts on what that makes of the normalised observation.
+    With `perturb`, the policy acts on what that makes of the normalised observation. It draws its
+    actions, unless it is not `stochastic`: then it takes the mean or the likeliest.
 
     An episode that ends continues from a fresh state drawn once per rollout and worker: resetting
     inside the loop would double the cost of a step. Workers that finish twice in one rollout start
@@ -74,7 +76,7 @@ def rollout(
         if perturb is not None:
             seen = perturb(jax.random.fold_in(key, 1), policy, seen)
         distribution = action_distribution(policy, seen)
-        action = distribution.sample(key)
+        action = distribution.sample(key) if stochastic else distribution.mode()
         env_state, after = env.step(worker.env_state, action)
         worker = Worker(
             env_state,

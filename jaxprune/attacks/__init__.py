@@ -71,10 +71,16 @@ ATTACKS: dict[str, Kind] = {
     ),
     "rs_mad": _kind(lambda c: rs_mad(c.rs, c.mad), "a mixture of Robust Sarsa and MAD"),
     # That learn what to do.
-    "sa_rl": _kind(lambda c: sa_rl(c.adversary), "learned perturbation (optimal adversary)"),
-    "paad": _kind(lambda c: paad(c.adversary), "learned direction of the action, PGD actor"),
+    "sa_rl": _kind(
+        lambda c: sa_rl(c.adversary, c.rs, c.mad), "learned perturbation (optimal adversary)"
+    ),
+    "paad": _kind(
+        lambda c: paad(c.adversary, c.rs, c.mad), "learned direction of the action, PGD actor"
+    ),
     "paad_reference": _kind(
-        lambda c: paad_reference(c.adversary), "PA-AD as published, wrong sign", "continuous"
+        lambda c: paad_reference(c.adversary, c.rs, c.mad),
+        "PA-AD as published, wrong sign",
+        "continuous",
     ),
     "worst_policy": _kind(
         lambda c: worst_policy(c.adversary, c.mad), "towards the action of a policy trained on -r"

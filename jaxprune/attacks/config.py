@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from jaxprune.families import InputError
+from jaxprune.families import InputError, lookup
+
+STARTS = ("fresh", "rs")  # of learned adversaries
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,11 @@ class AdversaryConfig:
     """Passes over the data of an iteration."""
     minibatches: int = 16
     """Gradient steps per pass."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3)
-    """One member each ..."""
+    starts: tuple[str, ...] = ("fresh", "rs")
+    """One member that starts freshly drawn, and one that starts as an imitation of Robust Sarsa
+    (its settings are those of `rs`) ..."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """... with each learning rate ..."""
     log_stds: tuple[float, ...] = (-1.0, 0.0)
     """... with each initial log standard deviation ..."""
     seeds: int = 1
@@ -153,6 +158,10 @@ class AdversaryConfig:
                 f"adversary num_envs * unroll = {batch} is not a multiple of minibatches "
                 f"{self.minibatches}: choose a divisor of {batch}"
             )
+        if not self.starts:
+            raise InputError(f"adversary starts are empty: give one or more of {list(STARTS)}")
+        for start in self.starts:
+            lookup(dict.fromkeys(STARTS), start, "adversary start")
         if not self.learning_rates or not min(self.learning_rates) > 0 or not self.log_stds:
             raise InputError(
                 f"adversary learning_rates {self.learning_rates} and log_stds {self.log_stds} need "

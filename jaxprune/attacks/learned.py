@@ -2,7 +2,8 @@
 
 They differ in what they decide. SA-RL decides the perturbation itself; PA-AD decides in which
 direction the victim's output should go (the director) and leaves it to gradients to find the
-observation that sends it there (the actor).
+observation that sends it there (the actor). Members differ in where they start: freshly drawn, or
+as an imitation of Robust Sarsa (`jaxprune.attacks.demonstrations`).
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import numpy as np
 
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP, Move
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
-from jaxprune.attacks.config import AdversaryConfig, MADConfig
+from jaxprune.attacks.config import AdversaryConfig, MADConfig, SarsaConfig
+from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
@@ -34,6 +36,8 @@ class Form(NamedTuple):
     decisions: Callable[[EnvSpec], int]
     """How many numbers a decision has."""
     move: Callable[[AdversaryConfig], Move]
+    inverse: Inverse
+    """The decision that comes closest to a perturbation, for those who imitate."""
 
 
 class Item(NamedTuple):
@@ -50,7 +54,7 @@ class Shared(NamedTuple):
     eps: Any  # []
 
 
-def sa_rl(config: AdversaryConfig) -> Attack:
+def sa_rl(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
     """A policy u(s) on the true observation that decides where in the ball the victim sees it.
 
         s' = s + eps clip(u(s), -1, 1),  u a Gaussian policy trained by PPO on minus the reward
@@ -63,10 +67,10 @@ def sa_rl(config: AdversaryConfig) -> Attack:
 
     Source: Zhang et al. 2021 (ATLA, arXiv 2101.08452), section 3.
     """
-    return _learned(config, PERTURBATION, Cost(queries=1))
+    return _learned(config, rs, mad, PERTURBATION, Cost(queries=1))
 
 
-def paad(config: AdversaryConfig) -> Attack:
+def paad(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
     """A policy d(s) decides where the victim's output should go; gradients take it there.
 
         s' = argmax over the ball of cos(Delta, d(s)) + ||Delta||_2,  Delta = f(s') - f(s)
@@ -82,10 +86,10 @@ def paad(config: AdversaryConfig) -> Attack:
     Source: Sun et al. 2022 (PA-AD, arXiv 2106.05087), section 4.
     """
     cost = Cost(queries=3 + config.actor_steps, gradients=config.actor_steps)
-    return _learned(config, DIRECTION, cost)
+    return _learned(config, rs, mad, DIRECTION, cost)
 
 
-def paad_reference(config: AdversaryConfig) -> Attack:
+def paad_reference(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
     """PA-AD as published for MuJoCo: one step of its actor, in the opposite direction.
 
         s' = s + eps sign(grad at s + delta_0 of -(cos(Delta, d(s)) + ||Delta||_2)),
@@ -99,7 +103,7 @@ def paad_reference(config: AdversaryConfig) -> Attack:
 
     Source: the code of Sun et al. 2022 (umd-huang-lab/paad_adv_rl), MuJoCo.
     """
-    return _learned(config, PUBLISHED, Cost(queries=2, gradients=1))
+    return _learned(config, rs, mad, PUBLISHED, Cost(queries=2, gradients=1))
 
 
 def train_adversaries(
@@ -110,9 +114,11 @@ def train_adversaries(
     Args:
         config: budgets.
         form: what the adversaries decide.
-        victims: the population; its key is not used. Where it has a start, weights and statistics
-            are taken from there, and the deviation is the member's initial one all the same.
+        victims: the population; its key is not used.
         start: `[members]`, the same for every victim.
+
+    Where the victims have a start, weights and statistics are taken from there, and the deviation
+    is the member's initial one all the same.
     """
     size, members = len(victims.cells.agent), len(start.key)
     pairs = size * members
@@ -132,18 +138,27 @@ def train_adversaries(
     return jax.tree.map(lambda x: x.reshape(size, members, *x.shape[1:]), found)
 
 
-def _learned(config: AdversaryConfig, form: Form, cost: Cost) -> Attack:
-    config.check()
+def _learned(
+    config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig, form: Form, cost: Cost
+) -> Attack:
+    for settings in (config, rs, mad):
+        settings.check()
     ppo, move = ppo_config(config), form.move(config)
-    grid = product(config.learning_rates, config.log_stds, range(config.seeds))
-    rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
+    grid = list(product(config.starts, config.learning_rates, config.log_stds, range(config.seeds)))
+    kinds, rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
+    imitates = kinds == "rs"
 
     def size(spec: EnvSpec) -> Size:
         return Size(spec.obs_size, form.decisions(spec))
 
     def prepare(victims: Victims) -> Policy:
+        key_start, key_teach = jax.random.split(victims.key)
         hyper = Hyper(entropy_weight=config.entropy_weight)
-        start = starts(victims.key, size(victims.env.spec), hyper, rates, log_stds)
+        start = starts(key_start, size(victims.env.spec), hyper, rates, log_stds)
+        if victims.start is None and np.any(imitates):
+            pupils = take(start, np.flatnonzero(imitates))
+            taught = imitating(rs, mad, form.inverse, victims._replace(key=key_teach), pupils)
+            victims = victims._replace(start=_some_replaced(start.policy, imitates, taught))
         return train_adversaries(config, form, victims, start)
 
     def perturb(params: Policy, memory, key, victim, obs_norm, eps, moment=None):
@@ -158,8 +173,22 @@ def _learned(config: AdversaryConfig, form: Form, cost: Cost) -> Attack:
         prepare,
         members=len(rates),
         warms=True,
-        cost=cost._replace(env_steps=len(rates) * ppo.iterations * ppo.batch),
+        cost=cost._replace(
+            env_steps=len(grid) * ppo.iterations * ppo.batch
+            + (env_steps(rs) if np.any(imitates) else 0)
+        ),
     )
+
+
+def _some_replaced(policy: Policy, which: np.ndarray, by: Policy) -> Policy:
+    """`[members]` for each victim of `by [N, k]`, which takes the place of k: `[N, members]`."""
+
+    def leaf(all_of: Any, some: Any) -> np.ndarray:
+        whole = np.tile(all_of, (len(some), *[1] * np.ndim(all_of)))
+        whole[:, which] = some
+        return whole
+
+    return jax.tree.map(leaf, jax.device_get(policy), by)
 
 
 @lru_cache(maxsize=16)
@@ -236,6 +265,24 @@ def _norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(x**2) + TINY)
 
 
-PERTURBATION = Form(lambda spec: spec.obs_size, _shift)
-DIRECTION = Form(lambda spec: spec.action_size, _steer)
-PUBLISHED = Form(lambda spec: spec.action_size, _steer_as_published)
+def _shifted_by(victim: Policy, obs_norm: Array, seen: Array, eps: Array) -> Array:
+    """The perturbation in units of eps."""
+    del victim  # the decision is the perturbation
+    return (seen - obs_norm) / jnp.maximum(eps, TINY)
+
+
+def _steered_to(victim: Policy, obs_norm: Array, seen: Array, eps: Array) -> Array:
+    """The unit vector along which the output went."""
+    del eps  # directions have no length
+    change = actor_output(victim, seen) - actor_output(victim, obs_norm)
+    return change / _norm(change)
+
+
+def _steered_as_published(victim: Policy, obs_norm: Array, seen: Array, eps: Array) -> Array:
+    """The opposite, because its actor goes where it should not."""
+    return -_steered_to(victim, obs_norm, seen, eps)
+
+
+PERTURBATION = Form(lambda spec: spec.obs_size, _shift, _shifted_by)
+DIRECTION = Form(lambda spec: spec.action_size, _steer, _steered_to)
+PUBLISHED = Form(lambda spec: spec.action_size, _steer_as_published, _steered_as_published)

@@ -16,6 +16,7 @@ import optax
 from jaxprune.attacks.base import Attack, Victims, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import mad
+from jaxprune.attacks.imitation import fit
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.experience import fresh_workers, rollout
 from jaxprune.policy import MLP, action_distribution, normalise
@@ -23,8 +24,7 @@ from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
 
-# Of the clone: environments, hidden widths, rows of a minibatch, learning rate of Adam.
-ENVS, HIDDEN, ROWS, RATE = 32, (64, 64), 256, 1e-3
+ENVS, HIDDEN = 32, (64, 64)  # where the clone watches, and its hidden widths
 
 
 def transfer(config: MADConfig) -> Attack:
@@ -100,37 +100,25 @@ def _program(
         _, steps = rollout(key_act, env, victim, 1.0, workers, unroll)
         obs_norm = jax.vmap(partial(normalise, victim))(steps.obs.reshape(-1, env.spec.obs_size))
         actions = jax.vmap(lambda x: action_distribution(victim, x).mode())(obs_norm)
-        return fit(key_fit, victim, shared.first, obs_norm, actions, epochs)
+        return fit_clone(key_fit, victim, shared.first, obs_norm, actions, epochs)
 
     return over_population(of_cell, width=width)
 
 
-def fit(key: Key, victim: Policy, first: Any, obs_norm: Array, actions: Array, epochs: int) -> Any:
+def fit_clone(
+    key: Key, victim: Policy, first: Any, obs_norm: Array, actions: Array, epochs: int
+) -> Any:
     """The clone's parameters after so many passes over what was seen, `[rows, ...]` each."""
     outputs = first[f"layer_{len(HIDDEN)}"]["bias"].size
-    adam = optax.adam(RATE)
-    batches = max(len(obs_norm) // ROWS, 1)
 
-    def loss(params: Any, obs_norm: Array, action: Array) -> Array:
+    def loss(params: Any, row: tuple[Array, Array]) -> Array:
+        obs_norm, action = row
         output = jnp.asarray(_clone(outputs).apply({"params": params}, obs_norm))
         if victim.distribution == "categorical":
             return optax.softmax_cross_entropy_with_integer_labels(output, action)
         return jnp.sum(((output - action) * jnp.exp(-victim.params.log_std)) ** 2)
 
-    def minibatch(carry, index: Array):
-        params, state = carry
-        rows = (obs_norm[index], actions[index])
-        grads = jax.grad(lambda p: jax.vmap(partial(loss, p))(*rows).mean())(params)
-        updates, state = adam.update(grads, state)
-        return (optax.apply_updates(params, updates), state), None
-
-    def epoch(carry, key: Key):
-        order = jax.random.permutation(key, len(obs_norm))
-        index = jnp.resize(order, (batches, min(ROWS, len(obs_norm))))
-        return jax.lax.scan(minibatch, carry, index)
-
-    (params, _), _ = jax.lax.scan(epoch, (first, adam.init(first)), jax.random.split(key, epochs))
-    return params
+    return fit(key, first, loss, (obs_norm, actions), epochs)
 
 
 def _clone(outputs: int) -> MLP:

@@ -9,7 +9,7 @@ import pytest
 from probes import Wander
 
 from jaxprune.attacks import AttackConfig, MADConfig, SearchConfig, Victims, make_attack
-from jaxprune.attacks.transfer import fit
+from jaxprune.attacks.transfer import fit_clone
 from jaxprune.evaluation import evaluate
 from jaxprune.families import InputError
 from jaxprune.policy import MLP, action_distribution, init_policy
@@ -113,7 +113,7 @@ def test_fewer_rows_than_a_minibatch_are_one():
     policy = policy_of("normal")
     fresh = MLP((64, 64), 3).init(jax.random.key(0), jnp.zeros(4))["params"]
     actions = jax.vmap(lambda x: action_distribution(policy, x).mode())(STATES)
-    found = fit(jax.random.key(1), policy, fresh, STATES, actions, 2)
+    found = fit_clone(jax.random.key(1), policy, fresh, STATES, actions, 2)
     assert not np.array_equal(found["layer_0"]["kernel"], fresh["layer_0"]["kernel"])
 
 
