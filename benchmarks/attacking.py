@@ -5,6 +5,8 @@ meets the one that did best on episodes of their own, so that the episodes of th
 """
 
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from benchmarks.cells import Columns, Population, described
 from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.playing import Episodes
-from benchmarks.preparing import victims_of, warmed
+from benchmarks.preparing import unknown_victims, victims_of, warmed
 from benchmarks.programs import Programs
 from benchmarks.trees import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.visits import Visits, collect, visit_times
@@ -77,16 +79,33 @@ class Battery:
             times=visit_times(block, env.spec),
         )
         chooses = any(attack.members > 1 for attack in self.attacks.values())
-        self.policy = policy
+        self.block, self.policy, self.cells = block, policy, cells
         self.episodes = Episodes(block, env, names, fillers, play, cells, chooses)
+        self._rehearsals: dict[str, Future[None]] = {}
 
-    def compile(self, programs: Programs) -> None:
-        """Start compiling the episodes."""
+    def compile(self, programs: Programs, names: Iterable[str]) -> None:
+        """Start compiling the episodes, then what prepares these attacks."""
         self.episodes.compile(programs, "evaluate", self.policy)
+        if self.block.attack.adversary.warm_start:  # one population after the other, of any size
+            return
+        for name in names:
+            prepare = self.attacks[name].prepare
+            if prepare is not None:
+                victims = unknown_victims(self.block, self.env, self.policy, self.cells)
+                self._rehearsals[name] = programs.rehearse(name, partial(prepare, victims))
 
-    def done(self, block: Experiment, chunks: Chunks) -> bool:
-        """Whether every chunk of a block is there already."""
-        return all(chunks.get(**_chunk(block, *at)) is not None for at in self.plan)
+    def settle(self, name: str) -> None:
+        """Wait for the compiler, unless it has not come to this attack yet."""
+        rehearsal = self._rehearsals.get(name)
+        if rehearsal is not None and not rehearsal.cancel():
+            rehearsal.result()
+
+    def left(self, block: Experiment, chunks: Chunks) -> list[str]:
+        """The attacks of which a block has not every chunk."""
+        missing = [
+            name for name, eps in self.plan if chunks.get(**_chunk(block, name, eps)) is None
+        ]
+        return list(dict.fromkeys(missing))
 
     def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps)."""
@@ -161,6 +180,7 @@ class Front:
     def _prepared(self, name: str, attack: Attack, victims: Victims, warm: bool) -> Any:
         """Parameters of all members, `[cells, members, ...]`."""
         if name not in self._ready or attack.per_eps:
+            self.battery.settle(name)
             rows = self.population.rows
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[name] = made

@@ -228,7 +228,7 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
     )
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
     programs, cells = Measuring("evaluate"), width * CHUNKS_PER_CALL * len(jax.local_devices())
-    Battery(replace(experiment, lanes=lanes), env, policy, cells).compile(programs)
+    Battery(replace(experiment, lanes=lanes), env, policy, cells).compile(programs, ())
     return Size(lanes, lanes, programs.bytes)
 
 

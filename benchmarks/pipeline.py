@@ -149,13 +149,15 @@ def run(
         shard: which blocks.
     """
     blocks = [block_of(experiment, index) for index in blocks_of(experiment, shard)]
-    programs, first = Programs(), blocks[0]
+    first = blocks[0]
     untrained = not all(is_trained(block, work.chunks) for block in blocks)
-    train = prepare_training(first, env, programs, loaded, needed=untrained)
     battery = Battery(first, env, policy_shapes(first, env, loaded), cell_count(first))
-    if not all(battery.done(block, work.chunks) for block in blocks):
-        battery.compile(programs)
-    done = [run_block(block, env, train(block, work), battery, work) for block in blocks]
+    left = dict.fromkeys(name for block in blocks for name in battery.left(block, work.chunks))
+    with Programs() as programs:
+        train = prepare_training(first, env, programs, loaded, needed=untrained)
+        if left:
+            battery.compile(programs, left)
+        done = [run_block(block, env, train(block, work), battery, work) for block in blocks]
     return united(done)._replace(facts=programs.facts())
 
 

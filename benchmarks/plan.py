@@ -85,6 +85,9 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(experiment, cells)
     programs = (("init", "train") if training else ()) + ("evaluate",)
+    programs += tuple(
+        dict.fromkeys(n for n, _ in attacks if make_attack(n, experiment.attack).prepare)
+    )
 
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)

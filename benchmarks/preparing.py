@@ -13,7 +13,8 @@ from jaxprune.attacks import ATTACKS, Attack, Victims
 from jaxprune.envs import Environment
 from jaxprune.episodes import VICTIMS
 from jaxprune.population import take
-from jaxprune.pruning import mask_policy
+from jaxprune.pruning import dense, mask_policy
+from jaxprune.pruning.cells import Cell
 from jaxprune.selection import prepared
 from jaxprune.types import Policy
 
@@ -32,6 +33,30 @@ def victims_of(
         key,
         VICTIMS[experiment.victim],
         source,
+        experiment.lanes,
+    )
+
+
+def unknown_victims(experiment: Experiment, env: Environment, policy: Any, cells: int) -> Victims:
+    """Zeros in the shapes of `victims_of`, before there are any agents.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        policy: shapes of the policies, `[agents]`.
+        cells: how many there will be.
+    """
+    one = jax.eval_shape(lambda p: take(p, 0), policy)
+    masks = jax.eval_shape(lambda p: dense(p.params), one)
+    every = lambda tree: jax.tree.map(lambda x: np.zeros((cells, *x.shape), x.dtype), tree)  # noqa: E731
+    return Victims(
+        env,
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), policy),
+        Cell(np.zeros(cells, np.int32), every(masks)),
+        experiment.eps[0],
+        jax.random.key(0),
+        VICTIMS[experiment.victim],
+        every(one),
         experiment.lanes,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxprune.population import OverPopulation
+from jaxprune.population import OverPopulation, rehearsal
 
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
@@ -27,12 +27,19 @@ def compilations() -> int:
 
 
 class Programs:
-    """The large programs of a run. They compile at once, two at a time, in threads."""
+    """The programs of a run. They compile at once, two at a time, in threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._before = compilations()
         self._threads = ThreadPoolExecutor(max_workers=2)
+
+    def __enter__(self) -> "Programs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What has not begun to compile is not needed any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def compile(
         self, name: str, program: OverPopulation, shared: Any, items: Any
@@ -46,6 +53,22 @@ class Programs:
             return lambda shared, items: compiled(*program.placed(shared, items))
 
         return self._threads.submit(work)
+
+    def rehearse(self, name: str, work: Callable[[], Any]) -> Future[None]:
+        """Compile what `work` calls, after all that was asked for before.
+
+        Args:
+            name: of the work.
+            work: makes its own arguments, of zeros; see `jaxprune.population.rehearsal`.
+        """
+
+        def through() -> None:
+            start = time.monotonic()
+            with rehearsal():
+                work()
+            self.seconds[name] = round(time.monotonic() - start, 2)
+
+        return self._threads.submit(through)
 
     def facts(self) -> dict[str, Any]:
         """What was compiled, for experiment.json."""

@@ -6,7 +6,9 @@ share nothing: under `jax.distributed` each computes populations of its own.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
 LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
+
+_rehearsing = ContextVar("rehearsing", default=False)
 
 
 def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = None) -> None:
@@ -91,10 +95,14 @@ class OverPopulation:
     def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
         self._jitted: Any = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
         self._shardings = shardings
+        self._rehearsed: dict[Any, Any] = {}  # what was compiled ahead, by shapes of arguments
 
     def __call__(self, shared: Any, items: Any) -> Any:
-        """`(shared, items [N]) -> results [N]`."""
-        return self._jitted(*self.placed(shared, items))
+        """`(shared, items [N]) -> results [N]`; nothing but zeros in a `rehearsal`."""
+        if _rehearsing.get():
+            return self._rehearse(shared, items)
+        program = self._rehearsed.get(_signature(shared, items), self._jitted)
+        return program(*self.placed(shared, items))
 
     def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
         """The arguments on the devices that are to use them.
@@ -118,6 +126,30 @@ class OverPopulation:
     def compilations(self) -> int:
         """For how many shapes of arguments calls have compiled it."""
         return self._jitted._cache_size()
+
+    def _rehearse(self, shared: Any, items: Any) -> Any:
+        lowered = self.lower(shared, items)
+        self._rehearsed[_signature(shared, items)] = lowered.compile()
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lowered.out_info)
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Inside, programs over populations are compiled for their arguments and return zeros.
+
+    What calls them is carried out as usual, so that with arguments of the right shapes it finds
+    all it needs compiled when it comes to it. Of this thread alone.
+    """
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
+
+
+def _signature(shared: Any, items: Any) -> Any:
+    leaves, structure = jax.tree.flatten((shared, items))
+    return structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
 
 
 def over_population(fn: Callable[..., Any], *, width: int) -> OverPopulation:

@@ -1,5 +1,7 @@
 """Populations on two fake devices equal a plain `vmap`."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.population import LANES, lane_width, layout, over_population, take
+from jaxprune.population import LANES, lane_width, layout, over_population, rehearsal, take
 
 
 def affine(shared, item):
@@ -136,3 +138,39 @@ def test_lane_width_fills_the_lanes_but_not_with_padding(lanes_per_item, size, w
 
 def test_lane_width_knows_the_lanes_of_the_device():
     assert lane_width(1, 10**9) == LANES[jax.devices()[0].platform]
+
+
+def test_a_rehearsal_compiles_and_returns_zeros():
+    """And the call that follows uses what was compiled; of another shape it compiles its own."""
+    ran = []
+
+    def double(shared, x):
+        jax.debug.callback(lambda: ran.append(1))
+        return {"twice": 2 * x + shared, "sign": x > 0}
+
+    program = over_population(double, width=2)
+    items = np.arange(1, 9, dtype=np.float32)
+    with rehearsal():
+        found = program(np.float32(1), items)
+    jax.effects_barrier()
+    assert not ran
+    np.testing.assert_array_equal(found["twice"], np.zeros(8, np.float32), strict=True)
+    np.testing.assert_array_equal(found["sign"], np.zeros(8, bool), strict=True)
+    for call in (items, 2 * items):
+        result = program(np.float32(1), call)
+        np.testing.assert_array_equal(result["twice"], 2 * call + 1)
+    assert program.compilations == 0
+    np.testing.assert_array_equal(program(np.float32(1), items[:4])["twice"], 2 * items[:4] + 1)
+    assert program.compilations == 1
+    jax.effects_barrier()
+
+
+def test_a_rehearsal_is_of_one_thread_and_ends_with_its_block():
+    program = over_population(lambda shared, x: x + shared, width=1)
+    items = np.arange(2, dtype=np.float32)
+    with ThreadPoolExecutor(1) as threads, rehearsal():
+        other = threads.submit(program, np.float32(1), items).result()
+    np.testing.assert_array_equal(other, items + 1)
+    with pytest.raises(ZeroDivisionError), rehearsal():
+        raise ZeroDivisionError
+    np.testing.assert_array_equal(program(np.float32(2), items), items + 2)

@@ -1,5 +1,6 @@
 """The attack stage: what is prepared against whom, which member is chosen, and what is told."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,14 +15,17 @@ from benchmarks.cells import Population
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.plan import learned
+from benchmarks.programs import Programs
 from benchmarks.report_attacks import sections
 from benchmarks.store import SCHEMAS
 from jaxprune.attacks import (
     ATTACKS,
+    AdversaryConfig,
     Attack,
     AttackConfig,
     MADConfig,
     SarsaConfig,
+    SearchConfig,
     Victims,
     make_attack,
     none,
@@ -29,6 +33,7 @@ from jaxprune.attacks import (
 from jaxprune.attacks.base import nothing
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.population import OverPopulation
 from jaxprune.ppo import PPOConfig
 
 ENV = Drift()
@@ -36,6 +41,13 @@ TINY = AttackConfig(
     mad=MADConfig(restarts=20),
     rs=SarsaConfig(
         steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
+    ),
+)
+BRIEF = replace(
+    TINY,
+    search=SearchConfig(clone_steps=256, clone_epochs=1),
+    adversary=AdversaryConfig(
+        steps=64, num_envs=4, unroll=16, epochs=1, minibatches=1, log_stds=(-0.5,)
     ),
 )
 SMALL = replace(
@@ -206,3 +218,51 @@ def test_the_plan_counts_what_adversaries_learn_from():
         make_attack("rs_adversarial", TINY).cost.env_steps
     )
     assert learned(replace(SMALL, attacks=("mad",)), 8) == (0, 0)
+
+
+PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
+    """With zeros for agents that are not there yet, by a thread of the compiler."""
+    battery = attacking.Battery(
+        replace(SMALL, attacks=(name,), attack=BRIEF),
+        ENV,
+        jax.eval_shape(lambda x: x, run.population.policy),
+        len(run.population.rows),
+    )
+    with Programs() as programs:
+        battery.compile(programs, ["none", name])
+        battery._rehearsals[name].result()  # if it had not begun, `settle` would cancel it
+        battery.settle(name)
+        battery.episodes.ready()
+        assert set(programs.seconds) == {"evaluate", name}
+    called, compiled = OverPopulation.__call__, []
+
+    def counting(self, shared, items):
+        before = self.compilations
+        found = called(self, shared, items)
+        compiled.append(self.compilations - before)
+        return found
+
+    monkeypatch.setattr(OverPopulation, "__call__", counting)
+    victims = preparing.victims_of(SMALL, ENV, run.population, name, 0.1)
+    prepare, members = battery.attacks[name].prepare, battery.attacks[name].members
+    assert prepare is not None
+    found = prepare(victims)
+    assert not any(compiled) and (compiled or name == "transfer")  # which prepares nothing
+    sizes = [np.shape(leaf)[:2] for leaf in jax.tree.leaves(found)]
+    assert set(sizes) == {(len(run.population.rows), members)}
+
+
+def test_a_rehearsal_that_comes_too_late_is_cancelled_and_one_that_fails_tells(run):
+    battery = attacking.Battery(SMALL, ENV, run.population.policy, len(run.population.rows))
+    late, failed = Future(), Future()
+    battery._rehearsals = {"rs": late, "transfer": failed}
+    battery.settle("rs")
+    assert late.cancelled()
+    failed.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        battery.settle("transfer")
+    battery.settle("mad")
