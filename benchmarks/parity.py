@@ -7,10 +7,11 @@ there and one here. Returns: policies that others trained, clean and attacked, b
 the same initial states. Writes `steps.csv`, `returns.csv` and `report.md`.
 """
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -28,18 +29,20 @@ from benchmarks.display import complain, make_console
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
 from jaxprune import population
-from jaxprune.attacks import ATTACKS, make_attack
+from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs, make_attack
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
 from jaxprune.envs.quiet import quiet
 from jaxprune.episodes import episode_keys
+from jaxprune.evaluation import arm
 from jaxprune.families import InputError, lookup
-from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
+from jaxprune.gymnasium_bridge import play_in_gymnasium
 from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.population import layout, over_population, take
 from jaxprune.ppo import PPOConfig, make_train
-from jaxprune.rollout import Episode, episode
+from jaxprune.pruning.cells import as_cells
+from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, EnvState, Key, Policy
 
 simulator: Any = mujoco  # its type stubs lack the enumerations
@@ -73,7 +76,9 @@ class Options:
         "random",
         "mad",
     )
-    """Attacks on them."""
+    """Attacks on them, prepared here and played in both simulators."""
+    attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
+    """Settings of the attacks."""
     episodes: int = 128
     """Episodes per policy and attack."""
 
@@ -82,7 +87,8 @@ class Options:
         for name in (*self.envs, self.policy_env):
             lookup(TASKS, name, "Gymnasium id")
         for name in self.attacks:
-            lookup(ATTACKS, name, "attack")
+            check_needs(name, make_env(f"gym/{self.policy_env}").spec, simulator=False)
+        self.attack.check()
         for name, least in (("states", 2), ("train_steps", 0), ("episodes", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)} is too few: give at least {least}")
@@ -272,21 +278,24 @@ def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dic
     """One line per policy and attack."""
     env = make_env(f"gym/{options.policy_env}")
     assert isinstance(env, MujocoEnv)
-    for name, policy in policies.items():
-        for attack in options.attacks:
-            make = partial(gymnasium_env, options.policy_env)
-            there = evaluate_in_gymnasium(
-                make, env, policy, attack=attack, episodes=options.episodes
-            )
-            here = episodes_here(env, policy, attack, options)
-            yield {
-                "policy": name,
-                "attack": attack,
-                "eps": env.spec.eps,
-                "episodes": options.episodes,
-                **compare_returns(there["return"], np.asarray(here.return_, np.float64)),
-                "diverged": int(here.diverged.sum()),
-            }
+    make = partial(gymnasium_env, options.policy_env)
+    keys = episode_keys(jax.random.key(0), options.episodes)
+    play = Play(times=np.zeros((options.episodes, 0), np.int32))
+    for (name, policy), attack in itertools.product(policies.items(), options.attacks):
+        _, flat, cells = as_cells(*jax.device_get((policy, None)))
+        victims = Victims(env, flat, cells, env.spec.eps, jax.random.key(1))
+        params = take(arm(attack, victims, play, options.attack).params, 0)
+        adversary = make_attack(attack, options.attack)
+        there = play_in_gymnasium(make, env, policy, adversary, params, env.spec.eps, keys)
+        here = episodes_here(env, policy, adversary, params, options)
+        yield {
+            "policy": name,
+            "attack": attack,
+            "eps": env.spec.eps,
+            "episodes": options.episodes,
+            **compare_returns(there["return"], np.asarray(here.return_, np.float64)),
+            "diverged": int(here.diverged.sum()),
+        }
 
 
 def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, Any]:
@@ -303,7 +312,9 @@ def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, Any]:
     }
 
 
-def episodes_here(env: MujocoEnv, policy: Policy, attack: str, options: Options) -> Episode:
+def episodes_here(
+    env: MujocoEnv, policy: Policy, adversary: Attack, params: Any, options: Options
+) -> Episode:
     """Episodes from the states of Gymnasium's `reset(seed=i)`: `Episode [episodes]`."""
     starts = []
     there = gymnasium_env(options.policy_env)
@@ -314,19 +325,17 @@ def episodes_here(env: MujocoEnv, policy: Policy, attack: str, options: Options)
     keys = episode_keys(jax.random.key(0), options.episodes)
     order, place = layout(options.episodes, LANES)
     items = (keys, *(np.stack(x) for x in zip(*starts, strict=True)))
-    run = over_population(partial(one_episode, env, make_attack(attack)), width=LANES)
-    return take(jax.device_get(run(policy, take(items, order))), place)
+    run = over_population(partial(one_episode, env, adversary), width=LANES)
+    return take(jax.device_get(run((policy, params), take(items, order))), place)
 
 
-def one_episode(env: MujocoEnv, attack: Any, policy: Policy, item: tuple[Key, Array, Array]):
-    """One episode from a given state."""
-    key, qpos, qvel = item
+def one_episode(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any], item: Any):
+    """One episode from a given state, of a policy against what was prepared."""
+    (policy, params), (key, qpos, qvel) = known, item
     _, key_memory, key = jax.random.split(key, 3)
-    memory = attack.init((), key_memory)
-    started = Started(env, qpos, qvel)
-    return episode(
-        key, started, policy, partial(attack.perturb, ()), memory, jnp.float32(env.spec.eps)
-    )
+    memory = adversary.init(params, key_memory)
+    started, perturb = Started(env, qpos, qvel), partial(adversary.perturb, params)
+    return episode(key, started, policy, perturb, memory, jnp.float32(env.spec.eps))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
+from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs, make_attack
 from jaxprune.envs import Environment
 from jaxprune.episodes import check_evaluation, episode_keys
 from jaxprune.evaluation import arm, spread
@@ -64,16 +64,40 @@ def evaluate_in_gymnasium(
     check_evaluation(env, policy, eps, episodes)
     victim = policy if masks is None else mask_policy(policy, masks)
     check_needs(attack, env.spec, policy, source is not None, simulator=False)
-    adversary = make_attack(attack, config)
     key = jax.random.key(0) if key is None else key
-    keys = episode_keys(key, episodes)
-
     _, policies, cells = as_cells(*jax.device_get((victim, None)))
     key_prepare = jax.random.fold_in(key, episodes)
     source = None if source is None else spread(source, (1,))
     victims = Victims(env, policies, cells, float(eps), key_prepare, source=source)
     play = Play(times=np.zeros((episodes, 0), np.int32))
     params = take(arm(attack, victims, play, config).params, 0)
+    adversary = make_attack(attack, config)
+    return play_in_gymnasium(make, env, victim, adversary, params, eps, episode_keys(key, episodes))
+
+
+def play_in_gymnasium(
+    make: Callable[[], "gymnasium.Env"],
+    env: Environment,
+    victim: Policy,
+    adversary: Attack,
+    params: Any,
+    eps: float,
+    keys: Key,
+) -> dict[str, np.ndarray]:
+    """Episodes of a masked policy under an attack that is ready, as `evaluate_in_gymnasium`.
+
+    Args:
+        make: a fresh Gymnasium environment; called once per episode.
+        env: the same task here.
+        victim: already masked.
+        adversary: the attack.
+        params: what it has prepared, of one member.
+        eps: radius of the l_inf ball in normalised observation units.
+        keys: one per episode; consumed.
+
+    Raises:
+        InputError: the two environments differ in size.
+    """
     keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     memory = jax.vmap(partial(adversary.init, params))(keys_memory)
 
@@ -86,7 +110,7 @@ def evaluate_in_gymnasium(
 
         return jax.vmap(one)(keys, memory, obs)
 
-    envs = [make() for _ in range(episodes)]
+    envs = [make() for _ in range(len(keys))]
     obs = np.stack([_flat(e.reset(seed=i)[0]) for i, e in enumerate(envs)])
     if obs.shape[1] != env.spec.obs_size:
         raise InputError(

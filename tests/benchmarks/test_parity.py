@@ -31,7 +31,7 @@ def test_a_small_comparison_writes_both_tables_and_a_report(tmp_path, devices_ar
     arguments = (
         f"--out {tmp_path / 'out'} --envs InvertedPendulum-v4 --states 40 --train-steps 0 "
         f"--policies {tmp_path / 'small.npz'} --policy-env InvertedPendulum-v4 "
-        "--attacks none --episodes 3"
+        "--attacks none fixed rs --episodes 3 --rs.steps 1024 --rs.epochs 1 --rs.radii 0.1"
     )
     assert parity.main(arguments.split()) == 0
 
@@ -40,9 +40,11 @@ def test_a_small_comparison_writes_both_tables_and_a_report(tmp_path, devices_ar
     assert steps["solver in C"] == "Newton"
     assert float(steps["obs max"]) < 1e-5 and steps["termination differs"] == "0"
     assert int(steps["terminated"]) > 0
-    (returns,) = table(tmp_path / "out" / "returns.csv")
-    assert returns["policy"] == "small" and returns["attack"] == "none"
-    assert returns["MuJoCo C"] == returns["here"]  # a pole that falls in a few steps
+    returns = table(tmp_path / "out" / "returns.csv")
+    assert [row["attack"] for row in returns] == ["none", "fixed", "rs"]
+    for row in returns:
+        assert row["policy"] == "small"
+        assert row["MuJoCo C"] == row["here"]  # a pole that falls in a few steps
     report = (tmp_path / "out" / "report.md").read_text()
     assert "python -m benchmarks.parity" in report
     assert "| InvertedPendulum-v4 | Newton | 40 |" in report
