@@ -1,7 +1,9 @@
 """The attack stage: every adversary against every cell, prepared, chosen and played.
 
-An adversary that learns is prepared against each cell at each radius. Of its members each cell
-meets the one that did best on episodes of their own, so that the episodes of the table are fresh.
+An adversary that learns is prepared against each cell at each radius, as the cell's policy acts. Of
+its members each cell meets the one that did best on episodes of their own, so that the episodes of
+the table are fresh. Policies that act in several ways are several victims: episode i starts alike
+for all of them.
 """
 
 import time
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.cells import Columns, Population, described
+from benchmarks.cells import Case, Columns, Population, described
 from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.playing import Episodes
@@ -22,7 +24,7 @@ from benchmarks.visits import Visits, collect, visit_times
 from benchmarks.work import Progress, Work
 from jaxprune.attacks import Attack, Victims, make_attack
 from jaxprune.envs import Environment
-from jaxprune.episodes import VICTIMS, episode_columns
+from jaxprune.episodes import episode_columns
 from jaxprune.population import take
 from jaxprune.rollout import Episode, Play
 from jaxprune.selection import Armed, blanks, choose, prepared
@@ -31,10 +33,10 @@ from jaxprune.selection import Armed, blanks, choose, prepared
 class Attacked(NamedTuple):
     """What the stage leaves behind."""
 
-    returns: Columns  # a row per (attack, eps), cell and episode
-    attacks: Columns  # a row per (attack, eps) and cell: which member, and what it may spend
-    seconds: Columns  # a row per (attack, eps): how long it took
-    visits: Visits  # what the unattacked episodes showed
+    returns: Columns  # a row per (attack, eps, victim), cell and episode
+    attacks: Columns  # a row per (attack, eps, victim) and cell: which member, what it may spend
+    seconds: Columns  # a row per (attack, eps, victim): how long it took
+    visits: Visits  # what the unattacked episodes of the first victim showed
 
 
 class Seconds(NamedTuple):
@@ -45,11 +47,12 @@ class Seconds(NamedTuple):
     play: float
 
 
-def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
-    """(attack, eps) in the order of the table; the clean run has eps 0."""
+def attack_plan(experiment: Experiment) -> list[Case]:
+    """In the order of the table, the first victim's clean run first; a clean run has eps 0."""
     names = dict.fromkeys(["none", *experiment.attacks])
     return [
-        (name, eps)
+        Case(name, eps, victim)
+        for victim in experiment.victim
         for name in names
         for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
     ]
@@ -67,12 +70,12 @@ class Battery:
 
     def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
         self.env, self.plan = env, attack_plan(block)
-        names = tuple(dict.fromkeys(name for name, _ in self.plan))
+        names = tuple(dict.fromkeys(case.attack for case in self.plan))
         self.attacks = {name: make_attack(name, block.attack) for name in names}
         one = jax.eval_shape(lambda p: take(p, 0), policy)
         fillers = blanks(list(self.attacks.values()), one, env.spec, 1)
         play = Play(
-            np.bool_(VICTIMS[block.victim]),
+            np.bool_(False),  # every call says how the policies act
             gamma=np.float32(block.ppo.hyper.gamma),
             times=visit_times(block, env.spec),
         )
@@ -86,18 +89,18 @@ class Battery:
 
     def done(self, block: Experiment, chunks: Chunks) -> bool:
         """Whether every chunk of a block is there already."""
-        return all(chunks.get(**_chunk(block, *at)) is not None for at in self.plan)
+        return all(chunks.get(**_chunk(block, case)) is not None for case in self.plan)
 
     def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
-        """Every cell of a block under every attack, in a chunk per (attack, eps)."""
+        """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
         cells = len(population.rows)
         work.progress.stage("attack", len(self.plan) * cells)
         front = Front(self, block, population, work.progress)
         found: list[Arrays] = []
-        for name, eps in self.plan:
-            attacked = partial(front.attacked, name, eps)
-            found.append(work.piece(attacked, cells, "returns", **_chunk(block, name, eps)))
-            if name == "none":
+        for case in self.plan:
+            attacked = partial(front.attacked, case)
+            found.append(work.piece(attacked, cells, "returns", **_chunk(block, case)))
+            if front.clean is None:
                 front.clean = unpacked(skeleton(Episode), part("clean", found[0]))
         assert front.clean is not None
         returns, attacks, seconds = (
@@ -109,7 +112,7 @@ class Battery:
 
 
 class Front:
-    """One block under attack, attack by attack, the clean run first."""
+    """One block under attack, attack by attack, the first victim's clean run first."""
 
     def __init__(
         self, battery: Battery, block: Experiment, population: Population, progress: Progress
@@ -117,21 +120,22 @@ class Front:
         self.battery, self.block, self.population = battery, block, population
         self.progress = progress
         self.clean: Episode | None = None
-        self._ready: dict[str, Any] = {}  # what was prepared, where it holds at every radius
+        # By attack: the victim, and what was prepared against it, which may hold at every radius.
+        self._ready: dict[str, tuple[str, Any]] = {}
 
-    def attacked(self, name: str, eps: float) -> Arrays:
-        """What a chunk holds: tables, and of the clean run the episodes."""
-        battery, attack = self.battery, self.battery.attacks[name]
+    def attacked(self, case: Case) -> Arrays:
+        """What a chunk holds: tables, and of the first clean run the episodes."""
+        battery, attack = self.battery, self.battery.attacks[case.attack]
         battery.episodes.ready()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
-        victims = victims_of(self.block, battery.env, self.population, name, eps)
+        victims = victims_of(self.block, battery.env, self.population, case)
         warm = attack.warms and self.block.attack.adversary.warm_start
-        params = self._prepared(name, attack, victims, warm)
+        params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
 
         def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
             parts = battery.episodes.choosing
-            found = battery.episodes.play(parts, self.population, index, name, params, eps)
+            found = battery.episodes.play(parts, self.population, index, case, params)
             return np.asarray(found.return_).mean(-1)
 
         armed = choose(attack, params, victims, mean_returns)
@@ -141,30 +145,30 @@ class Front:
             battery.episodes.reported,
             self.population,
             ranking,
-            name,
+            case,
             take(armed.params, ranking),
-            eps,
             self.progress,
         )
         episodes = take(episodes, np.argsort(ranking))
         seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)
-        told = {"attack": name, "eps": eps}
+        told = case._asdict()
         return (
             under(
                 "returns", returns_table(self.block, battery.env, self.population, told, episodes)
             )
             | under("attacks", self._note(told, attack, armed, warm))
             | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
-            | (under("clean", packed(episodes)) if name == "none" else {})
+            | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 
-    def _prepared(self, name: str, attack: Attack, victims: Victims, warm: bool) -> Any:
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> Any:
         """Parameters of all members, `[cells, members, ...]`."""
-        if name not in self._ready or attack.per_eps:
+        victim, made = self._ready.get(case.attack, ("", None))
+        if victim != case.victim or attack.per_eps:
             rows = self.population.rows
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
-            self._ready[name] = made
-        return self._ready[name]
+            self._ready[case.attack] = case.victim, made
+        return made
 
     def _ranking(self) -> np.ndarray:
         """The cells in an order in which neighbours last alike.
@@ -193,15 +197,14 @@ def returns_table(
 ) -> Columns:
     """One line per cell and episode of `Episode [cells, episodes]`."""
     cells, count = len(population.rows), block.episodes
-    constant = {**told, "victim": block.victim}
     return {
         **{k: np.repeat(v, count) for k, v in described(env.spec, population).items()},
-        **{k: np.repeat([v], cells * count) for k, v in constant.items()},
+        **{k: np.repeat([v], cells * count) for k, v in told.items()},
         "episode": np.tile(np.arange(count), cells),
         **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
 
 
-def _chunk(block: Experiment, name: str, eps: float) -> Columns:
+def _chunk(block: Experiment, case: Case) -> Columns:
     """What the chunk of one attack is."""
-    return {"stage": "attack", "first_seed": block.first_seed, "attack": name, "eps": eps}
+    return {"stage": "attack", "first_seed": block.first_seed, **case._asdict()}

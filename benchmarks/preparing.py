@@ -6,7 +6,7 @@ from zlib import crc32
 import jax
 import numpy as np
 
-from benchmarks.cells import PREPARE, Population, Row, key_for
+from benchmarks.cells import PREPARE, Case, Population, Row, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE
 from jaxprune.attacks import ATTACKS, Attack, Victims
@@ -19,18 +19,18 @@ from jaxprune.types import Policy
 
 
 def victims_of(
-    experiment: Experiment, env: Environment, population: Population, name: str, eps: float
+    experiment: Experiment, env: Environment, population: Population, case: Case
 ) -> Victims:
     """The cells as an attack prepares itself against them."""
-    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(name.encode()))
-    source = sources(population) if "source" in ATTACKS[name].needs else None
+    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(case.attack.encode()))
+    source = sources(population) if "source" in ATTACKS[case.attack].needs else None
     return Victims(
         env,
         population.policy,
         population.cells,
-        eps,
+        case.eps,
         key,
-        VICTIMS[experiment.victim],
+        VICTIMS[case.victim],
         source,
         experiment.lanes,
     )

@@ -10,7 +10,7 @@ from probes import Drift
 from quiet import quiet_work
 
 from benchmarks import analysis, attacking, pipeline, preparing
-from benchmarks.cells import Population
+from benchmarks.cells import Case, Population
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.plan import learned
@@ -192,7 +192,7 @@ def test_a_warm_start_walks_up_every_curve(run):
         return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
 
     attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
-    victims = preparing.victims_of(SMALL, ENV, run.population, "mad", 0.1)
+    victims = preparing.victims_of(SMALL, ENV, run.population, Case("mad", 0.1, "deterministic"))
     found = preparing.warmed(attack, victims, run.population.rows)
     level = {0.0: 1, 0.5: 2, 0.9: 3}
     expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
