@@ -74,9 +74,10 @@ VICTIM_NOTES = {
     "stochastic": "actions drawn from its distribution",
 }
 OTHERS = """\
-The same agents, acting with {victim}. Adversaries were prepared and chosen against the policy that
-acts like this; its episodes start from the same states. Everything here is of the fresh half of the
-episodes. All other sections are about the {first} policy."""
+The same agents, where the policy acts with {victim}. Its adversaries were prepared and chosen
+against a policy that acts like this, and its episodes start from the same states. All numbers here
+are of the second half of the episodes, which chose nothing. All other sections, certificates of the
+return included, are about the {first} policy."""
 # By the quantity in the table of certificates.
 VALUE_NOTES = {
     "value_gap": "The tables hold the value gap too.",
