@@ -163,8 +163,20 @@ def labelled(table: Columns, labels: Labels) -> Columns:
     return {**table, "method": labels.column(table)} if table else table
 
 
-def collect(table: Columns) -> Results:
-    """Curves by key, from a table of returns as it was written."""
+def victims(table: Columns) -> list[str]:
+    """How the policies of a table of returns acted; what is reported is about the first."""
+    return list(map(str, dict.fromkeys(table["victim"])))
+
+
+def of_victim(table: Columns, victim: str) -> Columns:
+    """The rows about one victim."""
+    return {name: column[table["victim"] == victim] for name, column in table.items()}
+
+
+def collect(table: Columns, victim: str | None = None) -> Results:
+    """Curves by key of one victim, by default the first, from a table of returns as written."""
+    victim = victim or victims(table)[0]
+    table = of_victim(table, victim)
     labels = Labels(table)
     named = labelled(table, labels)
     by_key = {(c.method, c.attack, c.eps): c for c in curves(named)}
@@ -173,7 +185,7 @@ def collect(table: Columns) -> Results:
     methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m not in unpruned]
     adversaries = list(dict.fromkeys((a, e) for _, a, e in by_key if a != "none"))
     nested = dict(zip(named["method"].tolist(), named["nested"].tolist(), strict=True))
-    return Results(by_key, methods, dense_of, nested, adversaries, str(table["victim"][0]))
+    return Results(by_key, methods, dense_of, nested, adversaries, victim)
 
 
 def reference(results: Results, method: str, quantity: str = "returns") -> float:
@@ -510,22 +522,25 @@ def bracket(results: Results, certificates: Columns, method: str, eps: float) ->
     return Bracket(unit, sparsity, clean, worst, estimate, floor, best)
 
 
-def violations(results: Results, certificates: Columns) -> list[str]:
-    """Cells where an attack exceeded a certificate: there must be none."""
+def violations(
+    results: Results, certificates: Columns, others: Sequence[Results] = ()
+) -> list[str]:
+    """Cells where an attack exceeded a certificate, of any victim: there must be none."""
     problems = []
     beyond = (certificates["quantity"] == "exceeded") & (certificates["value"] > 0)
     for row in np.flatnonzero(beyond):
         cell = {name: certificates[name][row] for name in ("value", "bound", "method", "eps")}
         text = "an attack exceeds {bound} at {value:g} visited states for {method} at eps {eps:g}"
         problems.append(text.format(**cell))
-    for (method, attack, eps), curve in results.by_key.items():
-        # Local bounds hold where the clean policy went, and are compared there.
-        for bound in bound_curves(certificates, method, eps, scope="global"):
-            # The attack's D is a float32 figure; the bound is float64.
-            excess = curve.distance - bound.values * (1 + 1e-4) - 1e-6
-            if (excess > 0).any():
-                problems.append(f"{attack} exceeds {bound.bound} for {method} at eps {eps:g}")
-    return problems
+    for held in (results, *others):
+        for (method, attack, eps), curve in held.by_key.items():
+            # Local bounds hold where the clean policy went, and are compared there.
+            for bound in bound_curves(certificates, method, eps, scope="global"):
+                # The attack's D is a float32 figure; the bound is float64.
+                excess = curve.distance - bound.values * (1 + 1e-4) - 1e-6
+                if (excess > 0).any():
+                    problems.append(f"{attack} exceeds {bound.bound} for {method} at eps {eps:g}")
+    return list(dict.fromkeys(problems))
 
 
 def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict[float, int]]:
@@ -544,8 +559,13 @@ def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict
     return {group: dict(sorted(at.items())) for group, at in found.items()}
 
 
-def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
-    """The scalars that a gate compares: key, value, unit, direction, interval."""
+def metrics(
+    results: Results, certificates: Columns, others: Sequence[Results] = ()
+) -> list[dict[str, Any]]:
+    """The scalars that a gate compares: key, value, unit, direction, interval.
+
+    The keys of other victims, of whom there are curves only, begin with their names.
+    """
     rows: list[dict[str, Any]] = []
 
     def add(key: str, value: Interval, direction: str, unit: str = "return") -> None:
@@ -555,10 +575,11 @@ def metrics(results: Results, certificates: Columns) -> list[dict[str, Any]]:
             | {"low": low, "high": high}
         )
 
-    for key, sparsity, curve, unit in _curves_of_metrics(results):
-        for i, level in enumerate(sparsity):
-            at = Interval(*(x[i] for x in curve))
-            add(f"{key}/sparsity={level:g}", at, "higher", unit)
+    for prefix, held in [("", results), *((f"{other.victim}/", other) for other in others)]:
+        for key, sparsity, curve, unit in _curves_of_metrics(held):
+            for i, level in enumerate(sparsity):
+                at = Interval(*(x[i] for x in curve))
+                add(f"{prefix}{key}/sparsity={level:g}", at, "higher", unit)
     for key, value in _aggregates(results):
         add(key, value, "higher")
     for eps in results.radii:

@@ -1,7 +1,9 @@
 """The attack stage: every adversary against every cell, prepared, chosen and played.
 
-An adversary that learns is prepared against each cell at each radius. Of its members each cell
-meets the one that did best on episodes of their own, so that the episodes of the table are fresh.
+An adversary that learns is prepared against each cell at each radius, as the cell's policy acts. Of
+its members each cell meets the one that did best on episodes of their own, so that the episodes of
+the table are fresh. Policies that act in several ways are several victims: episode i starts alike
+for all of them.
 """
 
 import time
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.cells import Columns, Population, described
+from benchmarks.cells import Case, Columns, Population, described
 from benchmarks.chunks import Chunks
 from benchmarks.experiment import Experiment
 from benchmarks.playing import Episodes
@@ -24,7 +26,7 @@ from benchmarks.visits import Visits, collect, visit_times
 from benchmarks.work import Progress, Work
 from jaxprune.attacks import Attack, Victims, make_attack
 from jaxprune.envs import Environment
-from jaxprune.episodes import VICTIMS, episode_columns
+from jaxprune.episodes import episode_columns
 from jaxprune.population import take
 from jaxprune.rollout import Episode, Play
 from jaxprune.selection import Armed, blanks, choose, prepared
@@ -33,10 +35,10 @@ from jaxprune.selection import Armed, blanks, choose, prepared
 class Attacked(NamedTuple):
     """What the stage leaves behind."""
 
-    returns: Columns  # a row per (attack, eps), cell and episode
-    attacks: Columns  # a row per (attack, eps) and cell: which member, and what it may spend
-    seconds: Columns  # a row per (attack, eps): how long it took
-    visits: Visits  # what the unattacked episodes showed
+    returns: Columns  # a row per (attack, eps, victim), cell and episode
+    attacks: Columns  # a row per (attack, eps, victim) and cell: which member, what it may spend
+    seconds: Columns  # a row per (attack, eps, victim): how long it took
+    visits: Visits  # what the unattacked episodes of the first victim showed
 
 
 class Seconds(NamedTuple):
@@ -47,14 +49,20 @@ class Seconds(NamedTuple):
     play: float
 
 
-def attack_plan(experiment: Experiment) -> list[tuple[str, float]]:
-    """(attack, eps) in the order of the table; the clean run has eps 0."""
+def attack_plan(experiment: Experiment) -> list[Case]:
+    """In the order of the table, the first victim's clean run first; a clean run has eps 0."""
     names = dict.fromkeys(["none", *experiment.attacks])
     return [
-        (name, eps)
+        Case(name, eps, victim)
+        for victim in experiment.victim
         for name in names
         for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
     ]
+
+
+def preparation(case: Case) -> str:
+    """The name of what is compiled to prepare a case."""
+    return f"{case.attack} as {case.victim}"
 
 
 class Battery:
@@ -69,12 +77,12 @@ class Battery:
 
     def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
         self.env, self.plan = env, attack_plan(block)
-        names = tuple(dict.fromkeys(name for name, _ in self.plan))
+        names = tuple(dict.fromkeys(case.attack for case in self.plan))
         self.attacks = {name: make_attack(name, block.attack) for name in names}
         one = jax.eval_shape(lambda p: take(p, 0), policy)
         fillers = blanks(list(self.attacks.values()), one, env.spec, 1)
         play = Play(
-            np.bool_(VICTIMS[block.victim]),
+            np.bool_(False),  # every call says how the policies act
             gamma=np.float32(block.ppo.hyper.gamma),
             times=visit_times(block, env.spec),
         )
@@ -83,40 +91,39 @@ class Battery:
         self.episodes = Episodes(block, env, names, fillers, play, cells, chooses)
         self._rehearsals: dict[str, Future[None]] = {}
 
-    def compile(self, programs: Programs, names: Iterable[str]) -> None:
+    def compile(self, programs: Programs, cases: Iterable[Case]) -> None:
         """Start compiling the episodes, then what prepares these attacks."""
         self.episodes.compile(programs, "evaluate", self.policy)
-        if self.block.attack.adversary.warm_start:  # one population after the other, of any size
-            return
-        for name in names:
-            prepare = self.attacks[name].prepare
-            if prepare is not None:
-                victims = unknown_victims(self.block, self.env, self.policy, self.cells)
-                self._rehearsals[name] = programs.rehearse(name, partial(prepare, victims))
+        warm_start = self.block.attack.adversary.warm_start
+        for case in cases:
+            attack, name = self.attacks[case.attack], preparation(case)
+            if attack.prepare is None or name in self._rehearsals:
+                continue
+            if attack.warms and warm_start:  # one population after the other, of any size
+                continue
+            victims = unknown_victims(self.block, self.env, self.policy, self.cells, case)
+            self._rehearsals[name] = programs.rehearse(name, partial(attack.prepare, victims))
 
-    def settle(self, name: str) -> None:
+    def settle(self, case: Case) -> None:
         """Wait for the compiler, unless it has not come to this attack yet."""
-        rehearsal = self._rehearsals.get(name)
+        rehearsal = self._rehearsals.get(preparation(case))
         if rehearsal is not None and not rehearsal.cancel():
             rehearsal.result()
 
-    def left(self, block: Experiment, chunks: Chunks) -> list[str]:
-        """The attacks of which a block has not every chunk."""
-        missing = [
-            name for name, eps in self.plan if chunks.get(**_chunk(block, name, eps)) is None
-        ]
-        return list(dict.fromkeys(missing))
+    def left(self, block: Experiment, chunks: Chunks) -> list[Case]:
+        """The cases of which a block has no chunk."""
+        return [case for case in self.plan if chunks.get(**_chunk(block, case)) is None]
 
     def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
-        """Every cell of a block under every attack, in a chunk per (attack, eps)."""
+        """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
         cells = len(population.rows)
         work.progress.stage("attack", len(self.plan) * cells)
         front = Front(self, block, population, work.progress)
         found: list[Arrays] = []
-        for name, eps in self.plan:
-            attacked = partial(front.attacked, name, eps)
-            found.append(work.piece(attacked, cells, "returns", **_chunk(block, name, eps)))
-            if name == "none":
+        for case in self.plan:
+            attacked = partial(front.attacked, case)
+            found.append(work.piece(attacked, cells, "returns", **_chunk(block, case)))
+            if front.clean is None:
                 front.clean = unpacked(skeleton(Episode), part("clean", found[0]))
         assert front.clean is not None
         returns, attacks, seconds = (
@@ -128,7 +135,7 @@ class Battery:
 
 
 class Front:
-    """One block under attack, attack by attack, the clean run first."""
+    """One block under attack, attack by attack, the first victim's clean run first."""
 
     def __init__(
         self, battery: Battery, block: Experiment, population: Population, progress: Progress
@@ -136,21 +143,22 @@ class Front:
         self.battery, self.block, self.population = battery, block, population
         self.progress = progress
         self.clean: Episode | None = None
-        self._ready: dict[str, Any] = {}  # what was prepared, where it holds at every radius
+        # By attack: the victim, and what was prepared against it, which may hold at every radius.
+        self._ready: dict[str, tuple[str, Any]] = {}
 
-    def attacked(self, name: str, eps: float) -> Arrays:
-        """What a chunk holds: tables, and of the clean run the episodes."""
-        battery, attack = self.battery, self.battery.attacks[name]
+    def attacked(self, case: Case) -> Arrays:
+        """What a chunk holds: tables, and of the first clean run the episodes."""
+        battery, attack = self.battery, self.battery.attacks[case.attack]
         battery.episodes.ready()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
-        victims = victims_of(self.block, battery.env, self.population, name, eps)
+        victims = victims_of(self.block, battery.env, self.population, case)
         warm = attack.warms and self.block.attack.adversary.warm_start
-        params = self._prepared(name, attack, victims, warm)
+        params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
 
         def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
             parts = battery.episodes.choosing
-            found = battery.episodes.play(parts, self.population, index, name, params, eps)
+            found = battery.episodes.play(parts, self.population, index, case, params)
             return np.asarray(found.return_).mean(-1)
 
         armed = choose(attack, params, victims, mean_returns)
@@ -160,31 +168,31 @@ class Front:
             battery.episodes.reported,
             self.population,
             ranking,
-            name,
+            case,
             take(armed.params, ranking),
-            eps,
             self.progress,
         )
         episodes = take(episodes, np.argsort(ranking))
         seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)
-        told = {"attack": name, "eps": eps}
+        told = case._asdict()
         return (
             under(
                 "returns", returns_table(self.block, battery.env, self.population, told, episodes)
             )
             | under("attacks", self._note(told, attack, armed, warm))
             | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
-            | (under("clean", packed(episodes)) if name == "none" else {})
+            | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 
-    def _prepared(self, name: str, attack: Attack, victims: Victims, warm: bool) -> Any:
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> Any:
         """Parameters of all members, `[cells, members, ...]`."""
-        if name not in self._ready or attack.per_eps:
-            self.battery.settle(name)
+        victim, made = self._ready.get(case.attack, ("", None))
+        if victim != case.victim or attack.per_eps:
+            self.battery.settle(case)
             rows = self.population.rows
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
-            self._ready[name] = made
-        return self._ready[name]
+            self._ready[case.attack] = case.victim, made
+        return made
 
     def _ranking(self) -> np.ndarray:
         """The cells in an order in which neighbours last alike.
@@ -213,15 +221,14 @@ def returns_table(
 ) -> Columns:
     """One line per cell and episode of `Episode [cells, episodes]`."""
     cells, count = len(population.rows), block.episodes
-    constant = {**told, "victim": block.victim}
     return {
         **{k: np.repeat(v, count) for k, v in described(env.spec, population).items()},
-        **{k: np.repeat([v], cells * count) for k, v in constant.items()},
+        **{k: np.repeat([v], cells * count) for k, v in told.items()},
         "episode": np.tile(np.arange(count), cells),
         **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
 
 
-def _chunk(block: Experiment, name: str, eps: float) -> Columns:
+def _chunk(block: Experiment, case: Case) -> Columns:
     """What the chunk of one attack is."""
-    return {"stage": "attack", "first_seed": block.first_seed, "attack": name, "eps": eps}
+    return {"stage": "attack", "first_seed": block.first_seed, **case._asdict()}

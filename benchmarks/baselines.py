@@ -31,11 +31,11 @@ ABOUT = "A baseline: `python -m benchmarks.gate --baseline THIS_FOLDER RUN` comp
 # What names a curve; its cases, of one line each; what tells the rows of a line apart; what they
 # hold; and what else is kept of them.
 CURVE = ("env", "backend", *PARTS)
-CASE = {"returns": ("attack", "eps"), "certificates": ("bound", "quantity", "eps")}
+CASE = {"returns": ("victim", "attack", "eps"), "certificates": ("bound", "quantity", "eps")}
 AXES = {"returns": ("sparsity", "seed", "episode"), "certificates": ("sparsity", "seed")}
 VALUE = {"returns": "return", "certificates": "value"}
 KEPT = {
-    "returns": ("nested", "victim"),
+    "returns": ("nested",),
     "certificates": ("monotone", "scope", "unit", "confidence"),
 }
 IDENTITY = {name: (*CURVE, *CASE[name], *AXES[name]) for name in VALUE}
@@ -60,7 +60,8 @@ class Run(NamedTuple):
         unused = np.full(len(self.tables["returns"]["return"]), np.nan)
         returns = self.tables["returns"] | {"return_discounted": unused, "distance": unused}
         certificates = analysis.labelled(self.tables["certificates"], labels)
-        return Recorded(analysis.collect(returns), certificates)
+        first, *others = (analysis.collect(returns, name) for name in analysis.victims(returns))
+        return Recorded(first, certificates, tuple(others))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def _gaps(settings: Mapping[str, Any], name: str, table: Columns) -> Iterator[st
         if line["count_all"] != line["sparsity_count_distinct"] * others:
             yield f"rows are missing of {_named(line, name)}"
     if len(counted) != cases * curves:
-        yield f"not every curve has all of its {cases} {'s and '.join(CASE[name])}"
+        yield f"not every curve has all of its {cases} cases of {', '.join(CASE[name])}"
 
 
 def _named(line: Mapping[str, Any], name: str) -> str:

@@ -38,6 +38,14 @@ class Population(NamedTuple):
     cells: Cell  # [cells]
 
 
+class Case(NamedTuple):
+    """How the cells are played: the columns that all episodes of a call have in common."""
+
+    attack: str
+    eps: float
+    victim: str  # how the policies act
+
+
 def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
     """The key of one item of one purpose: any slice of the population can be recomputed alone."""
     base = jax.random.fold_in(jax.random.key(experiment.seed), purpose)

@@ -45,8 +45,8 @@ GLOBAL_CELLS, LOCAL_CELLS = 256, 16
 # An attack's D is a float32 figure, a bound is float64.
 TOLERANCE = 1e-4
 DETERMINISTIC = (
-    "no certificate: two different deterministic actions have total variation 1; --victim "
-    "stochastic has one"
+    "no certificate: two different deterministic actions have total variation 1; where the first "
+    "--victim is stochastic there is one"
 )
 
 
@@ -160,8 +160,11 @@ def of_local(
 def of_return(
     certificate: Certificate, visits: Visits, experiment: Experiment, spec: EnvSpec
 ) -> list[Statement]:
-    """What holds for the return of the policy as it acted: with drawn actions, likeliest, means."""
-    if experiment.victim == "stochastic":
+    """What holds for the return of the policy as it acted: with drawn actions, likeliest, means.
+
+    As the first victim acted, whose visits these are.
+    """
+    if experiment.victim[0] == "stochastic":
         return on_policy_gap(certificate.total_variation, visits, experiment, spec)
     if certificate.fixed_action is not None and spec.reward_range is not None:
         return return_floor(certificate.fixed_action, visits, experiment, spec.reward_range)

@@ -1,6 +1,6 @@
 """All that a report says, computed once from the tables of a run; its writers only lay it out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +63,24 @@ class Panel(NamedTuple):
         return min(len(self.attacks), analysis.SHOWN)
 
 
+class Judged(NamedTuple):
+    """Returns of one method at one radius, all on the fresh episodes."""
+
+    method: str
+    eps: float
+    sparsity: np.ndarray  # [S]
+    lines: list[Line]  # clean, worst of all, and the adversaries that the panel shows
+
+
+class Other(NamedTuple):
+    """The same agents, acting in another way."""
+
+    results: Results
+    judged: list[Judged]  # in the order of the panels
+
+
 class Evidence(NamedTuple):
-    """Of one run."""
+    """Of one run; but for `others`, of its first victim."""
 
     title: str  # task and simulator
     regime: str
@@ -72,9 +88,10 @@ class Evidence(NamedTuple):
     described: dict[str, Any]  # experiment.json
     results: Results
     panels: list[Panel]  # by radius, then method
+    others: list[Other]
     certificates: Columns
     training: Columns  # empty where nothing was trained
-    attacks: Columns  # empty for runs of older versions, as is the next one
+    attacks: Columns  # of all victims; empty for runs of older versions, as is the next one
     seconds: Columns
     sparsity: Columns
     checks: list[Check]
@@ -118,7 +135,8 @@ def gather(folder: Path) -> Evidence:
         for name in ("training", "attacks", "seconds", "diagnosis")
     )
     described = read_json(folder / "experiment.json")
-    results, labels = analysis.collect(returns), Labels(returns)
+    results, *others = (analysis.collect(returns, name) for name in analysis.victims(returns))
+    labels = Labels(returns)
     seeds = max(len(curve.returns) for curve in results.by_key.values())
     words = sampling(seeds)
     task, simulator = str(returns["env"][0]), str(returns["backend"][0])
@@ -128,18 +146,20 @@ def gather(folder: Path) -> Evidence:
         for table in (returns, training, certificates, sparsity, diagnosis)
     )
     checked = checks(results, diagnosis)
-    found = warnings(results, returns, training, certificates)
+    found = warnings(results, returns, training, certificates, others)
+    panels = [
+        panel(results, certificates, method, eps, words)
+        for eps in results.radii
+        for method in results.pruned_methods()
+    ]
     return Evidence(
         title=f"{task} ({simulator})",
         regime=regime,
         seeds=seeds,
         described=described,
         results=results,
-        panels=[
-            panel(results, certificates, method, eps, words)
-            for eps in results.radii
-            for method in results.pruned_methods()
-        ],
+        panels=panels,
+        others=[Other(held, [judged(held, panel) for panel in panels]) for held in others],
         certificates=certificates,
         training=training,
         attacks=attacks,
@@ -200,6 +220,18 @@ def panel(
     )
 
 
+def judged(results: Results, panel: Panel) -> Judged:
+    """What a panel shows of the first victim, of another one."""
+    method, eps, judge = panel.method, panel.eps, analysis.halves(results).judge
+    shown = [
+        results.clean(method),
+        analysis.worst_of(results, method, eps).curve,
+        *(results.by_key[method, line.name, eps] for line in panel.attacks[: panel.shown]),
+    ]
+    lines = [_line(curve.attack, curve.returns[:, :, judge]) for curve in shown]
+    return Judged(method, eps, panel.sparsity, lines)
+
+
 def _line(name: str, returns: np.ndarray) -> Line:
     """`[seeds, S, episodes]` -> a line."""
     return Line(name, analysis.replicated_interval(returns), returns.mean(-1))
@@ -211,31 +243,41 @@ def _first(interval: Interval) -> Interval:
 
 
 def warnings(
-    results: Results, returns: Columns, training: Columns, certificates: Columns
+    results: Results,
+    returns: Columns,
+    training: Columns,
+    certificates: Columns,
+    others: Sequence[Results] = (),
 ) -> Iterator[str]:
     """What a reader has to know before believing the numbers; `training` may be empty."""
     broken = int((~np.isfinite(returns["return"])).sum())
     if broken:
         yield f"{broken} of {len(returns['return'])} episodes have a return that is not finite"
-    attacked = analysis.divergences(returns, ("method", "attack", "eps"))
+    attacked = analysis.divergences(returns, ("method", "attack", "eps", "victim"))
     if attacked:
-        yield _divergence_warning(attacked, len(returns["return"]), "episodes")
+        yield _divergence_warning(attacked, len(returns["return"]), "episodes", results.victim)
     trained = analysis.divergences(training, ("method",))
     if trained:
         yield _divergence_warning(trained, int(training["episodes"].sum()), "training episodes")
-    for problem in analysis.violations(results, certificates):
+    for problem in analysis.violations(results, certificates, others):
         yield f"{problem}: a bound or an attack is wrong, please report this"
 
 
-def _divergence_warning(found: dict[tuple[Any, ...], dict[float, int]], of: int, what: str) -> str:
-    """How many, what it means, and where: (method) or (method, attack, eps), and sparsities."""
+def _divergence_warning(
+    found: dict[tuple[Any, ...], dict[float, int]], of: int, what: str, first: str = ""
+) -> str:
+    """How many, what it means, and where: (method) or (method, attack, eps, victim), by sparsity.
+
+    The victim is named where it is not the first.
+    """
     places = []
     for (method, *adversary), counts in found.items():
         dense = str(method).split()[-1] == "none"
         words = [str(method).replace("none", "dense") if dense else str(method)]
         if adversary:
-            attack, eps = adversary
+            attack, eps, victim = adversary
             words.append("clean" if attack == "none" else f"{attack} at eps {eps:g}")
+            words += [] if victim == first else [f"{victim} policy"]
         at = [str(n) if dense else f"{n} at sparsity {s:g}" for s, n in counts.items()]
         places.append(f"{', '.join(words)}: {', '.join(at)}")
     total = sum(sum(counts.values()) for counts in found.values())

@@ -83,6 +83,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(",")))
 
 
+def _all_names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _some_names(text: str) -> tuple[str, ...]:
     return () if text == "none" else _names(text)
 
@@ -96,6 +100,8 @@ ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run", "first_
 
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
+# Names of which none may be there twice, so that they are kept to be refused.
+Order: TypeAlias = Annotated[tuple[str, ...], _one_token(_all_names, "NAME,NAME,...")]
 Some: TypeAlias = Annotated[tuple[str, ...], _one_token(_some_names, "NAME,...|none")]
 Radii: TypeAlias = Annotated[tuple[float, ...], _one_token(_radii, "EPS,EPS,...")]
 
@@ -134,8 +140,9 @@ class Experiment:
     eps_sweep: Radii = ()
     """Multiples of that radius to attack at, 0 (the clean run) included, e.g. 0,0.25,0.5,1,2: the
     report then has the area under the curve."""
-    victim: str = "deterministic"
-    """How the policy acts: deterministic (mean or likeliest action) or stochastic (drawn)."""
+    victim: Order = ("deterministic",)
+    """How the policy acts: deterministic (mean or likeliest action), stochastic (drawn). The report
+    is about the first; another has a section of its own."""
     bounds: Names = ("frobenius", "path", "spectral", "liplt", "crown")
     """Certificates: global ones hold everywhere, local ones at visited states."""
     states: int = 256
@@ -309,7 +316,14 @@ def check(experiment: Experiment) -> Environment:
     experiment.attack.check()
     for name in experiment.bounds:
         lookup(BOUNDS, name, "bound")
-    lookup(VICTIMS, experiment.victim, "victim")
+    for name in experiment.victim:
+        lookup(VICTIMS, name, "victim")
+    twice = [name for name in dict.fromkeys(experiment.victim) if experiment.victim.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"victim {','.join(experiment.victim)!r} holds {twice[0]!r} more than once: name each "
+            "once, the one that the report is about first"
+        )
     local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
     if local and experiment.episodes < 2:
         raise InputError(

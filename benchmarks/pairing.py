@@ -28,8 +28,9 @@ LEVEL = 0.02
 class Recorded(NamedTuple):
     """What is compared of a run: its curves, and its certificates with labels for methods."""
 
-    results: Results
+    results: Results  # of the first victim
     certificates: Columns
+    others: tuple[Results, ...] = ()
 
 
 class Key(NamedTuple):
@@ -39,11 +40,13 @@ class Key(NamedTuple):
     source: str  # an attack, `EVERY`, `WORST_OF`, `AREA_OVER_EPS`, or a bound
     eps: float
     quantity: str  # `RETURN`, or one of `QUANTITIES`
+    victim: str = ""  # where it is not the first
 
     def __str__(self) -> str:
         eps = "" if self.source in ("none", AREA_OVER_EPS) else f"@{self.eps:g}"
         source = "clean" if self.source == "none" else self.source
-        return f"{self.quantity}/{self.method}/{source}{eps}"
+        victim = f"{self.victim}/" if self.victim else ""
+        return f"{victim}{self.quantity}/{self.method}/{source}{eps}"
 
 
 class Pair(NamedTuple):
@@ -65,15 +68,15 @@ class Pair(NamedTuple):
 def pairs(baseline: Recorded, run: Recorded) -> Iterator[Pair]:
     """The curves of two runs with the same cells.
 
-    Returns under every adversary and radius, their means and worst-of, and the area over eps where
-    there are several radii; then the certificates.
+    Of every victim, returns under every adversary and radius, their means and worst-of, and the
+    area over eps where there are several radii; then the certificates.
     """
-    ours, theirs = baseline.results, run.results
-    methods = list(dict.fromkeys(method for method, _, _ in ours.by_key))
+    methods = list(dict.fromkeys(method for method, _, _ in baseline.results.by_key))
     alike = {method: same_policies(baseline, run, method) for method in methods}
-    for method in methods:
-        yield from _return_pairs(ours, theirs, method, alike[method])
-    yield from _pooled_pairs(ours, theirs, alike)
+    yield from _victim_pairs(baseline.results, run.results, alike)
+    for ours, theirs in zip(baseline.others, run.others, strict=True):
+        for pair in _victim_pairs(ours, theirs, alike):
+            yield pair._replace(key=pair.key._replace(victim=ours.victim))
     for method in methods:
         yield from _certificate_pairs(baseline, run, method, alike[method])
 
@@ -95,6 +98,13 @@ def same_policies(baseline: Recorded, run: Recorded, method: str) -> bool:
 
 
 # --- returns --------------------------------------------------------------------------------------
+
+
+def _victim_pairs(ours: Results, theirs: Results, alike: dict[str, bool]) -> Iterator[Pair]:
+    """All returns of policies that act in one way."""
+    for method in alike:
+        yield from _return_pairs(ours, theirs, method, alike[method])
+    yield from _pooled_pairs(ours, theirs, alike)
 
 
 def _return_pairs(ours: Results, theirs: Results, method: str, alike: bool) -> Iterator[Pair]:

@@ -23,8 +23,8 @@ from benchmarks.arms import (
     posthoc_methods,
     regimes,
 )
-from benchmarks.attacking import Battery
-from benchmarks.cells import PRUNE, PRUNE_DATA, Columns, Population, Row, described, key_for
+from benchmarks.attacking import Battery, Seconds
+from benchmarks.cells import PRUNE, PRUNE_DATA, Case, Columns, Population, Row, described, key_for
 from benchmarks.certification import certify_population
 from benchmarks.diagnosing import diagnose_population
 from benchmarks.experiment import Experiment
@@ -152,7 +152,7 @@ def run(
     first = blocks[0]
     untrained = not all(is_trained(block, work.chunks) for block in blocks)
     battery = Battery(first, env, policy_shapes(first, env, loaded), cell_count(first))
-    left = dict.fromkeys(name for block in blocks for name in battery.left(block, work.chunks))
+    left = dict.fromkeys(case for block in blocks for case in battery.left(block, work.chunks))
     with Programs() as programs:
         train = prepare_training(first, env, programs, loaded, needed=untrained)
         if left:
@@ -218,14 +218,12 @@ def united(parts: Sequence[Results]) -> Results:
 
 
 def summed(seconds: Columns) -> Columns:
-    """The seconds of all blocks: a row per (attack, eps)."""
-    rows = list(zip(seconds["attack"].tolist(), seconds["eps"].tolist(), strict=True))
-    kinds = list(dict.fromkeys(rows))
-    of_kind = np.array([kinds.index(row) for row in rows])
-    names, radii = zip(*kinds, strict=True)
-    return {"attack": np.array(names), "eps": np.array(radii)} | {
-        name: np.bincount(of_kind, seconds[name]) for name in ("prepare", "choose", "play")
-    }
+    """The seconds of all blocks: a row per case."""
+    rows = list(zip(*(seconds[name].tolist() for name in Case._fields), strict=True))
+    cases = list(dict.fromkeys(rows))
+    of_case = np.array([cases.index(row) for row in rows])
+    columns = zip(Case._fields, map(np.array, zip(*cases, strict=True)), strict=True)
+    return dict(columns) | {name: np.bincount(of_case, seconds[name]) for name in Seconds._fields}
 
 
 def counted(names: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.arms import learner_config, trainings
-from benchmarks.attacking import attack_plan
+from benchmarks.attacking import attack_plan, preparation
 from benchmarks.experiment import Experiment
 from benchmarks.pipeline import cell_count
 from benchmarks.sharding import ALONE, Shard, blocks_of
@@ -44,11 +44,12 @@ BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, 
 def learned(experiment: Experiment, cells: int) -> tuple[int, int]:
     """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
     steps = episodes = 0
-    for name, _ in attack_plan(experiment):
-        attack = make_attack(name, experiment.attack)
+    plan = attack_plan(experiment)
+    for case in plan:
+        attack = make_attack(case.attack, experiment.attack)
         if attack.members > 1:
             episodes += cells * attack.members * (experiment.selection_episodes or 1)
-    for name in dict.fromkeys(name for name, _ in attack_plan(experiment)):
+    for name, _ in dict.fromkeys((case.attack, case.victim) for case in plan):
         attack = make_attack(name, experiment.attack)
         radii = len(set(experiment.eps)) if attack.per_eps else 1
         steps += cells * radii * attack.cost.env_steps
@@ -85,9 +86,8 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(experiment, cells)
     programs = (("init", "train") if training else ()) + ("evaluate",)
-    programs += tuple(
-        dict.fromkeys(n for n, _ in attacks if make_attack(n, experiment.attack).prepare)
-    )
+    prepared = [c for c in attacks if make_attack(c.attack, experiment.attack).prepare]
+    programs += tuple(dict.fromkeys(preparation(case) for case in prepared))
 
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
@@ -105,8 +105,9 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
         else "train     nothing",
         f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
         f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
-        f"attack    {', '.join(dict.fromkeys(n for n, _ in attacks))}: {episodes:,} episodes, "
-        f"at most {episodes * spec.horizon:,} env steps",
+        f"attack    {', '.join(dict.fromkeys(case.attack for case in attacks))} "
+        f"({', '.join(experiment.victim)}): {episodes:,} episodes, at most "
+        f"{episodes * spec.horizon:,} env steps",
         f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
         if learning
         else "learn     no adversary",

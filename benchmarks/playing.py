@@ -6,12 +6,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.cells import ATTACK, CHOOSE, Population, blocks, key_for
+from benchmarks.cells import ATTACK, CHOOSE, Case, Population, blocks, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.programs import Programs
 from benchmarks.work import Progress
 from jaxprune.envs import Environment
-from jaxprune.episodes import Shared, Split, cell_program, dealt, episode_keys, timeless, together
+from jaxprune.episodes import (
+    VICTIMS,
+    Shared,
+    Split,
+    cell_program,
+    dealt,
+    episode_keys,
+    timeless,
+    together,
+)
 from jaxprune.population import lane_width, layout, take
 from jaxprune.pruning import dense
 from jaxprune.pruning.cells import Cell
@@ -32,7 +41,7 @@ class Episodes:
         env: the task.
         names: of the attacks, in the order of the program.
         fillers: parameters in the place of those of the attacks that are not played, `[1, ...]`.
-        play: how; its `times` are of the reported episodes.
+        play: how, but for the victim; its `times` are of the reported episodes.
         cells: how many there are.
         chooses: whether members are chosen at all.
     """
@@ -81,9 +90,8 @@ class Episodes:
         parts: Split,
         population: Population,
         index: np.ndarray,
-        name: str,
+        case: Case,
         params: Any,
-        eps: float,
         progress: Progress | None = None,
     ) -> Episode:
         """Episodes of the cells `index [n]` under an attack with parameters `[n, ...]`.
@@ -92,13 +100,13 @@ class Episodes:
             parts: which episodes: `reported` or `choosing`.
             population: of all cells.
             index: of the cells that play.
-            name: of the attack.
-            params: what it knows of each of them.
-            eps: radius.
+            case: which attack, and how the cells act.
+            params: what the attack knows of each of them.
             progress: told of the cells that are done.
         """
-        which, count = self.names.index(name), len(index)
-        shared = Shared(population.policy, np.int32(which), np.float32(eps), self.play_as)
+        which, count = self.names.index(case.attack), len(index)
+        play = self.play_as._replace(stochastic=np.bool_(VICTIMS[case.victim]))
+        shared = Shared(population.policy, np.int32(which), np.float32(case.eps), play)
         fillers = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers)
         known = (*fillers[:which], params, *fillers[which + 1 :])
         cells, found, done = take(population.cells, index), [], 0

@@ -6,7 +6,7 @@ from zlib import crc32
 import jax
 import numpy as np
 
-from benchmarks.cells import PREPARE, Population, Row, key_for
+from benchmarks.cells import PREPARE, Case, Population, Row, key_for
 from benchmarks.experiment import Experiment
 from benchmarks.labels import DENSE
 from jaxprune.attacks import ATTACKS, Attack, Victims
@@ -20,24 +20,26 @@ from jaxprune.types import Policy
 
 
 def victims_of(
-    experiment: Experiment, env: Environment, population: Population, name: str, eps: float
+    experiment: Experiment, env: Environment, population: Population, case: Case
 ) -> Victims:
     """The cells as an attack prepares itself against them."""
-    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(name.encode()))
-    source = sources(population) if "source" in ATTACKS[name].needs else None
+    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(case.attack.encode()))
+    source = sources(population) if "source" in ATTACKS[case.attack].needs else None
     return Victims(
         env,
         population.policy,
         population.cells,
-        eps,
+        case.eps,
         key,
-        VICTIMS[experiment.victim],
+        VICTIMS[case.victim],
         source,
         experiment.lanes,
     )
 
 
-def unknown_victims(experiment: Experiment, env: Environment, policy: Any, cells: int) -> Victims:
+def unknown_victims(
+    experiment: Experiment, env: Environment, policy: Any, cells: int, case: Case
+) -> Victims:
     """Zeros in the shapes of `victims_of`, before there are any agents.
 
     Args:
@@ -45,6 +47,7 @@ def unknown_victims(experiment: Experiment, env: Environment, policy: Any, cells
         env: the task.
         policy: shapes of the policies, `[agents]`.
         cells: how many there will be.
+        case: of the attack.
     """
     one = jax.eval_shape(lambda p: take(p, 0), policy)
     masks = jax.eval_shape(lambda p: dense(p.params), one)
@@ -53,9 +56,9 @@ def unknown_victims(experiment: Experiment, env: Environment, policy: Any, cells
         env,
         jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), policy),
         Cell(np.zeros(cells, np.int32), every(masks)),
-        experiment.eps[0],
+        case.eps,
         jax.random.key(0),
-        VICTIMS[experiment.victim],
+        VICTIMS[case.victim],
         every(one),
         experiment.lanes,
     )

@@ -31,7 +31,8 @@ def write_report(folder: RunFolder, console: Console) -> None:
     evidence = gather(folder.path)
     results, certificates = evidence.results, evidence.certificates
     text = list(lines(evidence))
-    folder.write_json("metrics.json", analysis.metrics(results, certificates))
+    others = [other.results for other in evidence.others]
+    folder.write_json("metrics.json", analysis.metrics(results, certificates, others))
     drawn = figures.draw(results, certificates, evidence.training, evidence.title, folder.path)
     files = [*drawn.values(), *evidence.pictures]
     folder.write_text("report.md", "\n".join(_with_pictures(text, files)) + "\n")

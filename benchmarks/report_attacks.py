@@ -77,7 +77,11 @@ def sweep_rows(results: Results, method: str) -> tuple[list[str], list[list[str]
 def budget_rows(
     results: Results, attacks: Columns, seconds: Columns
 ) -> tuple[list[str], list[list[str]]]:
-    """Every adversary and radius with its mean return over all cells and what it spent."""
+    """Every adversary and radius with its mean return over all cells and what it spent.
+
+    Against the victim of `results`.
+    """
+    attacks, seconds = (analysis.of_victim(table, results.victim) for table in (attacks, seconds))
     header = ["adversary", "eps", "what", "mean return", "worst for", "members", "queries"]
     header += ["gradients", "simulated", "env steps", "prepare s", "choose s", "play s"]
     labels = {method for method, _, _ in results.by_key}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.analysis import Bracket, Columns, RegretCurve
-from benchmarks.evidence import Panel
+from benchmarks.evidence import Judged, Panel
 from benchmarks.figures import ROUNDING, TERMS
 from benchmarks.tables import interval_text
 from jaxprune.statistics import Interval
@@ -32,6 +32,12 @@ def return_rows(panel: Panel, wide: bool = True) -> Table:
     header = ["sparsity", "clean", "worst of", "its CVaR 10 %", *(line.name for line in shown)]
     lines = [panel.clean.interval, panel.worst.interval, panel.cvar, *(x.interval for x in shown)]
     return header, _by_sparsity(panel.sparsity, lines)
+
+
+def judged_rows(judged: Judged) -> Table:
+    """Sparsity, clean, worst of, and the adversaries that are shown: mean with interval."""
+    header = ["sparsity", "clean", "worst of", *(line.name for line in judged.lines[2:])]
+    return header, _by_sparsity(judged.sparsity, [line.interval for line in judged.lines])
 
 
 def change_rows(panels: Sequence[Panel]) -> Table:

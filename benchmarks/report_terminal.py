@@ -1,12 +1,12 @@
 """What a person wants on the terminal at the end of a run: curves, sweet spots, doubts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evidence import Evidence, Panel
-from benchmarks.report_rows import bound_rows, return_rows
+from benchmarks.report_rows import bound_rows, judged_rows, return_rows
 from benchmarks.tables import interval_text
 
 
@@ -16,6 +16,10 @@ def show(evidence: Evidence, console: Console) -> None:
     for panel in sorted(evidence.panels, key=lambda panel: order.index(panel.method)):
         for table in tables(panel):
             console.print(table)
+    for other in evidence.others:
+        for judged in other.judged:
+            title = f"{judged.method}, eps = {judged.eps:g}, as a {other.results.victim} policy"
+            console.print(_curve(title, *judged_rows(judged)))
     for line in evidence.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False)
 
@@ -26,12 +30,11 @@ def tables(panel: Panel) -> Iterator[Table]:
     bounds, certified = bound_rows(panel)
     tv = [i for i, name in enumerate(bounds) if name.startswith("TV ")]
     title = f"{panel.method}, eps = {panel.eps:g}"
-    curve = Table(title=title, title_justify="left")
-    for name in [*header, *(bounds[i] for i in tv)]:
-        curve.add_column(name, justify="right", no_wrap=True)
-    for row, bound in zip(rows, certified, strict=True):
-        curve.add_row(*row, *(bound[i] for i in tv))
-    yield curve
+    yield _curve(
+        title,
+        [*header, *(bounds[i] for i in tv)],
+        [[*row, *(bound[i] for i in tv)] for row, bound in zip(rows, certified, strict=True)],
+    )
 
     spots = Table(title=f"sweet spots of {title}", title_justify="left")
     spots.add_column("objective")
@@ -41,3 +44,13 @@ def tables(panel: Panel) -> Iterator[Table]:
         clean, attacked = interval_text(spot.clean), interval_text(spot.attacked)
         spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
     yield spots
+
+
+def _curve(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Numbers by sparsity."""
+    curve = Table(title=title, title_justify="left")
+    for name in header:
+        curve.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        curve.add_row(*row)
+    return curve

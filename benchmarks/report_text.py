@@ -6,6 +6,8 @@ in report.md where there is such a file.
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from benchmarks import analysis, report_attacks
 from benchmarks.compute import compute_rows
 from benchmarks.evidence import GIF, QUANTITIES, Evidence, Panel, sampling
@@ -14,6 +16,7 @@ from benchmarks.report_rows import (
     bound_rows,
     bracket_rows,
     change_rows,
+    judged_rows,
     regret_rows,
     return_rows,
     sparsity_rows,
@@ -70,6 +73,11 @@ VICTIM_NOTES = {
     "deterministic": "its mean (or likeliest action)",
     "stochastic": "actions drawn from its distribution",
 }
+OTHERS = """\
+The same agents, where the policy acts with {victim}. Its adversaries were prepared and chosen
+against a policy that acts like this, and its episodes start from the same states. All numbers here
+are of the second half of the episodes, which chose nothing. All other sections, certificates of the
+return included, are about the {first} policy."""
 # By the quantity in the table of certificates.
 VALUE_NOTES = {
     "value_gap": "The tables hold the value gap too.",
@@ -96,6 +104,7 @@ def lines(evidence: Evidence) -> Iterator[str]:
         yield from _worst(evidence)
     if GIF in evidence.pictures:
         yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
+    yield from _others(evidence)
     yield from _certificates(evidence)
     yield from _regret(evidence)
     if evidence.training:
@@ -117,7 +126,8 @@ def _where(evidence: Evidence) -> str:
     described, results = evidence.described, evidence.results
     radii = ", ".join(f"{eps:g}" for eps in results.radii)
     words = [f"{evidence.seeds} seed{'s' if evidence.seeds > 1 else ''}", f"eps {radii}"]
-    words += [f"{results.victim} policy"]
+    victims = [results.victim, *(other.results.victim for other in evidence.others)]
+    words += [f"{' and '.join(victims)} policy"]
     words += [f"on {described['device']}"] if "device" in described else []
     words += [f"jaxprune {described['git']}"] if described.get("git") else []
     return "*" + ", ".join(words) + "*"
@@ -132,8 +142,29 @@ def _dense(evidence: Evidence) -> Iterator[str]:
     for name in unpruned:
         called = "Dense" if len(unpruned) == 1 else f"Dense ({name.removesuffix(' none')})"
         returns = evidence.results.clean(name).returns
-        clean = analysis.replicated_interval(returns, sampling(evidence.seeds))
-        yield f"{called}, clean: {interval_text(Interval(*(x[0] for x in clean)))}."
+        yield f"{called}, clean: {_dense_return(evidence, returns)}."
+        if evidence.others:
+            worst = [
+                f"at eps {eps:g} {_dense_worst(evidence, name, eps)}"
+                for eps in evidence.results.radii
+            ]
+            yield f"{called}, under the worst adversary of each: {'; '.join(worst)}."
+
+
+def _dense_worst(evidence: Evidence, name: str, eps: float) -> str:
+    """The worst-of return on fresh episodes, victim by victim."""
+    judge = analysis.halves(evidence.results).judge
+    found = []
+    for results in (evidence.results, *(other.results for other in evidence.others)):
+        returns = analysis.worst_of(results, name, eps).curve.returns[:, :, judge]
+        found.append(f"{_dense_return(evidence, returns)} as a {results.victim} policy")
+    return ", ".join(found)
+
+
+def _dense_return(evidence: Evidence, returns: np.ndarray) -> str:
+    """`[seeds, 1, episodes]` in words."""
+    found = analysis.replicated_interval(returns, sampling(evidence.seeds))
+    return interval_text(Interval(*(x[0] for x in found)))
 
 
 def _each(title: str, panel: Panel) -> list[str]:
@@ -162,6 +193,21 @@ def _worst(evidence: Evidence) -> Iterator[str]:
         found = [panel for panel in evidence.panels if panel.eps == eps]
         yield from (f"### Change to the dense agents, eps = {eps:g}", "")
         yield from (*markdown_table(*change_rows(found)), "")
+
+
+def _others(evidence: Evidence) -> Iterator[str]:
+    """The victims that nothing else is about."""
+    for results, judged in evidence.others:
+        yield from (f"## As a {results.victim} policy", "")
+        yield OTHERS.format(victim=VICTIM_NOTES[results.victim], first=evidence.results.victim)
+        yield ""
+        for found in judged:
+            yield from (f"### {found.method} as a {results.victim} policy, eps = {found.eps:g}", "")
+            yield from (*markdown_table(*judged_rows(found)), "")
+        if evidence.attacks:
+            yield from (f"### What the adversaries of the {results.victim} policy cost", "")
+            rows = report_attacks.budget_rows(results, evidence.attacks, evidence.seconds)
+            yield from (*markdown_table(*rows), "")
 
 
 def _certificates(evidence: Evidence) -> Iterator[str]:

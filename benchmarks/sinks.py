@@ -193,9 +193,9 @@ def run_name(table: Table) -> str:
 def summaries(stage: str, table: Table) -> Iterator[Scalar]:
     """Means over agents (and episodes) of a table, curve by curve, in the order of the table.
 
-    Training against env steps; returns by attack and eps, and certificates by bound, quantity and
-    eps, against the sparsity that was asked for, in percent. What is not a number (a return
-    before any episode has ended) has no part in a mean; what is not finite is not told.
+    Training against env steps; returns by victim, attack and eps, and certificates by bound,
+    quantity and eps, against the sparsity that was asked for, in percent. What is not a number (a
+    return before any episode has ended) has no part in a mean; what is not finite is not told.
     """
     if stage not in AXES:
         return
@@ -216,8 +216,8 @@ def _training(table: Table) -> Points:
 
 
 def _returns(table: Table) -> Points:
-    for row in _means(table, ("attack", "eps", "label", "sparsity"), ("return",)):
-        tag = f"{row['attack']}_eps_{row['eps']:g}/{row['label']}"
+    for row in _means(table, ("victim", "attack", "eps", "label", "sparsity"), ("return",)):
+        tag = f"{row['victim']}/{row['attack']}_eps_{row['eps']:g}/{row['label']}"
         yield tag, 100 * row["sparsity"], row["return_mean"]
 
 

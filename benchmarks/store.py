@@ -104,6 +104,7 @@ SPARSITY = pa.schema(
 ATTACKS = pa.schema(
     [
         *CELL,
+        ("victim", pa.string()),
         ("attack", pa.string()),
         ("eps", pa.float64()),
         ("members", pa.int32()),
@@ -119,6 +120,7 @@ ATTACKS = pa.schema(
 # The only table that a repetition does not repeat.
 SECONDS = pa.schema(
     [
+        ("victim", pa.string()),
         ("attack", pa.string()),
         ("eps", pa.float64()),
         ("prepare", pa.float64()),
@@ -253,18 +255,28 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     """
     file = path / f"{name}.parquet"
     try:
-        absent = set(SCHEMAS[name].names) - set(pq.read_schema(file).names)
+        held = _with_victim(pq.read_table(file))
+        absent = set(SCHEMAS[name].names) - set(held.column_names)
         if absent:
             raise InputError(
                 f"{file} lacks the column {min(absent)!r}: another version wrote it; run the "
                 "command in experiment.json again"
             )
-        table = pq.read_table(file, columns=SCHEMAS[name].names)
+        table = held.select(SCHEMAS[name].names)
     except (OSError, pa.ArrowInvalid):
         raise InputError(
             f"{file} is missing or damaged: give the folder of a complete run"
         ) from None
     return {column: table[column].to_numpy() for column in table.column_names}
+
+
+def _with_victim(table: pa.Table) -> pa.Table:
+    """A table of an older version has one victim, which the settings that travel with it name."""
+    settings = json.loads((table.schema.metadata or {}).get(b"settings", b"{}"))
+    victim = settings.get("victim")
+    if "victim" in table.column_names or not isinstance(victim, str):
+        return table
+    return table.append_column("victim", pa.array([victim] * len(table), pa.string()))
 
 
 def checksum(file: Path) -> str | None:

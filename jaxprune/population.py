@@ -7,9 +7,11 @@ share nothing: under `jax.distributed` each computes populations of its own.
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -89,19 +91,28 @@ def take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
+class Rehearsed(NamedTuple):
+    """A program that was compiled before it was called."""
+
+    program: Any
+    shapes: Any  # of its results
+
+
 class OverPopulation:
     """A function of a whole population, compiled when it is first called; see `over_population`."""
 
     def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
         self._jitted: Any = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
         self._shardings = shardings
-        self._rehearsed: dict[Any, Any] = {}  # what was compiled ahead, by shapes of arguments
+        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by shapes of arguments
+        self._lock = Lock()
 
     def __call__(self, shared: Any, items: Any) -> Any:
         """`(shared, items [N]) -> results [N]`; nothing but zeros in a `rehearsal`."""
         if _rehearsing.get():
             return self._rehearse(shared, items)
-        program = self._rehearsed.get(_signature(shared, items), self._jitted)
+        ahead = self._ahead.get(_signature(shared, items))
+        program = self._jitted if ahead is None else ahead.result().program
         return program(*self.placed(shared, items))
 
     def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
@@ -128,9 +139,17 @@ class OverPopulation:
         return self._jitted._cache_size()
 
     def _rehearse(self, shared: Any, items: Any) -> Any:
-        lowered = self.lower(shared, items)
-        self._rehearsed[_signature(shared, items)] = lowered.compile()
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lowered.out_info)
+        signature = _signature(shared, items)
+        with self._lock:  # two threads may ask for the same
+            first = signature not in self._ahead
+            ahead = self._ahead.setdefault(signature, Future())
+        if first:
+            try:
+                lowered = self.lower(shared, items)
+                ahead.set_result(Rehearsed(lowered.compile(), lowered.out_info))
+            except BaseException as error:
+                ahead.set_exception(error)
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ahead.result().shapes)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Populations on two fake devices equal a plain `vmap`."""
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import jax
 import jax.numpy as jnp
@@ -174,3 +175,29 @@ def test_a_rehearsal_is_of_one_thread_and_ends_with_its_block():
     with pytest.raises(ZeroDivisionError), rehearsal():
         raise ZeroDivisionError
     np.testing.assert_array_equal(program(np.float32(2), items), items + 2)
+
+
+def test_what_is_rehearsed_twice_is_compiled_once_and_an_error_reaches_all():
+    """Also by two threads at a time, and where it does not compile."""
+    traced, go = [], Barrier(2)
+
+    def slow(shared, x):
+        traced.append(1)
+        if shared.ndim:
+            raise ZeroDivisionError
+        return x + shared
+
+    program, items = over_population(slow, width=1), np.arange(2, dtype=np.float32)
+
+    def rehearse(shared):
+        go.wait()
+        with rehearsal():
+            return program(shared, items)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(rehearse, [np.float32(1)] * 2))
+        np.testing.assert_array_equal(found, np.zeros((2, 2)))
+        assert len(traced) == 1
+        failed = [threads.submit(rehearse, np.ones(1, np.float32)) for _ in range(2)]
+        assert all(isinstance(f.exception(), ZeroDivisionError) for f in failed)
+    np.testing.assert_array_equal(program(np.float32(1), items), items + 1)

@@ -1,7 +1,8 @@
 """A run folder with made-up tables, whose report can be told beforehand.
 
 The return of an agent is DENSE * (1 - sparsity), less LOSS under the attack at eps 0.1 and twice
-that at 0.2; seed and episode add what averages out.
+that at 0.2; seed and episode add what averages out. A stochastic policy loses NOISE everywhere, and
+its adversaries as much again.
 """
 
 from itertools import product
@@ -12,7 +13,7 @@ import numpy as np
 
 from benchmarks.store import RunFolder
 
-DENSE, LOSS = 1000.0, 100.0
+DENSE, LOSS, NOISE = 1000.0, 100.0, 50.0
 LEVELS = (0.0, 0.3, 0.6, 0.9)
 EPISODES = 4
 SIZES = {"actor/layer_0/kernel": 60, "actor/layer_1/kernel": 40, "actor": 100, "critic": 50}
@@ -31,13 +32,16 @@ def write_run(
     radii: tuple[float, ...] = (0.1,),
     seeds: int = 3,
     settings: dict[str, Any] = SETTINGS,
+    victims: tuple[str, ...] = ("deterministic",),
 ) -> RunFolder:
     """The folder with all tables but `diagnosis`."""
     folder = RunFolder(path, settings)
     folder.describe({"command": "python -m benchmarks.run --env <task>"})
     cells = [("none", seed, 0.0) for seed in range(seeds)]
     cells += [(m, seed, level) for m in methods for seed in range(seeds) for level in LEVELS]
-    played = [("none", 0.0), *product(attacks, radii)]
+    played = [
+        (victim, *case) for victim in victims for case in (("none", 0.0), *product(attacks, radii))
+    ]
     folder.write_table("returns", _returns(env, cells, played))
     folder.write_table("certificates", _certificates(env, cells, radii))
     folder.write_table("sparsity", _sparsity(env, cells))
@@ -66,9 +70,11 @@ def _cell(env: str, method: str, seed: int, level: float) -> dict[str, Any]:
 
 def _returns(env: str, cells: list[Any], played: list[Any]) -> dict[str, Any]:
     rows = []
-    for (attack, eps), (method, seed, level), episode in product(played, cells, range(EPISODES)):
+    for case, (method, seed, level), episode in product(played, cells, range(EPISODES)):
+        victim, attack, eps = case
         value = DENSE * (1 - level) - 10 * LOSS * eps + seed - 10 * (-1) ** episode
-        told = {"victim": "deterministic", "attack": attack, "eps": eps, "episode": episode}
+        value -= NOISE * (victim == "stochastic") * (1 + (attack != "none"))
+        told = {"victim": victim, "attack": attack, "eps": eps, "episode": episode}
         told |= {"return": value, "return_discounted": value / 10, "length": 20}
         told |= {"terminated": False, "diverged": False, "distance": eps}
         rows.append(_cell(env, method, seed, level) | told)
@@ -99,10 +105,10 @@ def _sparsity(env: str, cells: list[Any]) -> dict[str, Any]:
 
 def _attacks(env: str, cells: list[Any], played: list[Any]) -> dict[str, Any]:
     rows = []
-    for (attack, eps), (method, seed, level) in product(played, cells):
+    for (victim, attack, eps), (method, seed, level) in product(played, cells):
         learned = attack == "rs"
-        told = {"attack": attack, "eps": eps, "members": 2 if learned else 1, "member": 0}
-        told |= {"warm_start": False, "chosen_return": 0.0, "simulated": 0}
+        told = {"victim": victim, "attack": attack, "eps": eps, "warm_start": False}
+        told |= {"members": 2 if learned else 1, "member": 0, "chosen_return": 0.0, "simulated": 0}
         told |= {"queries": 7 * (attack != "none"), "gradients": 50 * (attack != "none")}
         told |= {"env_steps": 1000 * learned}
         rows.append(_cell(env, method, seed, level) | told)
@@ -121,7 +127,8 @@ def _cells(env: str, cells: list[Any]) -> dict[str, Any]:
 
 def _seconds(played: list[Any]) -> dict[str, Any]:
     spent = {"prepare": 1.0, "choose": 1.0, "play": 1.0}
-    return _columns([{"attack": attack, "eps": eps, **spent} for attack, eps in played])
+    cases = [dict(zip(("victim", "attack", "eps"), case, strict=True)) for case in played]
+    return _columns([case | spent for case in cases])
 
 
 def _training(env: str, seeds: int) -> dict[str, Any]:

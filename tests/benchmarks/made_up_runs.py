@@ -39,11 +39,16 @@ class Made:
         }
 
     def tables(
-        self, rng: np.random.Generator, episodes: int = 16, eps=(EPS,)
+        self,
+        rng: np.random.Generator,
+        episodes: int = 16,
+        eps: tuple[float, ...] = (EPS,),
+        victims: tuple[str, ...] = ("deterministic",),
     ) -> dict[str, Columns]:
         """Returns and certificates of one run, with the columns that are compared."""
         starts = STARTS * rng.standard_normal(episodes)
         cases = [("none", 0.0), *((a, e) for e in eps for a in RETURNS if a != "none")]
+        cases = [(victim, *case) for victim in victims for case in cases]
         rows, bounds = [], []
         for method, quality in self.quality.items():
             grid = GRID if quality.shape[1] > 1 else GRID[:1]
@@ -54,13 +59,12 @@ class Made:
                     for e in eps
                     for quantity, factor in (("D", 10.0), ("TV", 0.5), ("vacuity", 0.7))
                 ]
-                for attack, e in cases:
+                for victim, attack, e in cases:
                     noise = 1 + starts + EPISODES * rng.standard_normal(episodes)
                     level = RETURNS[attack] * quality[seed, s]
-                    rows += [(*cell, e, attack, i, x) for i, x in enumerate(level * noise)]
-        returns = columns(
-            rows, ("seed", "method", "sparsity", "eps", "attack", "episode", "return")
-        )
+                    rows += [(*cell, e, victim, attack, i, x) for i, x in enumerate(level * noise)]
+        names = ("seed", "method", "sparsity", "eps", "victim", "attack", "episode", "return")
+        returns = columns(rows, names)
         certificates = columns(bounds, ("seed", "method", "sparsity", "eps", "quantity", "value"))
         return {"returns": returns, "certificates": certificates}
 
@@ -88,7 +92,10 @@ def recorded(tables: dict[str, Columns]) -> Recorded:
     """As a gate sees it."""
     labels = Labels(tables["returns"])
     certificates = analysis.labelled(tables["certificates"], labels)
-    return Recorded(analysis.collect(tables["returns"]), certificates)
+    first, *others = (
+        analysis.collect(tables["returns"], name) for name in analysis.victims(tables["returns"])
+    )
+    return Recorded(first, certificates, tuple(others))
 
 
 def changed(tables: dict[str, Columns], factor: float, **where: Any) -> dict[str, Columns]:
@@ -108,6 +115,7 @@ def settings(tables: dict[str, Columns], **other: Any) -> dict[str, Any]:
         "seeds": len(np.unique(returns["seed"])),
         "episodes": len(np.unique(returns["episode"])),
         "attacks": list(RETURNS),
+        "victim": analysis.victims(returns),
         "eps": np.unique(returns["eps"])[1:].tolist(),
         "policy": None,
         "policy_sha256": None,

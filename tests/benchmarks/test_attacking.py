@@ -11,7 +11,8 @@ from probes import Drift
 from quiet import quiet_work
 
 from benchmarks import analysis, attacking, pipeline, preparing
-from benchmarks.cells import Population
+from benchmarks.attacking import preparation
+from benchmarks.cells import Case, Population
 from benchmarks.checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.plan import learned
@@ -204,7 +205,7 @@ def test_a_warm_start_walks_up_every_curve(run):
         return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
 
     attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
-    victims = preparing.victims_of(SMALL, ENV, run.population, "mad", 0.1)
+    victims = preparing.victims_of(SMALL, ENV, run.population, Case("mad", 0.1, "deterministic"))
     found = preparing.warmed(attack, victims, run.population.rows)
     level = {0.0: 1, 0.5: 2, 0.9: 3}
     expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
@@ -227,17 +228,19 @@ PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
 def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
     """With zeros for agents that are not there yet, by a thread of the compiler."""
     battery = attacking.Battery(
-        replace(SMALL, attacks=(name,), attack=BRIEF),
+        replace(SMALL, attacks=(name,), attack=BRIEF, victim=("stochastic",)),
         ENV,
         jax.eval_shape(lambda x: x, run.population.policy),
         len(run.population.rows),
     )
+    case = Case(name, 0.1, "stochastic")
     with Programs() as programs:
-        battery.compile(programs, ["none", name])
-        battery._rehearsals[name].result()  # if it had not begun, `settle` would cancel it
-        battery.settle(name)
+        battery.compile(programs, battery.plan)
+        (rehearsal,) = battery._rehearsals.values()
+        rehearsal.result()  # if it had not begun, `settle` would cancel it
+        battery.settle(case)
         battery.episodes.ready()
-        assert set(programs.seconds) == {"evaluate", name}
+        assert set(programs.seconds) == {"evaluate", preparation(case)}
     called, compiled = OverPopulation.__call__, []
 
     def counting(self, shared, items):
@@ -247,7 +250,7 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
         return found
 
     monkeypatch.setattr(OverPopulation, "__call__", counting)
-    victims = preparing.victims_of(SMALL, ENV, run.population, name, 0.1)
+    victims = preparing.victims_of(SMALL, ENV, run.population, case)
     prepare, members = battery.attacks[name].prepare, battery.attacks[name].members
     assert prepare is not None
     found = prepare(victims)
@@ -259,10 +262,11 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
 def test_a_rehearsal_that_comes_too_late_is_cancelled_and_one_that_fails_tells(run):
     battery = attacking.Battery(SMALL, ENV, run.population.policy, len(run.population.rows))
     late, failed = Future(), Future()
-    battery._rehearsals = {"rs": late, "transfer": failed}
-    battery.settle("rs")
+    rs, transfer, mad = (Case(name, 0.1, "deterministic") for name in ("rs", "transfer", "mad"))
+    battery._rehearsals = {preparation(rs): late, preparation(transfer): failed}
+    battery.settle(rs)
     assert late.cancelled()
     failed.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        battery.settle("transfer")
-    battery.settle("mad")
+        battery.settle(transfer)
+    battery.settle(mad)

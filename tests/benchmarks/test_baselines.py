@@ -155,7 +155,10 @@ def test_a_missing_column_is_named(run):
         ({"sparsity": (GRID[2],)}, "it lacks sparsity 0.3"),
         ({"seed": (1,)}, "it holds 3 seeds, and the settings say 4"),
         ({"episode": (5, 6)}, "it holds 14 episodes, and the settings say 16"),
-        ({"attack": ("mad",), "method": ("none",)}, "not every curve has all of its 3 attacks"),
+        (
+            {"attack": ("mad",), "method": ("none",)},
+            "not every curve has all of its 3 cases of victim, attack, eps",
+        ),
         ({"attack": ("mad",), "episode": (3,)}, "rows are missing of env hopper, .* attack mad"),
     ],
 )
@@ -225,6 +228,7 @@ def test_another_policy_file_is_another_setting(tables, tmp_path):
         ("env", "hopper", "walker2d", "it lacks env hopper"),
         ("eps", 0.1, 0.2, "it lacks eps 0.1"),
         ("attack", "mad", "rs", "it lacks attack mad"),
+        ("victim", "deterministic", "stochastic", "it lacks victim deterministic"),
         ("sparsity", GRID[3], 0.5, "it lacks sparsity 0.45"),
         ("method", "magnitude", "lamp", "it lacks method magnitude"),
     ],

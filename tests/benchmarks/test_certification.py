@@ -47,7 +47,7 @@ def table_of(settings, env, broken: bool = False):
         for seed in range(2)
         for s in (0.0, 0.5)
     ]
-    play = Play(VICTIMS[settings.victim], times=visit_times(settings, spec))
+    play = Play(VICTIMS[settings.victim[0]], times=visit_times(settings, spec))
     keys = episode_keys(jax.random.key(1), settings.episodes)
     run = cell_program(env, ("none",), settings.attack, 2)
     clean = jax.device_get(
@@ -108,7 +108,7 @@ def test_no_ball_no_loss():
 @pytest.mark.parametrize("env", [CARTPOLE, Drift(length=6)], ids=["cartpole", "drift"])
 def test_statements_of_the_stochastic_victim(env):
     """F times range / (1 - gamma)^2, for estimates and for statements."""
-    settings = replace(SETTINGS, victim="stochastic")
+    settings = replace(SETTINGS, victim=("stochastic", "deterministic"))
     table, _ = table_of(settings, env)
     quantity = "value_gap_on_policy" + ("" if env.spec.reward_range else "_clipped")
     low, high = env.spec.reward_clip

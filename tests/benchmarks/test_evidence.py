@@ -1,20 +1,24 @@
 """What a report says in words, what it counts, and what it is compared with."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import DENSE, EPISODES, LEVELS, LOSS, SETTINGS, SIZES, write_run
+from made_up import DENSE, EPISODES, LEVELS, LOSS, NOISE, SETTINGS, SIZES, write_run
 from rich.console import Console
 
+from benchmarks.analysis import collect, victims
 from benchmarks.compute import compute, total
-from benchmarks.evidence import Evidence, Line, Panel, gather
+from benchmarks.evidence import Evidence, Line, Panel, gather, warnings
 from benchmarks.headlines import ENOUGH, FEW, claim, headlines, preface, spans
 from benchmarks.html_figures import charts
 from benchmarks.published import OURS, STRONGEST, compare, published
 from benchmarks.report import write_report
+from benchmarks.report_text import lines
 from benchmarks.store import RunFolder, read_table
 from jaxprune.robust import STEPS
 from jaxprune.statistics import Interval
@@ -222,3 +226,99 @@ def test_at_another_radius_only_clean_returns_compare(evidence: Evidence):
     halfcheetah = compare(evidence.results, "gym/HalfCheetah-v5")
     assert halfcheetah is not None and "Version 5" in halfcheetah.note
     assert compare(evidence.results, "cartpole") is None
+
+
+# --- several victims ------------------------------------------------------------------------------
+
+BOTH = ("deterministic", "stochastic")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `folder`, with policies that act in two ways."""
+    path = tmp_path_factory.mktemp("victims") / "run"
+    attacks, radii = ("mad", "rs"), (0.075, 0.2)
+    return write_run(path, "gym/Hopper-v4", attacks=attacks, radii=radii, victims=BOTH).path
+
+
+def test_all_but_one_section_is_about_the_first_victim(both: Path, evidence: Evidence):
+    told, expected = ("\n".join(lines(e)) for e in (gather(both), evidence))
+    start = told.index("## As a stochastic policy")
+    others = told[start : told.index("## Certificates")]
+    told = told.replace(others, "").replace("deterministic and stochastic", "deterministic")
+    told = re.sub(r"- Dense, under the worst adversary of each: .*\n", "", told)
+    before_compute = told.split("## Compute")[0]
+    assert before_compute == expected.split("## Compute")[0]
+    assert "stochastic" not in before_compute.split("## How to read this")[0]
+
+
+def test_another_victim_has_its_tables(both: Path):
+    """NOISE lower without an adversary, twice that with one, on the episodes that judge."""
+    evidence = gather(both)
+    (other,) = evidence.others
+    assert other.results.victim == "stochastic"
+    assert [(x.method, x.eps) for x in other.judged] == [("magnitude", 0.075), ("magnitude", 0.2)]
+    text = "\n".join(lines(evidence))
+    section = text.split("## As a stochastic policy\n")[1].split("\n## ")[0]
+    assert "actions drawn from its distribution" in section
+    for eps in (0.075, 0.2):
+        title = f"### magnitude as a stochastic policy, eps = {eps:g}\n"
+        rows = section.split(title)[1].strip().split("\n\n")[0].splitlines()
+        assert rows[0] == "| sparsity | clean | worst of | mad | rs |"
+        for row, level in zip(rows[2:], LEVELS, strict=True):
+            clean = DENSE * (1 - level) - NOISE + 1  # the mean over the seeds
+            attacked = clean - NOISE - 10 * LOSS * eps
+            told = [cell.split("[")[0].strip() for cell in row.strip("|").split("|")]
+            assert told == [f"{level:g}", f"{clean:.0f}", *[f"{attacked:.0f}"] * 3]
+    cost = section.split("### What the adversaries of the stochastic policy cost\n")[1]
+    mean = DENSE * (1 - np.mean([0, *LEVELS])) + 1 - 2 * NOISE - 10 * LOSS * 0.2  # of 5 x 3 cells
+    assert f"| rs | 0.2 | Robust Sarsa | {mean:.0f} |" in cost
+
+
+def test_a_finding_sets_the_dense_victims_side_by_side(both: Path):
+    (line,) = [x for x in lines(gather(both)) if "under the worst adversary of each" in x]
+    assert line == (
+        "- Dense, under the worst adversary of each: at eps 0.075 926 [912, 940] as a "
+        "deterministic policy, 826 [812, 840] as a stochastic policy; at eps 0.2 801 [787, 815] as "
+        "a deterministic policy, 701 [687, 715] as a stochastic policy."
+    )
+
+
+def test_all_forms_of_the_report_hold_every_victim(both: Path):
+    console = Console(width=200, highlight=False)
+    with console.capture() as printed:
+        write_report(RunFolder(both, SETTINGS), console)
+    assert "magnitude, eps = 0.2, as a stochastic policy" in printed.get()
+    text, html = ((both / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert "## As a stochastic policy\n" in text and "As a stochastic policy</h2>" in html
+    metrics = {row["key"]: row["value"] for row in json.loads((both / "metrics.json").read_text())}
+    for prefix, loss in (("", 0), ("stochastic/", 2 * NOISE)):
+        value = metrics[f"{prefix}return/magnitude/worst_of@0.2/sparsity=0.3"]
+        assert value == pytest.approx(DENSE * 0.7 - 2 * LOSS + 1 - loss)
+
+
+def test_compute_counts_every_victim(both: Path, folder: Path):
+    names = ("returns", "training", "attacks", "sparsity")
+    ours, theirs = (
+        {s.name: s for s in compute(*(read_table(x, name) for name in names), SETTINGS)}
+        for x in (both, folder)
+    )
+    for name in ours:
+        times = 1 if name == "training" else 2
+        assert ours[name].env_steps == times * theirs[name].env_steps
+        assert ours[name].flops == pytest.approx(times * theirs[name].flops)
+
+
+def test_a_warning_names_the_victim_that_is_not_the_first(both: Path):
+    """The policy diverges once as each, and an attack beyond a bound is wrong for any."""
+    returns, training, certificates = (
+        read_table(both, name) for name in ("returns", "training", "certificates")
+    )
+    at = (returns["method"] == "none") & (returns["attack"] == "mad") & (returns["eps"] == 0.2)
+    at &= (returns["seed"] == 0) & (returns["episode"] == 0)
+    beyond = np.where(at & (returns["victim"] == "stochastic"), 99.0, returns["distance"])
+    returns |= {"diverged": at, "distance": beyond}
+    first, other = (collect(returns, name) for name in victims(returns))
+    diverged, wrong = warnings(first, returns, training, certificates, [other])
+    assert "(dense, mad at eps 0.2: 1; dense, mad at eps 0.2, stochastic policy: 1)" in diverged
+    assert wrong.startswith("mad exceeds path for none at eps 0.2: ")

@@ -84,6 +84,42 @@ def test_it_exits_with_2_if_a_change_cannot_be_judged(tmp_path, capsys):
     assert 'skipped="14"' in (tmp_path / "junit.xml").read_text()
 
 
+@pytest.mark.parametrize("lost", ["deterministic", "stochastic"])
+def test_it_sees_a_loss_of_any_victim_and_says_whose(tmp_path, capsys, lost):
+    """Curves of the first are called as they are where it is alone."""
+    made = Made(np.random.default_rng(0), methods=("magnitude",))
+    before = made.tables(np.random.default_rng(1), victims=("deterministic", "stochastic"))
+    third = {"attack": ("random", "mad"), "sparsity": GRID[2:4], "victim": lost}
+    write_run(tmp_path / "run", before)
+    write_run(tmp_path / "worse", changed(before, 0.9, **third))
+    folder = str(tmp_path / "baseline")
+    assert main(["--baseline", folder, "--update", str(tmp_path / "run")]) == 0
+    assert gate(tmp_path, "run") == 0
+    assert gate(tmp_path, "worse", "--json", str(tmp_path / "history.json")) == 1
+    assert "4 of 24 curves got worse, 0 better" in capsys.readouterr().out
+    history = json.loads((tmp_path / "history.json").read_text())
+    prefix = "stochastic/" if lost == "stochastic" else ""
+    moved = {
+        entry["name"].split("/sparsity=")[0]
+        for entry in history
+        if not entry["extra"].startswith(f"baseline {entry['value']:.6g};")
+        and "/sparsity=" in entry["name"]
+    }
+    sources = ("mad@0.1", "random@0.1", "all_attacks@0.1", "worst_of@0.1")
+    assert moved == {f"{prefix}return/magnitude/{source}" for source in sources}
+
+
+def test_a_baseline_of_one_victim_is_no_baseline_of_two(folder, tmp_path, capsys):
+    tables = Made(np.random.default_rng(0), methods=("magnitude",)).tables(
+        np.random.default_rng(1), victims=("deterministic", "stochastic")
+    )
+    run = write_run(tmp_path / "both", tables)
+    assert main([str(run), "--baseline", str(folder / "baseline")]) == 2
+    assert "victim is ['deterministic'] there and ['deterministic', 'stochastic'] here" in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_update_makes_the_run_the_baseline_and_says_what_changed(folder, tmp_path, capsys):
     shutil.copytree(folder / "baseline", tmp_path / "baseline")
     capsys.readouterr()

@@ -26,6 +26,7 @@ THREE = replace(
     PRESETS["smoke"],
     methods=("magnitude", "micro"),
     attacks=("mad",),
+    victim=("stochastic", "deterministic"),
     sparsity_grid=(0.0, 0.5),
     seeds=3,
     chunk_seeds=1,

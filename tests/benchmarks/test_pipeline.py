@@ -179,10 +179,12 @@ def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
 
 
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
-    assert attacking.attack_plan(replace(SMOKE, attacks=("mad",), eps=(0.1, 0.2))) == [
-        ("none", 0.0),
-        ("mad", 0.1),
-        ("mad", 0.2),
+    victims = ("stochastic", "deterministic")
+    asked = replace(SMOKE, attacks=("mad",), eps=(0.1, 0.2), victim=victims)
+    assert attacking.attack_plan(asked) == [
+        (name, eps, victim)
+        for victim in victims
+        for name, eps in (("none", 0.0), ("mad", 0.1), ("mad", 0.2))
     ]
 
 

@@ -53,6 +53,7 @@ def returns() -> dict[str, np.ndarray]:
         "returns",
         6,
         seed=[2, 2, 3, 3, 2, 3],
+        victim=["deterministic"] * 4 + ["stochastic"] * 2,
         attack=["none"] * 4 + ["mad"] * 2,
         eps=[0.0] * 4 + [0.075] * 2,
         sparsity=[0.0, 0.125, 0.0, 0.125, 0.125, 0.125],
@@ -79,8 +80,8 @@ def test_what_is_no_number_has_no_part_in_a_mean():
 
 def test_returns_are_against_sparsity_in_percent():
     assert points("returns", returns()) == {
-        "returns/none_eps_0/micro": [(0.0, 20.0), (12.5, 30.0)],
-        "returns/mad_eps_0.075/micro": [(12.5, 2.0)],
+        "returns/deterministic/none_eps_0/micro": [(0.0, 20.0), (12.5, 30.0)],
+        "returns/stochastic/mad_eps_0.075/micro": [(12.5, 2.0)],
     }
 
 
@@ -123,7 +124,7 @@ def test_a_run_of_the_past_is_told_as_its_report_tells_it():
     assert found["training/kl/none"][-1][1] == pytest.approx(dense)
     columns = read_table(REFERENCE, "returns")
     clean = (columns["attack"] == "none") & (columns["method"] == "none")
-    (point,) = points("returns", columns)["returns/none_eps_0/none"]
+    (point,) = points("returns", columns)["returns/deterministic/none_eps_0/none"]
     assert point == pytest.approx((0, columns["return"][clean].mean()))
 
 
@@ -193,7 +194,9 @@ def test_tensorboard_has_a_run_per_chunk_and_a_file_per_stage(tmp_path: Path):
     files = sorted((tmp_path / "tensorboard").rglob("events*"))
     assert [f.parent.name for f in files] == ["seeds-0-1", "seeds-2-3", "seeds-5-5"]
     (told,) = [f for f in files if f.suffix == ".returns"]
-    assert read_events(told)["returns/mad_eps_0.075/micro"] == [(12, 2.0)]  # 12.5 %, rounded
+    assert read_events(told)["returns/stochastic/mad_eps_0.075/micro"] == [
+        (12, 2.0)
+    ]  # 12.5 %, rounded
 
 
 class FakeRun:
@@ -246,14 +249,18 @@ def test_wandb_is_told_of_every_step_on_the_axis_of_its_stage(
     assert Path(settings["dir"]) == folder and folder.is_dir()
     assert axis == ("axis", "returns/*", "sparsity_percent")
     assert logs == [
-        ("log", "seeds-2-3", {"sparsity_percent": 0.0, "returns/none_eps_0/micro": 20.0}),
+        (
+            "log",
+            "seeds-2-3",
+            {"sparsity_percent": 0.0, "returns/deterministic/none_eps_0/micro": 20.0},
+        ),
         (
             "log",
             "seeds-2-3",
             {
                 "sparsity_percent": 12.5,
-                "returns/none_eps_0/micro": 30.0,
-                "returns/mad_eps_0.075/micro": 2.0,
+                "returns/deterministic/none_eps_0/micro": 30.0,
+                "returns/stochastic/mad_eps_0.075/micro": 2.0,
             },
         ),
     ]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.store import RETURNS, RunFolder, read_json, read_table
+from benchmarks.store import RETURNS, SCHEMAS, RunFolder, read_json, read_table
 from jaxprune.families import InputError
 
 SETTINGS = {"env": "cartpole", "seeds": 2}
@@ -30,6 +30,26 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path):
     np.testing.assert_array_equal(back["episode"], table["episode"])
     held = pq.read_schema(folder.path / "returns.parquet").metadata[b"settings"]
     assert json.loads(held) == SETTINGS
+
+
+@pytest.mark.parametrize("name", ["attacks", "seconds", "returns"])
+def test_a_table_of_an_older_version_is_about_the_victim_of_its_settings(tmp_path: Path, name: str):
+    values = {pa.string(): "x", pa.int32(): 1, pa.int64(): 1, pa.float64(): 0.5, pa.bool_(): True}
+
+    def without(path: Path, victim: str | list[str]) -> Path:
+        full = {field.name: [values[field.type]] * 2 for field in SCHEMAS[name]}
+        folder = RunFolder(path, SETTINGS | {"victim": victim})
+        folder.describe({})
+        folder.write_table(name, full)
+        file = path / f"{name}.parquet"
+        pq.write_table(pq.read_table(file).drop_columns("victim"), file)
+        return path
+
+    found = read_table(without(tmp_path / "old", "stochastic"), name)
+    assert list(found) == SCHEMAS[name].names
+    assert found["victim"].tolist() == ["stochastic"] * 2
+    with pytest.raises(InputError, match="lacks the column 'victim': another version"):
+        read_table(without(tmp_path / "new", ["stochastic"]), name)
 
 
 def test_the_description_holds_settings_versions_and_device(tmp_path: Path):

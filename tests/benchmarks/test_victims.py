@@ -1,0 +1,164 @@
+"""Policies that act in several ways in one run: each as in a run of its own, by one program."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from probes import Drift
+from quiet import quiet_work
+
+from benchmarks import attacking, pipeline
+from benchmarks.experiment import PRESETS
+from benchmarks.plan import learned, make_plan
+from benchmarks.store import SCHEMAS
+from jaxprune.attacks import AttackConfig, SarsaConfig
+from jaxprune.policy import init_policy
+from jaxprune.ppo import PPOConfig
+
+ENV = Drift()
+DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
+BOTH = replace(
+    PRESETS["smoke"],
+    victim=(DETERMINISTIC, STOCHASTIC),
+    methods=("magnitude",),
+    attacks=("mad", "rs"),
+    attack=AttackConfig(
+        rs=SarsaConfig(
+            steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
+        ),
+    ),
+    sparsity_grid=(0.0, 0.5),
+    eps=(0.1, 0.2),
+    seeds=2,
+    chunk_seeds=1,
+    episodes=4,
+    states=16,
+    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
+).resolved(ENV)
+PLAYED = ("returns", "attacks")  # tables with rows of every victim
+
+
+class Runs(NamedTuple):
+    """Tables of the run of both victims, and of a run of each."""
+
+    both: pipeline.Results
+    alone: dict[str, pipeline.Results]
+    prepared_for: list[bool]  # whether the victim drew its actions, in the run of both
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    original, prepared_for = attacking.prepared, []
+
+    def counting(attack, victims):
+        if attack.prepare is not None:
+            prepared_for.append(victims.stochastic)
+        return original(attack, victims)
+
+    def run(*names: str) -> pipeline.Results:
+        work = quiet_work(tmp_path_factory.mktemp("-".join(names)))
+        return pipeline.run(replace(BOTH, victim=names), ENV, None, work)
+
+    attacking.prepared = counting
+    try:
+        both = run(*BOTH.victim)
+    finally:
+        attacking.prepared = original
+    return Runs(both, {name: run(name) for name in BOTH.victim}, prepared_for)
+
+
+@pytest.mark.parametrize("victim", BOTH.victim)
+def test_the_rows_of_a_victim_are_those_of_its_own_run(runs: Runs, victim: str):
+    for name in PLAYED:
+        table, alone = (x.tables[name] for x in (runs.both, runs.alone[victim]))
+        assert set(table) == set(SCHEMAS[name].names)
+        for column, values in alone.items():
+            np.testing.assert_array_equal(table[column][table["victim"] == victim], values)
+    returns = runs.both.tables["returns"]["return"]
+    first = runs.both.tables["returns"]["victim"] == victim
+    assert not np.array_equal(returns[first], returns[~first])
+
+
+def test_everything_else_is_about_the_first_victim(runs: Runs):
+    for name in runs.both.tables.keys() - {*PLAYED, "seconds"}:
+        table, alone = (x.tables[name] for x in (runs.both, runs.alone[DETERMINISTIC]))
+        for column, values in alone.items():
+            np.testing.assert_array_equal(table[column], values, err_msg=f"{name} {column}")
+
+
+def test_seconds_are_of_each_victim(runs: Runs):
+    seconds = runs.both.tables["seconds"]
+    assert set(seconds) == set(SCHEMAS["seconds"].names)
+    rows = zip(*(seconds[name].tolist() for name in ("attack", "eps", "victim")), strict=True)
+    assert list(rows) == attacking.attack_plan(BOTH)
+
+
+def test_adversaries_learn_against_the_victim_as_it_acts(runs: Runs):
+    """Once for both radii of each victim, in each of two blocks."""
+    assert runs.prepared_for == [False, True] * 2
+
+
+def test_a_second_victim_compiles_nothing(runs: Runs, tmp_path: Path):
+    """After the runs of `runs`, whose adversaries have compiled what they need."""
+    del runs
+    found = {}
+    for names in (BOTH.victim, BOTH.victim[:1]):
+        work = quiet_work(tmp_path / "-".join(names))
+        found[names] = pipeline.run(replace(BOTH, victim=names), ENV, None, work).facts
+    both, one = found.values()
+    usual = {"init", "train", "evaluate", "rs as deterministic"}
+    assert set(one["programs"]) == usual
+    assert set(both["programs"]) == usual | {"rs as stochastic"}  # which finds all it needs
+    assert both["compilations"] == one["compilations"] > 0
+
+
+def test_an_interrupted_run_goes_on_where_it_was(runs: Runs, tmp_path: Path):
+    """Interrupted after every third chunk."""
+
+    class KilledError(Exception):
+        pass
+
+    finished = 0
+
+    def stop() -> None:
+        nonlocal finished
+        finished += 1
+        if finished % 3 == 0:
+            raise KilledError
+
+    # In each of two blocks: training, 5 cases of 2 victims, certificates and diagnosis at 2
+    # radii, accounts.
+    chunks = 2 * (1 + 5 * 2 + 2 + 2 + 1)
+    for _ in range(chunks // 3):
+        with pytest.raises(KilledError):
+            pipeline.run(BOTH, ENV, None, quiet_work(tmp_path, stop))
+    found = pipeline.run(BOTH, ENV, None, quiet_work(tmp_path, stop)).tables
+    assert finished == chunks
+    for name in found.keys() - {"seconds"}:
+        for column, values in runs.both.tables[name].items():
+            assert np.asarray(found[name][column]).tobytes() == np.asarray(values).tobytes(), name
+
+
+def test_episodes_start_alike_under_every_victim(tmp_path: Path):
+    """A policy with next to no noise acts alike either way, so that equal starts show."""
+    policy = init_policy(jax.random.key(0), 2, 2, hidden=(8,))
+    silent = policy.params._replace(log_std=np.full(2, -30, np.float32))
+    policy = jax.device_get(policy.replace(params=silent))
+    given = replace(BOTH, policy=Path("given.npz"), attacks=("mad",)).resolved(ENV)
+    returns = pipeline.run(given, ENV, policy, quiet_work(tmp_path)).tables["returns"]
+    mine, theirs = (returns["return"][returns["victim"] == name] for name in BOTH.victim)
+    assert np.ptp(mine) > 0.1
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+
+
+def test_the_plan_counts_every_victim(tmp_path: Path):
+    """6 cells: what is learned, chosen and played is twice that of one victim."""
+    one = replace(BOTH, victim=(STOCHASTIC,))
+    assert learned(BOTH, 6) == tuple(2 * amount for amount in learned(one, 6))
+    assert learned(BOTH, 6)[0] > 0
+    both, alone = (make_plan(asked, ENV, tmp_path) for asked in (BOTH, one))
+    assert both.episodes == 2 * alone.episodes == 2 * 6 * 5 * 4
+    assert "none, mad, rs (deterministic, stochastic): 240 episodes" in both.text
