@@ -448,3 +448,20 @@ def test_an_unsupported_backend_is_answered_with_those_that_work(name, backend, 
     message = f"env '{name}' does not run on backend '{backend}': choose from {works}, or leave"
     with pytest.raises(InputError, match=message):
         make_env(name, backend)
+
+
+def test_programs_share_one_trace_of_a_simulator(monkeypatch):
+    """Whatever they do with a step: call it, map it, repeat it."""
+    env = make_env("inverted_pendulum", "spring")
+    state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+    walked, inner = [], env._env.step
+    monkeypatch.setattr(env._env, "step", lambda *args: walked.append(1) or inner(*args))
+    action = jnp.zeros(env.spec.action_size)
+    jax.eval_shape(env.step, state, action)
+    before = len(walked)
+    many = jax.tree.map(lambda x: jnp.zeros((3, *x.shape), x.dtype), (state, action))
+    jax.jit(jax.vmap(env.step)).lower(*many)
+    jax.jit(lambda s, a: jax.lax.scan(lambda s, a: (env.step(s, a)[0], 0), s, a)).lower(
+        state, many[1]
+    )
+    assert before > 0 and len(walked) == before

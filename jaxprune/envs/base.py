@@ -1,8 +1,10 @@
 """What an environment is: two pure functions and a specification."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -28,6 +30,18 @@ class EnvSpec:
     """A-priori bounds of one reward, 0 included if episodes can terminate; None if unbounded."""
     reward_clip: tuple[float, float]
     """Value certificates hold for the return of rewards clipped to this; `reward_range` if any."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def traced_once(method: Method) -> Method:
+    """For a function of a simulator: all programs of a process share one trace of it.
+
+    Python needs seconds to walk through a simulator, for every program that steps it anew; the
+    compiled programs are the same.
+    """
+    return cast(Method, jax.jit(method, static_argnums=0))
 
 
 class Environment(Protocol):

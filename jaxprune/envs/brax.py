@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.envs.base import EnvSpec, conclude
+from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
 from jaxprune.types import Array, EnvState, Key, TimeStep
@@ -62,11 +62,13 @@ class BraxEnv:
             reward_clip=reward_clip,
         )
 
+    @traced_once
     def reset(self, key: Key) -> tuple[EnvState, Array]:
         """Brax's own reset distribution."""
         state = self._env.reset(key)
         return EnvState(self._carry.pack(state), jnp.int32(0)), jnp.asarray(state.obs)
 
+    @traced_once
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step (several physics steps) with Brax's reward and termination."""
         before = self._carry.unpack(state.physics)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.envs.base import EnvSpec, conclude
+from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.gym_tasks import TASKS, Outcome
 from jaxprune.envs.physics import Data, Physics
 from jaxprune.families import InputError
@@ -59,6 +59,7 @@ class MujocoEnv:
             reward_clip=reward_clip,
         )
 
+    @traced_once
     def reset(self, key: Key) -> tuple[EnvState, Array]:
         """Gymnasium's reset distribution."""
         task, rest = self.task, self.physics.rest
@@ -78,6 +79,7 @@ class MujocoEnv:
         state = MujocoState(qpos, qvel, jnp.zeros_like(qvel), tracked)
         return EnvState(state, jnp.int32(0)), self._observe(data)
 
+    @traced_once
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step: `frame_skip` simulator steps."""
         task, before = self.task, state.physics

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from jaxprune.envs.base import EnvSpec, conclude
+from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
 from jaxprune.families import InputError
@@ -66,11 +66,13 @@ class PlaygroundEnv:
             reward_clip=(0.0, 1.0),
         )
 
+    @traced_once
     def reset(self, key: Key) -> tuple[EnvState, Array]:
         """Playground's own reset distribution."""
         state = self._env.reset(key)
         return EnvState(self._carry.pack(state), jnp.int32(0)), state.obs
 
+    @traced_once
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         """One control step (one or several physics steps) with Playground's reward."""
         before = self._carry.unpack(state.physics)
