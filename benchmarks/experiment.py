@@ -240,6 +240,7 @@ PRESETS = {
         sparsity_grid=parse_grid("0:0.9:4"),
         methods=("magnitude", "random", "micro"),
         episodes=6,
+        selection_episodes=2,
         attack=AttackConfig(
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10

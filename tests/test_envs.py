@@ -3,6 +3,7 @@
 import warnings
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -452,7 +453,7 @@ def test_an_unsupported_backend_is_answered_with_those_that_work(name, backend, 
 
 def test_programs_share_one_trace_of_a_simulator(monkeypatch):
     """Whatever they do with a step: call it, map it, repeat it."""
-    env = make_env("inverted_pendulum", "spring")
+    env: Any = make_env("inverted_pendulum", "spring")
     state, _ = jax.eval_shape(env.reset, jax.random.key(0))
     walked, inner = [], env._env.step
     monkeypatch.setattr(env._env, "step", lambda *args: walked.append(1) or inner(*args))
