@@ -109,7 +109,7 @@ def update(options: Options, console: Console) -> int:
     try:
         check_comparable(old, run)
     except InputError:
-        console.print("the curves are of other cells: no comparison")
+        console.print("other settings or cells: the curves are not compared")
     else:
         verdict = judge(old, run)
         show(verdict, console)
