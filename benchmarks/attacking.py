@@ -44,7 +44,7 @@ class Attacked(NamedTuple):
 class Seconds(NamedTuple):
     """Of the host's clock, for all cells together."""
 
-    prepare: float  # with compilation
+    prepare: float  # with what was not compiled ahead
     choose: float
     play: float
 

@@ -99,8 +99,8 @@ def main(argv: Sequence[str]) -> int:
     console = make_console()
     try:
         options = tyro.cli(Options, args=list(argv), prog="benchmarks.parity")
-        options.check()
         population.configure()
+        options.check()
         policies = {path.stem: load_policy(path) for path in options.policies}
         options.out.mkdir(parents=True, exist_ok=True)
         compare(options, policies, " ".join(argv), console)

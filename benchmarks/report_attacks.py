@@ -15,9 +15,9 @@ INTRODUCTION = """\
 What an adversary may spend decides what it finds. *Queries* are forward passes of a policy or a
 critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
 steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
-cell, those of the preparation with its compilation. The member that a cell meets was chosen on
-other episodes. *Worst for* is the share of cells for which it alone was the strongest on the first
-half of the episodes."""
+cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
+chosen on other episodes. *Worst for* is the share of cells for which it alone was the strongest on
+the first half of the episodes."""
 CHECKS = """\
 An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
 follows would tell; a NO is repeated among the warnings with its meaning."""

@@ -134,7 +134,7 @@ def test_an_update_with_other_settings_names_them(folder, tmp_path, capsys):
     assert main([str(folder / "walker"), "--update", "--baseline", str(tmp_path / "baseline")]) == 0
     printed = capsys.readouterr().out
     assert "setting env: hopper is now walker2d" in printed
-    assert "no comparison" in printed
+    assert "not compared" in printed
     assert read_baseline(tmp_path / "baseline").settings["env"] == "walker2d"
 
 
