@@ -111,10 +111,17 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
         f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
         if learning
         else "learn     no adversary",
-        f"compile   {len(programs)} programs: {', '.join(programs)}",
+        f"compile   {_compiled(programs, experiment.victim)}",
         f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
         f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
         f"chunks    {blocks} blocks of {experiment.block_seeds} seeds (shard {shard})",
         f"results   {folder}",
     ]
     return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))
+
+
+def _compiled(programs: tuple[str, ...], victims: tuple[str, ...]) -> str:
+    """The programs, those that prepare an attack against several victims named once."""
+    names = dict.fromkeys(re.sub(" as .*", "", name) for name in programs)
+    each = "; what prepares an attack once per victim" if len(victims) > 1 else ""
+    return f"{len(programs)} programs: {', '.join(names)}{each}"
