@@ -26,7 +26,7 @@ from jaxprune.attacks import (
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, EnvSpec, default_backend, make_env
 from jaxprune.episodes import VICTIMS
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, at_least_one, lookup
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
@@ -336,12 +336,9 @@ def check(experiment: Experiment) -> Environment:
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    for name in ("seeds", "episodes", "states", "selection_episodes", "chunk_seeds"):
-        if getattr(experiment, name) is not None and getattr(experiment, name) < 1:
-            raise InputError(f"{name} {getattr(experiment, name)} is below 1: give at least 1")
+    counts = ("seeds", "episodes", "states", "selection_episodes", "chunk_seeds", "lanes")
+    at_least_one(experiment, counts)
     _check_sweep(experiment)
-    if experiment.lanes is not None and experiment.lanes < 1:
-        raise InputError(f"lanes {experiment.lanes} is below 1: give at least 1")
     experiment.ppo.check()
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
     _check_regimes(experiment)

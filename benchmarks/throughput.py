@@ -35,7 +35,7 @@ from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
 from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, at_least_one, lookup
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import lane_width, layout, over_population
@@ -134,9 +134,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(options: Options, console: Console) -> None:
     """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
-    for name in ("agents", "bare_steps", "episodes", "masks", "states", "repeats"):
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} {getattr(options, name)} is below 1: give at least 1")
+    at_least_one(options, ("agents", "bare_steps", "episodes", "masks", "states", "repeats"))
     options.ppo.check()
     for name in options.rates:
         lookup(RATES, name, "rate")

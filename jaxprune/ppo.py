@@ -30,7 +30,7 @@ from jaxprune.experience import (
     rollout,
     update_stats,
 )
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, at_least_one, lookup
 from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
 from jaxprune.policy import ACTIVATIONS, init_policy
 from jaxprune.pruning.directives import Directive, width
@@ -101,9 +101,7 @@ class PPOConfig:
 
     def check(self) -> None:
         """Raises `InputError` if the settings contradict each other or allow no step."""
-        for name in ("steps", "num_envs", "unroll", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is below 1: give at least 1")
+        at_least_one(self, ("steps", "num_envs", "unroll", "epochs", "minibatches"))
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"hidden {self.hidden} needs one or more widths of at least 1")
         if self.batch % self.minibatches:

@@ -1,13 +1,14 @@
 """A name is looked up in one place, and the message for a wrong one is worth reading."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
 from jaxprune.envs.registry import TASKS
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, at_least_one, lookup
 from jaxprune.policy import ACTIVATIONS, HEADS
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES
 from jaxprune.pruning.scores import SCORES
@@ -72,3 +73,12 @@ def test_contract_of_every_registry(kind):
     with pytest.raises(InputError, match=f"unknown {kind} 'no such'") as error:
         lookup(family, "no such", kind)
     assert all(name in str(error.value) for name in family) and "\n" not in str(error.value)
+
+
+def test_numbers_below_one_are_named_with_their_section():
+    settings = SimpleNamespace(steps=1, restarts=0, lanes=None)
+    at_least_one(settings, ("steps", "lanes"))
+    with pytest.raises(InputError, match="^mad restarts 0 is below 1: give at least 1$"):
+        at_least_one(settings, ("steps", "restarts"), "mad")
+    with pytest.raises(InputError, match="^restarts 0 is below 1"):
+        at_least_one(settings, ("restarts",))

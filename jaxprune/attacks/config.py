@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, at_least_one, lookup
 
 STARTS = ("fresh", "rs")  # of learned adversaries
 
@@ -21,9 +21,7 @@ class MADConfig:
 
     def check(self) -> None:
         """Raises `InputError` for fewer than one step or restart, or a step that goes nowhere."""
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"mad {name} {getattr(self, name)} is below 1: give at least 1")
+        at_least_one(self, ("steps", "restarts"), "mad")
         if not self.step_scale > 0:
             raise InputError(f"mad step_scale {self.step_scale} is not positive: 2.5 is usual")
 
@@ -45,8 +43,7 @@ class SearchConfig:
 
     def check(self) -> None:
         """Raises `InputError` unless every generation has the two points it needs at least."""
-        if self.generations < 1:
-            raise InputError(f"search generations {self.generations} is below 1: give at least 1")
+        at_least_one(self, ("generations",), "search")
         if self.simulated < 2:
             raise InputError(
                 f"search simulated {self.simulated} is below 2: give at least 2, of which one is "
@@ -89,9 +86,7 @@ class SarsaConfig:
 
     def check(self) -> None:
         """Raises `InputError` for a budget too small to train a critic, or a meaningless one."""
-        for name in ("num_envs", "epochs", "batch", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"rs {name} {getattr(self, name)} is below 1: give at least 1")
+        at_least_one(self, ("num_envs", "epochs", "batch", "rounds"), "rs")
         needed = max(self.batch, 2 * self.num_envs) * self.rounds
         if self.steps < needed:
             raise InputError(
@@ -143,10 +138,8 @@ class AdversaryConfig:
 
     def check(self) -> None:
         """Raises `InputError` for a budget too small to train an adversary."""
-        for name in ("num_envs", "unroll", "epochs", "minibatches", "seeds", "actor_steps"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise InputError(f"adversary {name} {value} is below 1: give at least 1")
+        counts = ("num_envs", "unroll", "epochs", "minibatches", "seeds", "actor_steps")
+        at_least_one(self, counts, "adversary")
         batch = self.num_envs * self.unroll
         if self.steps < batch:
             raise InputError(
