@@ -78,7 +78,7 @@ def test_contract_of_every_registry(kind):
 def test_numbers_below_one_are_named_with_their_section():
     settings = SimpleNamespace(steps=1, restarts=0, lanes=None)
     at_least_one(settings, ("steps", "lanes"))
-    with pytest.raises(InputError, match="^mad restarts 0 is below 1: give at least 1$"):
+    with pytest.raises(InputError, match=r"^mad restarts 0 is below 1: give at least 1$"):
         at_least_one(settings, ("steps", "restarts"), "mad")
-    with pytest.raises(InputError, match="^restarts 0 is below 1"):
+    with pytest.raises(InputError, match=r"^restarts 0 is below 1"):
         at_least_one(settings, ("restarts",))
