@@ -121,7 +121,7 @@ class AdversaryConfig:
     """Gradient steps per pass."""
     starts: tuple[str, ...] = ("fresh", "rs")
     """One member that starts freshly drawn, and one that starts as an imitation of Robust Sarsa
-    (its settings are those of `rs`) ..."""
+    (its settings are those of `rs`; one more member is the imitation itself) ..."""
     learning_rates: tuple[float, ...] = (1e-3,)
     """... with each learning rate ..."""
     log_stds: tuple[float, ...] = (-1.0, 0.0)

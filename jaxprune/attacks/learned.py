@@ -3,7 +3,8 @@
 They differ in what they decide. SA-RL decides the perturbation itself; PA-AD decides in which
 direction the victim's output should go (the director) and leaves it to gradients to find the
 observation that sends it there (the actor). Members differ in where they start: freshly drawn, or
-as an imitation of Robust Sarsa (`jaxprune.attacks.demonstrations`).
+as an imitation of Robust Sarsa (`jaxprune.attacks.demonstrations`). What training does to an
+imitation depends on the victim, so that one that is not trained any further is a member too.
 """
 
 from collections.abc import Callable
@@ -155,11 +156,18 @@ def _learned(
         key_start, key_teach = jax.random.split(victims.key)
         hyper = Hyper(entropy_weight=config.entropy_weight)
         start = starts(key_start, size(victims.env.spec), hyper, rates, log_stds)
-        if victims.start is None and np.any(imitates):
+        if not np.any(imitates):
+            return train_adversaries(config, form, victims, start)
+        if victims.start is None:
             pupils = take(start, np.flatnonzero(imitates))
             taught = imitating(rs, mad, form.inverse, victims._replace(key=key_teach), pupils)
-            victims = victims._replace(start=_some_replaced(start.policy, imitates, taught))
-        return train_adversaries(config, form, victims, start)
+            begin = _some_replaced(start.policy, imitates, taught)
+            still = jax.tree.map(lambda x: x[:, :1], taught)
+        else:
+            begin = jax.tree.map(lambda x: x[:, :-1], victims.start)
+            still = jax.tree.map(lambda x: x[:, -1:], victims.start)
+        trained = train_adversaries(config, form, victims._replace(start=begin), start)
+        return jax.tree.map(lambda *x: np.concatenate(x, axis=1), trained, still)
 
     def perturb(params: Policy, memory, key, victim, obs_norm, eps, moment=None):
         del moment  # the adversary does not look ahead
@@ -171,7 +179,7 @@ def _learned(
         nothing,
         lambda victim, spec: blank(size(spec)),
         prepare,
-        members=len(rates),
+        members=len(grid) + bool(np.any(imitates)),
         warms=True,
         cost=cost._replace(
             env_steps=len(grid) * ppo.iterations * ppo.batch

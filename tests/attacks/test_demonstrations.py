@@ -162,7 +162,7 @@ def test_pupils_do_not_depend_on_the_neighbours():
 def test_members_start_where_the_settings_say(make):
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
     both, fresh = make(CONFIG, RS, MAD), make(replace(CONFIG, starts=("fresh",)), RS, MAD)
-    assert (both.members, fresh.members) == (4, 2)
+    assert (both.members, fresh.members) == (4 + 1, 2)  # with the imitation itself
     data = 2048 + (2 * TRIALS + 16) * LENGTH
     assert env_steps(RS) == data
     assert (both.cost.env_steps, fresh.cost.env_steps) == (4 * 64 + data, 2 * 64)
@@ -170,7 +170,8 @@ def test_members_start_where_the_settings_say(make):
     found = both.prepare(victims(1.0, -2.0))
     decisions = decisions_of(found, 0.3)
     assert np.all(np.abs(decisions[:, :2]) < 0.1) and np.all(np.abs(decisions[:, 2:]) > 0.8)
-    np.testing.assert_allclose(found.params.log_std[0, :, 0], [-1, 0, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(found.params.log_std[0, :, 0], [-1, 0, -1, 0, -1], atol=1e-6)
+    np.testing.assert_allclose(found.obs_stats.count[0, 2:], 16 * LENGTH + np.array([64, 64, 0]))
     plain = fresh.prepare(victims(1.0, -2.0))
     same = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(same, take(found, np.s_[:, :2]), plain)
@@ -179,8 +180,10 @@ def test_members_start_where_the_settings_say(make):
 def test_a_warm_start_takes_the_place_of_the_imitation():
     attack = sa_rl(CONFIG, RS, MAD)
     assert attack.prepare is not None
-    begin = stacked([jax.device_get(pupils(4).policy)] * 2)
+    begin = stacked([jax.device_get(pupils(5).policy)] * 2)
     found = attack.prepare(victims(1.0, -2.0)._replace(start=begin))
+    still = (take(p, np.s_[:, 4]) for p in (found, begin))
+    jax.tree.map(np.testing.assert_array_equal, *still)
     kernels = (p.params.actor["layer_0"]["kernel"] for p in (found, begin))
     np.testing.assert_allclose(*kernels, atol=1e-6)
 
