@@ -112,14 +112,14 @@ def train_adversaries(
 ) -> Policy:
     """Trains every member against every victim: `Policy [N, members]`, on the host.
 
+    Where the victims have a start, weights and statistics are taken from there, and the deviation
+    is the member's initial one all the same.
+
     Args:
         config: budgets.
         form: what the adversaries decide.
         victims: the population; its key is not used.
         start: `[members]`, the same for every victim.
-
-    Where the victims have a start, weights and statistics are taken from there, and the deviation
-    is the member's initial one all the same.
     """
     size, members = len(victims.cells.agent), len(start.key)
     pairs = size * members

@@ -206,7 +206,7 @@ def test_a_rollout_may_act_without_drawing():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "most"), [("sappo-convex", 1200), ("sappo-sgld", 1450)])
 def test_a_published_robust_policy_falls(name, most, published):
-    """A fresh adversary leaves 2724 and 2595 after 300,000 steps and a million; clean 3391, 3597.
+    """A fresh SA-RL leaves 2724 (300,000 steps) and 2348 (a million); clean 3391 and 3597.
 
     The limits are a little above the lowest returns that are published of these policies.
     """
