@@ -3,11 +3,13 @@
 # make test-slow                     the slow tests, about half an hour
 # make lint                          format, types, import rules
 # make throughput [ARGS=...]         speed of stepping, learning, attacking, certifying
+# make versions                      the smoke run with PYTHONS, with pinned and newest versions
 
-PYTHON ?= python3.11
+PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint throughput clean
+.PHONY: run test test-slow lint throughput versions clean
 
 run: .venv/installed
 	$(BIN)/python -m benchmarks.run $(ARGS)
@@ -27,7 +29,14 @@ lint: .venv/installed
 throughput: .venv/installed
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
+versions:
+	tests/versions.sh $(PYTHONS)
+
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "error: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 || true): jaxprune needs" \
+	    "Python 3.11, 3.12 or 3.13; name one, e.g. make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@

@@ -167,10 +167,11 @@ class Experiment:
     chunk_seeds: int | None = None
     """Seeds that are computed together, and that one shard takes; default: all of them."""
     shard: str | None = None
-    """The part of this process: INDEX/COUNT, e.g. 0/4, or "auto" to ask Slurm or Kubernetes;
-    benchmarks.merge unites the parts."""
+    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
+    auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
     distributed: bool = False
-    """Join jax.distributed; the process index is the shard."""
+    """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
+    shard."""
     sink: str = "none"
     """Where else tables go after every chunk: none, tensorboard, wandb."""
     resume: bool = True

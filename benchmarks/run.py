@@ -24,7 +24,7 @@ from benchmarks.display import BAD_INPUT, NOT_WRITTEN, Display, complain, make_c
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.finishing import finish
 from benchmarks.plan import make_plan
-from benchmarks.sharding import Shard, find_shard, join_processes
+from benchmarks.sharding import Shard, find_shard
 from benchmarks.sinks import make_sink
 from benchmarks.stopping import RESTART, Stopped, Stopping
 from benchmarks.store import SHARDS, RunFolder
@@ -69,8 +69,6 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     """
     started = time.monotonic()
     population.configure()
-    if asked.distributed:
-        join_processes()
     env = check(asked)
     loaded = load_file(asked, env)
     experiment = asked.resolved(env, loaded)

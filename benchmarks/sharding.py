@@ -8,18 +8,24 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-import jax
+from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.experiment import Experiment
+from benchmarks.store import SHARDS
 from jaxprune.families import InputError
 
-# Kubernetes tells a pod its index, but not of how many.
-KUBERNETES_COUNT = "JAXPRUNE_SHARDS"
-# What JAX does not read itself, beside JAX_COORDINATOR_ADDRESS.
-PROCESSES, PROCESS = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 AUTO = "auto"
+# How many shards there are, where the scheduler does not say it or says something else.
+COUNT = "JAXPRUNE_SHARDS"
+# What a launcher tells each of its processes: its index and how many there are.
+RANKS = {
+    "JAX": ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "MPICH": ("PMI_RANK", "PMI_SIZE"),
+}
+TPU_INDEX, TPU_HOSTS = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
 
 
 class Shard(NamedTuple):
@@ -29,7 +35,7 @@ class Shard(NamedTuple):
     count: int = 1
 
     def __str__(self) -> str:
-        """As on the command line."""
+        """Returns the shard as on the command line."""
         return f"{self.index}/{self.count}"
 
 
@@ -38,26 +44,29 @@ ALONE = Shard()
 
 
 def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.environ) -> Shard:
-    """The shard that this process is, by its command line, its scheduler or `jax.distributed`.
+    """Returns the shard of this process: as its command line, scheduler or launcher says.
 
-    With `--distributed` call `join_processes` first.
+    Processes share nothing but the folder of the results. None of them joins `jax.distributed`,
+    whose processes have to end together, while shards take different times.
 
     Raises:
-        InputError: a malformed shard, no scheduler, or more shards than blocks.
+        InputError: a malformed shard, no scheduler or launcher, more shards than blocks, or a
+            folder that holds the shards of another partition.
     """
+    asked = experiment.shard
     if experiment.distributed:
-        if experiment.shard is not None:
+        if asked is not None:
             raise InputError(
-                f"shard {experiment.shard!r} and --distributed contradict each other: the "
-                "process index is the shard, so leave out --shard"
+                f"shard {asked!r} and --distributed contradict each other: the index of the "
+                "process is the shard, so leave out --shard"
             )
-        shard = Shard(jax.process_index(), jax.process_count())
-    elif experiment.shard is None:
+        shard = shard_of_process(environment)
+    elif asked is None:
         return ALONE
-    elif experiment.shard == AUTO:
-        shard = shard_of_scheduler(environment)
+    elif asked == AUTO or asked.startswith(f"{AUTO}/"):
+        shard = shard_of_scheduler(environment, asked.removeprefix(AUTO).removeprefix("/"))
     else:
-        shard = parse_shard(experiment.shard)
+        shard = parse_shard(asked)
     blocks = block_count(experiment)
     if shard.count > blocks:
         raise InputError(
@@ -65,46 +74,110 @@ def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.envir
             f"chunks of {experiment.block_seeds} are {blocks}: give every shard a --chunk-seeds "
             f"of {max(experiment.seeds // shard.count, 1)} or less, more --seeds, or fewer shards"
         )
+    check_partition(experiment.folder(), shard)
     return shard
 
 
 def parse_shard(text: str) -> Shard:
-    """`0/4` is the first of four.
+    """Returns the shard that a text names; `0/4` is the first of four.
 
     Raises:
         InputError: anything else, or an index that is none of them.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or not int(found[1]) < int(found[2]):
         raise InputError(
-            f"shard {text!r} is none: give INDEX/COUNT with 0 <= INDEX < COUNT, e.g. 0/4 to 3/4, "
-            f"or {AUTO!r} to ask the scheduler"
+            f"shard {text!r} is none: give INDEX/COUNT with 0 <= INDEX < COUNT < 1000000, e.g. "
+            f"0/4 to 3/4, or {AUTO!r} to ask the scheduler"
         )
     return Shard(int(found[1]), int(found[2]))
 
 
-def shard_of_scheduler(environment: Mapping[str, str]) -> Shard:
-    """The task of a Slurm array, or the pod of an indexed Kubernetes job.
+def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard:
+    """Returns the shard of a Slurm array task, or of the pod of an indexed Kubernetes job.
+
+    Args:
+        environment: variables of the process.
+        count: how many shards there are; empty: what `JAXPRUNE_SHARDS` says, or the array.
 
     Raises:
-        InputError: there is neither, or its variables make no sense.
+        InputError: there is no scheduler, it leaves the count open, or a submission of some tasks
+            of a larger array does not say how large that is.
     """
-    env = environment
+    env, count = environment, count or environment.get(COUNT, "")
     if "SLURM_ARRAY_TASK_ID" in env:
-        first = int(env.get("SLURM_ARRAY_TASK_MIN", 0))
-        index, count = int(env["SLURM_ARRAY_TASK_ID"]) - first, env.get("SLURM_ARRAY_TASK_COUNT")
-        return parse_shard(f"{index}/{count}")
+        if count:
+            return parse_shard(f"{env['SLURM_ARRAY_TASK_ID']}/{count}")
+        return _of_whole_array(env)
     if "JOB_COMPLETION_INDEX" in env:
-        if KUBERNETES_COUNT not in env:
+        if not count:
             raise InputError(
                 f"JOB_COMPLETION_INDEX {env['JOB_COMPLETION_INDEX']} is one of an unknown number: "
-                f"set {KUBERNETES_COUNT} to the completions of the job"
+                f"set {COUNT} to the completions of the job"
             )
-        return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{env[KUBERNETES_COUNT]}")
+        return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{count}")
     raise InputError(
-        "shard 'auto' finds no scheduler: SLURM_ARRAY_TASK_ID (Slurm array) and "
+        f"shard {AUTO!r} finds no scheduler: SLURM_ARRAY_TASK_ID (Slurm array) and "
         "JOB_COMPLETION_INDEX (indexed Kubernetes job) are not set; give --shard INDEX/COUNT"
     )
+
+
+def _of_whole_array(env: Mapping[str, str]) -> Shard:
+    """Returns the shard of a task of an array that is the whole partition.
+
+    Raises:
+        InputError: Slurm's variables are no numbers, or the array has gaps.
+    """
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT")]
+    told = [env.get(name, "") for name in names]
+    if not all(re.fullmatch(r"\d{1,9}", value) for value in told):
+        values = ", ".join(f"{n}={v!r}" for n, v in zip(names, told, strict=True))
+        raise InputError(f"a Slurm array says {values}, which are no numbers: give INDEX/COUNT")
+    task, first, last, count = map(int, told)
+    if last - first + 1 != count:
+        raise InputError(
+            f"the Slurm array of {count} tasks from {first} to {last} has gaps, and does not say "
+            f"how many shards there are: give --shard {AUTO}/COUNT or set {COUNT}, and number the "
+            "tasks from 0"
+        )
+    return parse_shard(f"{task - first}/{count}")
+
+
+def shard_of_process(environment: Mapping[str, str]) -> Shard:
+    """Returns the shard of one process of several that were started together.
+
+    Raises:
+        InputError: no launcher told this process its index.
+    """
+    env = environment
+    for index, size in RANKS.values():
+        if index in env and size in env:
+            return parse_shard(f"{env[index]}/{env[size]}")
+    if TPU_INDEX in env and env.get(TPU_HOSTS):
+        return parse_shard(f"{env[TPU_INDEX]}/{len(env[TPU_HOSTS].split(','))}")
+    if "JOB_COMPLETION_INDEX" in env and COUNT in env:
+        return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{env[COUNT]}")
+    known = ", ".join(f"{index} and {size} ({name})" for name, (index, size) in RANKS.items())
+    raise InputError(
+        f"--distributed finds no launcher: set {known}, {TPU_INDEX} and {TPU_HOSTS} (TPU slice), "
+        f"or JOB_COMPLETION_INDEX and {COUNT} (Kubernetes); or give --shard INDEX/COUNT"
+    )
+
+
+def check_partition(folder: Path, shard: Shard) -> None:
+    """Checks that a folder holds no shards of another partition.
+
+    Raises:
+        InputError: it does. Their union would miss blocks or hold them twice.
+    """
+    for other in sorted((folder / SHARDS).glob("*-of-*")):
+        count = other.name.rpartition("-of-")[2]
+        if count != str(shard.count):
+            raise InputError(
+                f"{folder} holds {SHARDS}/{other.name}, and this is shard {shard}: give the count "
+                f"of the first submission (--shard INDEX/{count}, --shard {AUTO}/{count} or "
+                f"{COUNT}={count}), or choose another --out"
+            )
 
 
 def block_count(experiment: Experiment) -> int:
@@ -121,27 +194,3 @@ def block_of(experiment: Experiment, index: int) -> Experiment:
     """The experiment on the seeds of one block alone."""
     size = experiment.block_seeds
     return replace(experiment, seeds=size, first_seed=index * size)
-
-
-def join_processes(environment: Mapping[str, str] = os.environ) -> None:
-    """Join `jax.distributed`; call it before anything touches a device.
-
-    Raises:
-        InputError: there is no cluster to join.
-    """
-    address = environment.get("JAX_COORDINATOR_ADDRESS")
-    known: dict[str, Any] = {}
-    if address is not None and {PROCESSES, PROCESS} <= environment.keys():
-        known = {
-            "coordinator_address": address,
-            "num_processes": int(environment[PROCESSES]),
-            "process_id": int(environment[PROCESS]),
-        }
-    try:
-        jax.distributed.initialize(**known)
-    except ValueError as error:  # nothing that JAX knows runs this process
-        raise InputError(
-            f"--distributed finds no cluster ({error}): start the processes by Slurm, Open MPI, "
-            f"Kubernetes or on a TPU slice, or set JAX_COORDINATOR_ADDRESS, {PROCESSES} and "
-            f"{PROCESS}"
-        ) from None

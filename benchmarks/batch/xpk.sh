@@ -6,7 +6,7 @@
 #   python -m benchmarks.merge results/paper    # where that storage is mounted, or of a copy
 #
 # STORAGE is the name that `xpk storage attach` gave to the file system on which results are kept,
-# mounted at /results. Each host is a process of jax.distributed, and its shard.
+# mounted at /results. Each host is a shard, by its TPU_WORKER_ID.
 set -euo pipefail
 
 xpk workload create \
@@ -16,6 +16,7 @@ xpk workload create \
   --spot \
   --docker-image "$IMAGE" \
   --storage "$STORAGE" \
+  --env JAX_PLATFORMS=tpu,cpu \
   --env JAX_COMPILATION_CACHE_DIR=/results/xla \
   --max-restarts 50 \
   --restart-on-exit-codes 75 \

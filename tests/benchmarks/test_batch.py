@@ -105,6 +105,28 @@ def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
     assert ("--shard" in run) != ("--distributed" in run)
 
 
+@pytest.mark.parametrize(
+    ("name", "platforms"),
+    [
+        ("slurm.sbatch", "JAX_PLATFORMS=cuda,cpu"),
+        ("kubernetes-indexed-job.yaml", "value: cuda,cpu"),
+        ("jobset-tpu.yaml", "value: tpu,cpu"),
+        ("skypilot.yaml", "JAX_PLATFORMS: cuda,cpu"),
+        ("xpk.sh", "JAX_PLATFORMS=tpu,cpu"),
+    ],
+)
+def test_a_job_without_its_accelerator_fails_at_once(name: str, platforms: str):
+    """JAX refuses to start where the first platform that is named is absent."""
+    assert platforms in (BATCH / name).read_text()
+
+
+def test_some_tasks_of_an_array_may_be_submitted_again():
+    """The command names the number of shards that the array of the first submission has."""
+    text = (BATCH / "slurm.sbatch").read_text()
+    last = int(re.search(r"--array=0-(\d+)$", text, re.MULTILINE)[1])
+    assert f"--shard auto/{last + 1}\n" in text
+
+
 @pytest.mark.parametrize("name", ["slurm.sbatch", "xpk.sh"])
 def test_scripts_are_bash(name: str):
     subprocess.run(["bash", "-n", str(BATCH / name)], check=True)

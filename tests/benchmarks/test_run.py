@@ -372,7 +372,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
         ("--policy nowhere.npz", "nowhere.npz"),
         ("--policy {hopper}", "cartpole"),
         ("--out {run}", "another experiment"),
-        ("--distributed", "finds no cluster"),
+        ("--distributed", "finds no launcher"),
         ("--shard 0/2", "0/2 needs 2 blocks of seeds"),
         ("--out /proc/nowhere", "/proc/nowhere cannot be written"),
     ],

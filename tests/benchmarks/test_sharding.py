@@ -1,6 +1,7 @@
 """Who computes what: shards from the command line, from schedulers, and of blocks of seeds."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,6 @@ from benchmarks.sharding import (
     blocks_of,
     find_shard,
     parse_shard,
-    shard_of_scheduler,
 )
 from jaxprune.envs import make_env
 from jaxprune.families import InputError
@@ -39,40 +39,81 @@ def test_all_seeds_are_one_block_unless_asked_otherwise():
     ]
 
 
-@pytest.mark.parametrize(
-    ("environment", "shard"),
-    [
-        ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3"}, Shard(2, 3)),
-        (
-            {
-                "SLURM_ARRAY_TASK_ID": "12",
-                "SLURM_ARRAY_TASK_MIN": "10",
-                "SLURM_ARRAY_TASK_COUNT": "3",
-            },
-            Shard(2, 3),
-        ),
-        ({"JOB_COMPLETION_INDEX": "0", "JAXPRUNE_SHARDS": "2"}, Shard(0, 2)),
-    ],
-)
-def test_a_scheduler_tells_the_shard(environment: dict[str, str], shard: Shard):
-    assert shard_of_scheduler(environment) == shard
-    assert find_shard(replace(SIX, shard="auto"), environment) == shard
+def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
+    """What Slurm tells a task of an array."""
+    told = {"ID": task, "MIN": first, "MAX": last, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in told.items()}
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("environment", "asked", "shard"),
     [
-        ({}, "finds no scheduler.*--shard INDEX/COUNT"),
-        ({"JOB_COMPLETION_INDEX": "1"}, "set JAXPRUNE_SHARDS to the completions"),
-        ({"SLURM_ARRAY_TASK_ID": "1"}, "shard '1/None' is none"),
+        (slurm(2, 0, 2, 3), "auto", Shard(2, 3)),
+        (slurm(12, 10, 12, 3), "auto", Shard(2, 3)),
+        # Some tasks of three: a count that is given says which.
+        (slurm(1, 1, 1, 1), "auto/3", Shard(1, 3)),
+        (slurm(2, 1, 2, 2) | {"JAXPRUNE_SHARDS": "3"}, "auto", Shard(2, 3)),
+        (slurm(2, 0, 2, 2) | {"JAXPRUNE_SHARDS": "9"}, "auto/3", Shard(2, 3)),
+        ({"JOB_COMPLETION_INDEX": "0", "JAXPRUNE_SHARDS": "2"}, "auto", Shard(0, 2)),
+        ({"JOB_COMPLETION_INDEX": "1"}, "auto/2", Shard(1, 2)),
     ],
 )
-def test_a_scheduler_that_says_too_little(environment: dict[str, str], message: str):
+def test_a_scheduler_tells_the_shard(
+    environment: dict[str, str], asked: str, shard: Shard, tmp_path: Path
+):
+    assert find_shard(replace(SIX, shard=asked, out=tmp_path), environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "message"),
+    [
+        ({}, "auto", "finds no scheduler.*--shard INDEX/COUNT"),
+        ({"JOB_COMPLETION_INDEX": "1"}, "auto", "set JAXPRUNE_SHARDS to the completions"),
+        ({"SLURM_ARRAY_TASK_ID": "1"}, "auto", "SLURM_ARRAY_TASK_MIN='', .* give INDEX/COUNT"),
+        (slurm(3, 3, 7, 2), "auto", "2 tasks from 3 to 7 has gaps.*auto/COUNT or set JAXPRUNE_SH"),
+        (slurm(3, 1, 3, 3), "auto/3", "shard '3/3' is none"),
+    ],
+)
+def test_a_scheduler_that_says_too_little(
+    environment: dict[str, str], asked: str, message: str, tmp_path: Path
+):
     with pytest.raises(InputError, match=message):
-        shard_of_scheduler(environment)
+        find_shard(replace(SIX, shard=asked, out=tmp_path), environment)
 
 
-@pytest.mark.parametrize("text", ["3/3", "a/b", "1", "-1/2", "1/0", ""])
+@pytest.mark.parametrize(
+    ("submitted", "asked"),
+    [(slurm(1, 1, 1, 1), "auto"), (slurm(1, 1, 2, 2), "auto"), ({}, "0/2")],
+)
+def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp_path: Path):
+    """Some tasks of an array, submitted again, look like a smaller array."""
+    (tmp_path / "shards" / "0-of-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds shards/0-of-3.*--shard INDEX/3.*another --out"):
+        find_shard(replace(SIX, shard=asked, out=tmp_path), submitted)
+    again = replace(SIX, shard="auto/3", out=tmp_path)
+    assert find_shard(again, slurm(1, 1, 1, 1)) == Shard(1, 3)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "3"},
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3"},
+        {"PMI_RANK": "1", "PMI_SIZE": "3"},
+        {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c"},
+        {"JOB_COMPLETION_INDEX": "1", "JAXPRUNE_SHARDS": "3"},
+    ],
+    ids=lambda environment: next(iter(environment)),
+)
+def test_a_launcher_tells_a_process_its_shard(environment: dict[str, str], tmp_path: Path):
+    asked = replace(SIX, distributed=True, out=tmp_path)
+    assert find_shard(asked, environment) == Shard(1, 3)
+    with pytest.raises(InputError, match=r"finds no launcher.*give --shard INDEX/COUNT"):
+        find_shard(asked, dict([next(iter(environment.items()))]))
+
+
+@pytest.mark.parametrize("text", ["3/3", "a/b", "1", "-1/2", "1/0", "", "0/1000000000000"])
 def test_what_is_no_shard(text: str):
     with pytest.raises(InputError, match=r"give INDEX/COUNT with 0 <= INDEX < COUNT"):
         parse_shard(text)
