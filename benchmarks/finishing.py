@@ -18,7 +18,7 @@ from jaxprune.policy_io.agents import agents_of, agents_state
 from jaxprune.types import Masks, Policy
 
 # The agents of a run are a checkpoint for others to load, those of a shard a file for `merge`:
-# processes of `jax.distributed` cannot save checkpoints of their own.
+# a checkpoint is for people to load, and a shard is never loaded by them.
 AGENTS, SHARD_AGENTS = "agents", "agents.npz"
 
 

@@ -2,7 +2,7 @@
 
 One code path for CPU cores, GPUs and TPU chips: the population axis is split by `shard_map` over
 the devices of this process, and each walks through its share in chunks of `width` lanes. Processes
-share nothing: under `jax.distributed` each computes populations of its own.
+share nothing: each computes populations of its own.
 """
 
 import os

@@ -16,7 +16,7 @@ xpk workload create \
   --spot \
   --docker-image "$IMAGE" \
   --storage "$STORAGE" \
-  --env JAX_PLATFORMS=tpu,cpu \
+  --env JAX_PLATFORMS=tpu \
   --env JAX_COMPILATION_CACHE_DIR=/results/xla \
   --max-restarts 50 \
   --restart-on-exit-codes 75 \
