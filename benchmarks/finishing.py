@@ -17,8 +17,7 @@ from jaxprune.policy_io import save_agents
 from jaxprune.policy_io.agents import agents_of, agents_state
 from jaxprune.types import Masks, Policy
 
-# The agents of a run are a checkpoint for others to load, those of a shard a file for `merge`:
-# a checkpoint is for people to load, and a shard is never loaded by them.
+# The agents of a run are a checkpoint for people to load, those of a shard one file for `merge`.
 AGENTS, SHARD_AGENTS = "agents", "agents.npz"
 
 
