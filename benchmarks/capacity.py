@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.arms import trainings
 from benchmarks.attacking import Battery
+from benchmarks.command_line import read_some_options
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.plan import BASE_GIB
@@ -122,9 +123,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options, rest = tyro.cli(
-            Options, args=list(argv), prog="benchmarks.capacity", return_unknown_args=True
-        )
+        options, rest = read_some_options(Options, argv, "benchmarks.capacity")
         command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
         measure(options, rest, command, console)
     except InputError as error:

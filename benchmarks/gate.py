@@ -25,6 +25,7 @@ from benchmarks.baselines import (
     read_run,
     write_baseline,
 )
+from benchmarks.command_line import read_options
 from benchmarks.comparison import compare
 from benchmarks.display import complain, make_console
 from benchmarks.gate_report import Verdict
@@ -56,9 +57,9 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=list(argv), prog="benchmarks.gate")
     console = make_console()
     try:
+        options = read_options(Options, argv, "benchmarks.gate")
         return update(options, console) if options.update else gate(options, console)
     except InputError as error:
         complain(error)

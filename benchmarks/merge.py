@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks import report
+from benchmarks.command_line import read_options
 from benchmarks.display import BAD_INPUT, NOT_WRITTEN, complain, make_console
 from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
 from benchmarks.pipeline import Results, counted, summed
@@ -45,8 +46,8 @@ class Part(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=list(argv), prog="benchmarks.merge")
     try:
+        options = read_options(Options, argv, "benchmarks.merge")
         merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
     except InputError as error:
         complain(error)
