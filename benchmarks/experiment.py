@@ -23,6 +23,7 @@ from jaxprune.attacks import (
     SarsaConfig,
     SearchConfig,
     check_needs,
+    find_attack,
 )
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, EnvSpec, default_backend, make_env
@@ -320,7 +321,7 @@ def check(experiment: Experiment) -> Environment:
         for name in names:
             lookup(dict.fromkeys(family), name, kind)
     for name in set(experiment.attacks) - {"all"}:
-        lookup(ATTACKS, name, "attack")
+        find_attack(name)
     experiment.attack.check()
     for name in experiment.bounds:
         lookup(BOUNDS, name, "bound")
@@ -367,9 +368,10 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
     """
     pruned = set(experiment.methods) != {"none"} or bool(experiment.controls)
     if "all" not in experiment.attacks:
-        for name in experiment.attacks:
+        names = tuple(dict.fromkeys(map(find_attack, experiment.attacks)))
+        for name in names:
             check_needs(name, spec, policy, source=pruned)
-        return experiment.attacks
+        return names
     possible = []
     for name in ATTACKS:
         with contextlib.suppress(InputError):

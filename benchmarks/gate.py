@@ -32,6 +32,7 @@ from benchmarks.gate_report import Verdict
 from benchmarks.pairing import RETURN
 from benchmarks.whole import write_whole
 from jaxprune.families import InputError
+from jaxprune.population import check_devices
 
 FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     console = make_console()
     try:
         options = read_options(Options, argv, "benchmarks.gate")
+        check_devices()
         return update(options, console) if options.update else gate(options, console)
     except InputError as error:
         complain(error)

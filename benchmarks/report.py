@@ -21,6 +21,7 @@ from benchmarks.html_report import page
 from benchmarks.report_text import lines
 from benchmarks.store import RunFolder, read_json
 from jaxprune.families import InputError
+from jaxprune.population import check_devices
 
 PICTURE = re.compile(r"!\[.*\]\((.+)\)")
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
     try:
         path = read_options(Options, argv, "benchmarks.report").run
+        check_devices()
         folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
         write_report(folder, make_console())
     except InputError as error:

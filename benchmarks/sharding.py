@@ -74,11 +74,11 @@ def parse_shard(text: str) -> Shard:
     Raises:
         InputError: anything else, or an index that is none of them.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or not int(found[1]) < int(found[2]):
         raise InputError(
-            f"shard {text!r} is none: give INDEX/COUNT with 0 <= INDEX < COUNT, e.g. 0/4 to 3/4, "
-            f"or {AUTO!r} to ask the scheduler"
+            f"shard {text!r} is none: give INDEX/COUNT with 0 <= INDEX < COUNT < 1000000, e.g. "
+            f"0/4 to 3/4, or {AUTO!r} to ask the scheduler"
         )
     return Shard(int(found[1]), int(found[2]))
 
@@ -112,9 +112,9 @@ def block_count(experiment: Experiment) -> int:
     return experiment.seeds // experiment.block_seeds
 
 
-def blocks_of(experiment: Experiment, shard: Shard) -> list[int]:
+def blocks_of(experiment: Experiment, shard: Shard) -> range:
     """The blocks of one shard."""
-    return list(range(shard.index, block_count(experiment), shard.count))
+    return range(shard.index, block_count(experiment), shard.count)
 
 
 def block_of(experiment: Experiment, index: int) -> Experiment:

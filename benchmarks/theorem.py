@@ -171,7 +171,7 @@ def networks(options: Options) -> Iterator[Network]:
     if policies:
         env, key = make_env(str(options.env)), jax.random.key(options.seed)
         for policy in policies.values():
-            check_evaluation(env, policy, options.eps, EPISODES)
+            check_evaluation(env, policy, options.eps)
         for name, policy in policies.items():
             obs = visited(env, policy, None, options.states, EPISODES, key)
             yield Network(name, name, policy, obs)

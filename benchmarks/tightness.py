@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
         eps = env.spec.eps if options.eps is None else options.eps
         policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
         for policy in policies.values():
-            check_evaluation(env, policy, eps, options.episodes)
+            check_evaluation(env, policy, eps)
         measure(options, env, eps, policies, shlex.join(argv), console)
     except InputError as error:
         complain(error)

@@ -60,7 +60,7 @@ class PPOConfig:
     """Environments per agent."""
     unroll: Annotated[int, COUNT] = 64
     """Steps per environment and iteration."""
-    epochs: Annotated[int, COUNT] = 10
+    epochs: Annotated[int, at_least(1, 10**6)] = 10
     """Passes over the data of an iteration."""
     minibatches: Annotated[int, COUNT] = 32
     """Gradient steps per pass."""

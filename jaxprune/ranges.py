@@ -132,7 +132,7 @@ def _kind(hint: Any) -> _Kind:
     allowed = next((note for note in notes if isinstance(note, Range)), None)
     members = get_args(base) if get_origin(base) in (Union, UnionType) else (base,)
     types = tuple(get_origin(member) or member for member in members)
-    if not all(isinstance(x, type) and not getattr(x, "_is_protocol", False) for x in types):
+    if not all(isinstance(x, type) for x in types):
         types = ()
     return _Kind(types, allowed, str in _parts(base))
 
@@ -146,17 +146,31 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 def _check(name: str, value: Any, kind: _Kind) -> None:
     """Raises `InputError` unless one value is what its annotation says."""
-    if isinstance(value, jax.core.Tracer) or (value is None and NoneType in kind.types):
+    if value is None and NoneType in kind.types:
         return
     if kind.allowed is not None:
         _check_numbers(name, value, kind, kind.allowed)
-    elif set(kind.types) in ({jax.Array}, {jax.Array, NoneType}):  # the only arrays of that kind
-        typed = isinstance(value, jax.Array) and value.shape == ()
-        if not (typed and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)):
-            raise InputError(f"{name} {_short(value)} is no key: give jax.random.key(0), say")
-    elif kind.types and not isinstance(value, kind.types):
+    elif set(kind.types) <= {jax.Array, NoneType}:  # all arrays of JAX's alone are keys
+        _check_key(name, value)
+    elif np.ndarray in kind.types:
+        if not np.issubdtype(np.asarray(value).dtype, np.number):
+            raise InputError(f"{name} {_short(value)} is no array of numbers: give one")
+    elif kind.types and not any(_is(value, x) for x in kind.types):
         wanted = " or ".join(x.__name__ for x in kind.types if x is not NoneType)
         raise InputError(f"{name} {_short(value)} is a {type(value).__name__}: give a {wanted}")
+
+
+def _check_key(name: str, value: Any) -> None:
+    dtype = getattr(value, "dtype", None)
+    if np.shape(value) or not jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
+        raise InputError(f"{name} {_short(value)} is no key: give jax.random.key(0), for example")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if not getattr(kind, "_is_protocol", False):
+        return isinstance(value, kind)
+    members = {*vars(kind), *vars(kind).get("__annotations__", {})}
+    return all(hasattr(value, name) for name in members if not name.startswith("_"))
 
 
 def _check_numbers(name: str, value: Any, kind: _Kind, allowed: Range) -> None:
@@ -170,12 +184,20 @@ def _check_numbers(name: str, value: Any, kind: _Kind, allowed: Range) -> None:
             continue
         if isinstance(element, np.ndarray | jax.Array) and element.ndim == 0:
             element = element.item()
-        number = isinstance(element, numbers.Integral if allowed.whole else numbers.Real)
-        if not number or isinstance(element, bool) or element not in allowed:
+        problem = _problem(element, allowed)
+        if problem is not None:
             wanted = "an integer" if allowed.whole else "a number"
-            raise InputError(
-                f"{name} {_short(element)} is not possible: give {wanted} in {allowed}"
-            )
+            raise InputError(f"{name} {_short(element)} is {problem}: give {wanted} in {allowed}")
+
+
+def _problem(value: Any, allowed: Range) -> str | None:
+    """What is wrong with a number."""
+    real = isinstance(value, numbers.Integral if allowed.whole else numbers.Real)
+    if not real or isinstance(value, bool):
+        return "no integer" if allowed.whole else "no number"
+    if value in allowed:
+        return None
+    return f"below {allowed.low:g}" if value < allowed.low else f"outside {allowed}"
 
 
 def _elements(value: Any) -> Iterator[Any]:

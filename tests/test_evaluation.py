@@ -277,7 +277,7 @@ def test_masks_of_another_population_are_refused():
 
 
 def test_check_evaluation_accepts_batches():
-    check_evaluation(DRIFT, policies(DRIFT, 2, 3), eps=0.0, episodes=1)
+    check_evaluation(DRIFT, policies(DRIFT, 2, 3), eps=0.0)
 
 
 def test_agents_fresh_from_training_may_live_on_all_devices():

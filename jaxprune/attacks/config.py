@@ -16,6 +16,8 @@ from jaxprune.ranges import (
     check_ranges,
 )
 
+# What is repeated at every attacked step, or over all data.
+LOOP = at_least(1, 10**6)
 STARTS = ("fresh", "rs")  # of learned adversaries
 
 
@@ -23,11 +25,11 @@ STARTS = ("fresh", "rs")  # of learned adversaries
 class MADConfig:
     """Projected gradient ascent in the ball: of MAD, and of every attack that climbs likewise."""
 
-    steps: Annotated[int, COUNT] = 10
+    steps: Annotated[int, LOOP] = 10
     """Gradient evaluations per restart."""
     step_scale: Annotated[float, FACTOR] = 2.5
     """Step size in units of eps / steps; above 1 an iterate can cross the ball."""
-    restarts: Annotated[int, COUNT] = 5
+    restarts: Annotated[int, LOOP] = 5
     """Independent random starts; the best iterate of all is used. One start alone is beaten by
     random corners at most states of a trained Hopper policy."""
 
@@ -40,16 +42,16 @@ class MADConfig:
 class SearchConfig:
     """The attacks that ask at points: the policy, its clone, or the simulator."""
 
-    queries: Annotated[int, at_least(2)] = 256
+    queries: Annotated[int, at_least(2, 10**6)] = 256
     """Points at which the policy is asked, per attacked step."""
     generations: Annotated[int, COUNT] = 8
     """Of the evolution strategy, over which the queries are spread."""
-    simulated: Annotated[int, at_least(2)] = 16
+    simulated: Annotated[int, at_least(2, 10**6)] = 16
     """Points from which `lookahead` simulates one step, per attacked step; one of them is no
     perturbation."""
     clone_steps: Annotated[int, at_least(256)] = 32_768
     """Environment steps at which the snooping attack watches its victim."""
-    clone_epochs: Annotated[int, COUNT] = 20
+    clone_epochs: Annotated[int, LOOP] = 20
     """Passes over them in which it learns its clone."""
 
     def check(self) -> None:
@@ -70,7 +72,7 @@ class SarsaConfig:
     """Environment steps of data per victim, shared by its critics."""
     num_envs: Annotated[int, COUNT] = 32
     """Environments per victim."""
-    epochs: Annotated[int, COUNT] = 8
+    epochs: Annotated[int, LOOP] = 8
     """Passes over the data."""
     batch: Annotated[int, COUNT] = 256
     """Transitions per gradient step."""
@@ -82,7 +84,7 @@ class SarsaConfig:
     """Of the ball around the action in which a critic must not change: one critic each ..."""
     weights: Annotated[tuple[float, ...], WEIGHT] = (0.1, 0.3, 1.0, 3.0, 10.0)
     """... with each weight of that penalty."""
-    rounds: Annotated[int, COUNT] = 4
+    rounds: Annotated[int, LOOP] = 4
     """Of `rs_adversarial`: data collected under the attack by the critic of the round before."""
 
     def check(self) -> None:
@@ -106,7 +108,7 @@ class AdversaryConfig:
     """Environments per member."""
     unroll: Annotated[int, COUNT] = 128
     """Steps per environment and iteration."""
-    epochs: Annotated[int, COUNT] = 10
+    epochs: Annotated[int, LOOP] = 10
     """Passes over the data of an iteration."""
     minibatches: Annotated[int, COUNT] = 16
     """Gradient steps per pass."""
@@ -121,7 +123,7 @@ class AdversaryConfig:
     """... and each seed."""
     entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Of the entropy bonus."""
-    actor_steps: Annotated[int, COUNT] = 3
+    actor_steps: Annotated[int, LOOP] = 3
     """Gradient steps of PA-AD's actor, per attacked step."""
     warm_start: bool = False
     """Start at each sparsity from the adversaries of the next lower one of its curve, and these
