@@ -32,6 +32,7 @@ from benchmarks.attacking import Battery
 from benchmarks.command_line import read_some_options
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Experiment, check, parse
+from benchmarks.memory import check_memory, needs
 from benchmarks.plan import BASE_GIB
 from benchmarks.playing import CHUNKS_PER_CALL
 from benchmarks.programs import Programs
@@ -169,6 +170,7 @@ def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
             f"policy {experiment.policy} is not trained, and what training takes is measured: "
             "leave out --policy"
         )
+    check_memory(needs(replace(experiment, seeds=1, chunk_seeds=1), env.spec, seeds=1))
     return experiment, env
 
 

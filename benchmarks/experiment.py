@@ -153,7 +153,7 @@ class Experiment:
     included."""
     eps: Annotated[Radii, RADIUS] = ()
     """Radii of the l_inf ball in normalised observation units; default: the task's own."""
-    eps_sweep: Annotated[Radii, Range(0, 1000)] = ()
+    eps_sweep: Annotated[Radii, Range(0, 1000, most=100)] = ()
     """Multiples of that radius to attack at, 0 (the clean run) included, e.g. 0,0.25,0.5,1,2: the
     report then has the area under the curve."""
     victim: Order = ("deterministic",)

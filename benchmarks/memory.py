@@ -66,6 +66,8 @@ def needs(experiment: Experiment, spec: EnvSpec, seeds: int) -> list[Need]:
     attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
     points = max(attack.cost.queries for attack in attacks.values())
     members = max(attack.members for attack in attacks.values())
+    chosen = (experiment.selection_episodes or 1) if members > 1 else 0
+    played = max(experiment.episodes, chosen)  # of a cell, in a call
     data = max(learning_data(name, experiment) for name in attacks)
     found = [
         Need(
@@ -94,8 +96,8 @@ def needs(experiment: Experiment, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"states that {cells:,} cells visit",
-            "fewer --states or --episodes, or smaller --chunk-seeds",
-            cells * experiment.episodes * kept * FLOAT * spec.obs_size,
+            "fewer --states, --episodes or --selection-episodes, or smaller --chunk-seeds",
+            cells * played * kept * FLOAT * spec.obs_size,
             False,
         ),
         Need(
@@ -154,19 +156,21 @@ def check_memory(found: Sequence[Need]) -> None:
         InputError: it is more, with the largest part and how to make that smaller.
     """
     device = device_bytes()
-    places = {
-        "this machine": ([n for n in found if device is None or not n.on_device], host_bytes())
-    }
-    if device is not None:
-        places["the memory of the devices"] = ([n for n in found if n.on_device], device)
-    for place, (mine, held) in places.items():
-        total = sum(need.bytes for need in mine)
-        if total > held:
-            most = max(mine, key=lambda need: need.bytes)
-            raise InputError(
-                f"the run needs {gib(total)} at least, and {place} has {gib(held)}: "
-                f"{gib(most.bytes)} are for {most.what}; give {most.remedy}"
-            )
+    if device is None:
+        _compare(found, host_bytes(), "this machine has")
+        return
+    _compare([need for need in found if not need.on_device], host_bytes(), "this machine has")
+    _compare([need for need in found if need.on_device], device, "its devices have")
+
+
+def _compare(found: Sequence[Need], held: float, place: str) -> None:
+    total = sum(need.bytes for need in found)
+    if total > held:
+        most = max(found, key=lambda need: need.bytes)
+        raise InputError(
+            f"at least {gib(total)} of memory are needed, and {place} {gib(held)}: "
+            f"{gib(most.bytes)} are for {most.what}; give {most.remedy}"
+        )
 
 
 def gib(count: float) -> str:

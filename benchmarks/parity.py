@@ -65,9 +65,9 @@ class Options:
     """Folder for the tables."""
     envs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = tuple(TASKS)
     """Gymnasium ids whose steps are compared."""
-    states: Annotated[int, at_least(2)] = 1000
+    states: Annotated[int, at_least(2, 1_000_000)] = 1000
     """States per task."""
-    train_steps: Annotated[int, at_least(0)] = 200_000
+    train_steps: Annotated[int, at_least(0, 10**9)] = 200_000
     """Training of the policy that visits half of them; 0: random actions only."""
     policies: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
     """Policies whose returns are compared."""
@@ -81,7 +81,7 @@ class Options:
     """Attacks on them, prepared here and played in both simulators."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Settings of the attacks."""
-    episodes: Annotated[int, at_least(2)] = 128
+    episodes: Annotated[int, at_least(2, 10_000)] = 128
     """Episodes per policy and attack."""
 
     def check(self) -> None:

@@ -56,7 +56,7 @@ from jaxprune.pruning import Scope, prune
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.pruning.controls import rescaled
 from jaxprune.pruning.scope import prunable_shapes
-from jaxprune.ranges import COUNT, SEED, Range, at_least, check_ranges
+from jaxprune.ranges import SEED, Range, at_least, check_ranges
 from jaxprune.types import Array, Key, Masks, Policy
 
 # Episodes whose states are drawn from.
@@ -75,29 +75,29 @@ class Options:
     """Observation statistics of policies of another library."""
     env: str | None = None
     """Task of the policies: local bounds are computed at states of their episodes."""
-    random: Annotated[int, at_least(0)] = 0
+    random: Annotated[int, at_least(0, 1000)] = 0
     """Networks with Gaussian weights, at standard normal states."""
-    sizes: Annotated[tuple[int, ...], at_least(1, most=16)] = (11, 64, 64, 3)
+    sizes: Annotated[tuple[int, ...], at_least(1, 10_000)] = (11, 64, 64, 3)
     """Of their layers, inputs first."""
     activation: str = "tanh"
     """Of their hidden layers."""
-    states: Annotated[int, COUNT] = 64
+    states: Annotated[int, at_least(1, 100_000)] = 64
     """States per network."""
     eps: Annotated[float, Range(0, math.inf, "()")] = 0.075
     """Radius of the l_inf ball in normalised observation units."""
     sparsity_grid: str = "0:0.95:20"
     """Sparsities as START:STOP:COUNT, ends included, or a list; the dense network comes first."""
-    orders: Annotated[int, COUNT] = 4
+    orders: Annotated[int, at_least(1, 10_000)] = 4
     """Random orders of removal."""
-    singles: Annotated[int, COUNT] = 256
+    singles: Annotated[int, at_least(1, 100_000)] = 256
     """Steps that remove one weight each, in a random order."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(
         name for name, bound in BOUNDS.items() if not bound.slow
     )
     """Certificates; the slow ones only if named."""
-    steps: Annotated[int, COUNT] = 20
+    steps: Annotated[int, at_least(1, 10_000)] = 20
     """Gradient steps of the attack."""
-    restarts: Annotated[int, COUNT] = 4
+    restarts: Annotated[int, at_least(1, 10_000)] = 4
     """Random starts of the attack."""
     seed: Annotated[int, SEED] = 0
     """Of everything random."""

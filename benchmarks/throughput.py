@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
+from benchmarks.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.store import provenance
 from jaxprune import population
 from jaxprune.attacks import AttackConfig, Victims, make_attack
@@ -51,7 +52,7 @@ from jaxprune.pruning import (
     prune,
 )
 from jaxprune.pruning.cells import Cell, as_cells
-from jaxprune.ranges import COUNT, check_ranges
+from jaxprune.ranges import COUNT, at_least, check_ranges
 from jaxprune.rollout import Play
 from jaxprune.selection import blanks, prepared
 from jaxprune.types import Array, Masks, Policy
@@ -65,27 +66,27 @@ class Options:
     """Task."""
     backend: str | None = None
     """Simulator; default: the task's own."""
-    agents: Annotated[int, COUNT] = 2
+    agents: Annotated[int, at_least(1, 1_000_000)] = 2
     """Agents that train together."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "micro")
     """Pruning methods to train with; none is dense."""
     allocation: str = "global"
     """Of the weights that they remove."""
-    bare_steps: Annotated[int, COUNT] = 500
+    bare_steps: Annotated[int, at_least(1, 1_000_000_000)] = 500
     """Bare steps of every environment, in one call."""
-    episodes: Annotated[int, COUNT] = 32
+    episodes: Annotated[int, at_least(1, 1_000_000)] = 32
     """Episodes per cell of the evaluation."""
     attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "mad")
     """Attacks of the evaluation, unprepared: learned ones act with fresh parameters."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Bounds to time; default: all of them. The widths are those of --hidden."""
-    masks: Annotated[int, COUNT] = 64
+    masks: Annotated[int, at_least(1, 1_000_000)] = 64
     """Masks bounded in one call."""
-    states: Annotated[int, COUNT] = 256
+    states: Annotated[int, at_least(1, 1_000_000)] = 256
     """Observations of each mask at which local bounds are computed."""
     precision: str = "float64"
     """Of the bounds: float64, or float32 with its larger margins."""
-    repeats: Annotated[int, COUNT] = 5
+    repeats: Annotated[int, at_least(1, 10_000)] = 5
     """Timed calls of everything."""
     rates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
         "stepping",
@@ -145,6 +146,7 @@ def measure(options: Options, console: Console) -> None:
         find_method(name)
     population.configure()
     env = make_env(options.env, options.backend)
+    check_memory(_needs(options, env))
     rates = [rate for name in options.rates for rate in RATES[name](options, env)]
     bare = next((rate.median for rate in rates if rate.name == STEPPING), None)
     table = Table(title=f"{env.spec.name} on {env.spec.backend}", title_justify="left")
@@ -169,6 +171,27 @@ def measure(options: Options, console: Console) -> None:
         settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
         text = json.dumps({**facts, "settings": settings, "rates": figures}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
+
+
+def _needs(options: Options, env: Environment) -> list[Need]:
+    """What takes the most memory, at least."""
+    config, spec = options.ppo, env.spec
+    weights = network_size(config.hidden, spec)
+    rows = options.agents * config.batch
+    return [
+        Need(
+            f"{options.masks:,} masks and {options.agents:,} agents of {weights:,} parameters",
+            "fewer --masks or --agents, or smaller --hidden",
+            weights * (options.masks + 4 * FLOAT * options.agents),
+            True,
+        ),
+        Need(
+            f"rollouts of {rows:,} steps",
+            "fewer --agents or --num-envs, or a shorter --unroll",
+            rows * FLOAT * 2 * spec.obs_size,
+            True,
+        ),
+    ]
 
 
 def bare_stepping(options: Options, env: Environment, name: str) -> Rate:

@@ -77,9 +77,9 @@ class Options:
     """Bounds to compare."""
     radius: str | None = "crown"
     """Bound of the certified radius."""
-    states: Annotated[int, at_least(2)] = 1000
+    states: Annotated[int, at_least(2, 1_000_000)] = 1000
     """Visited states per policy and sparsity."""
-    episodes: Annotated[int, at_least(2)] = 20
+    episodes: Annotated[int, at_least(2, 10_000)] = 20
     """Episodes that visit them."""
     noise: Annotated[float, ANY_RADIUS] = 0.0
     """Sigma of the smoothed policy, in normalised units; 0: no smoothing."""
@@ -88,7 +88,7 @@ class Options:
         0.001,
     )
     """Radii for which the median return of the smoothed policy is certified."""
-    noise_episodes: Annotated[int, at_least(2)] = 1000
+    noise_episodes: Annotated[int, at_least(2, 10_000_000)] = 1000
     """Episodes with noise."""
     seed: Annotated[int, SEED] = 0
     """Of everything random."""

@@ -31,7 +31,7 @@ class Range:
     """Which ends belong to it, in the usual notation."""
     whole: bool = False
     """Whether only integers do."""
-    most: int = 100
+    most: int = 20
     """Elements of a list, at most."""
 
     def __contains__(self, value: Any) -> bool:
@@ -44,7 +44,7 @@ class Range:
         return f"{self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
 
 
-def at_least(low: int, high: int = 2**31 - 1, most: int = 100) -> Range:
+def at_least(low: int, high: int = 2**31 - 1, most: int = 20) -> Range:
     """The integers from `low` on; to 2^31 - 1, which the tables can hold."""
     return Range(low, high, whole=True, most=most)
 
@@ -62,7 +62,7 @@ WEIGHT = Range(0, 1000)
 FACTOR = Range(0, 1000, "(]")
 LOG_STD = Range(-10, 5)
 # In normalised units, to which observations are clipped unless a policy says otherwise.
-RADIUS = Range(0, OBS_CLIP)
+RADIUS = Range(0, OBS_CLIP, most=100)
 ANY_RADIUS = Range(0, math.inf, "[)")
 
 
@@ -161,7 +161,7 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
 
 
 def _check_key(name: str, value: Any) -> None:
-    dtype = getattr(value, "dtype", None)
+    dtype = getattr(value, "dtype", np.dtype(object))
     if np.shape(value) or not jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         raise InputError(f"{name} {_short(value)} is no key: give jax.random.key(0), for example")
 

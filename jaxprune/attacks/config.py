@@ -119,7 +119,7 @@ class AdversaryConfig:
     """... with each learning rate ..."""
     log_stds: Annotated[tuple[float, ...], LOG_STD] = (-1.0, 0.0)
     """... with each initial log standard deviation ..."""
-    seeds: Annotated[int, COUNT] = 1
+    seeds: Annotated[int, at_least(1, 1000)] = 1
     """... and each seed."""
     entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Of the entropy bonus."""
