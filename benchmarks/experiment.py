@@ -32,7 +32,7 @@ from jaxprune.families import InputError, lookup
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
-from jaxprune.ranges import COUNT, FRACTION, RADIUS, SEED, SPARSITY, Range, check_ranges
+from jaxprune.ranges import COUNT, FRACTION, RADIUS, SEED, SPARSITY, Range, at_least, check_ranges
 from jaxprune.types import Policy
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
@@ -193,7 +193,7 @@ class Experiment:
     """Go on where a killed run of the same experiment was, instead of starting again."""
     dry_run: bool = False
     """Print the plan and stop."""
-    first_seed: tyro.conf.Suppress[int] = 0
+    first_seed: Annotated[tyro.conf.Suppress[int], at_least(0)] = 0
     """Seed of the first agent: not of a run, but of a block of its seeds."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Of the adversaries."""

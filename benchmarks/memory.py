@@ -23,7 +23,7 @@ from jaxprune.envs import EnvSpec
 from jaxprune.families import InputError
 from jaxprune.population import lane_width
 
-FLOAT = 4  # bytes
+FLOAT, GIB = 4, 2**30  # bytes
 # Of a row of the tables of returns and of training: their columns, as they are held at least.
 ROW = 100
 # Numbers beside the observation, the next one and the action of a step.
@@ -175,7 +175,7 @@ def _compare(found: Sequence[Need], held: float, place: str) -> None:
 
 def gib(count: float) -> str:
     """For a person."""
-    return f"{count / 2**30:,.3g} GiB" if count < 2**50 else f"{count / 2**30:.2e} GiB"
+    return f"{count / GIB:,.0f} GiB" if count >= 10 * GIB else f"{count / GIB:.2g} GiB"
 
 
 def host_bytes() -> float:

@@ -84,7 +84,7 @@ def check_seconds(seconds: float) -> None:
     parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
     if seconds > MOST_YEARS * YEAR * parallel:
         raise InputError(
-            f"the run would take {seconds / YEAR:,.3g} years, and none is begun above {MOST_YEARS}: "
+            f"the run would take {seconds / YEAR:,.3g} years, and {MOST_YEARS} is the limit: "
             "give fewer --steps, --seeds, --episodes or --epochs, a shorter "
             "--sparsity-grid, or smaller attacks (--mad.steps, --search.queries, --rs.steps, "
             "--adversary.steps)"

@@ -83,7 +83,7 @@ def check_ranges(config: Any, section: str = "") -> None:
         _check(told, value, kind)
         if is_dataclass(value):
             check_ranges(value, name if section or name not in UNNAMED else "")
-        elif kind.allowed is not None and value == () != defaults[name]:
+        elif kind.allowed and isinstance(value, tuple) and not value and defaults[name] != ():
             raise InputError(f"{told} is empty: give one or more numbers in {kind.allowed}")
 
 
@@ -197,7 +197,9 @@ def _problem(value: Any, allowed: Range) -> str | None:
         return "no integer" if allowed.whole else "no number"
     if value in allowed:
         return None
-    return f"below {allowed.low:g}" if value < allowed.low else f"outside {allowed}"
+    if value < allowed.low:
+        return f"below {allowed.low}"
+    return f"above {allowed.high}" if value > allowed.high else "outside"
 
 
 def _elements(value: Any) -> Iterator[Any]:

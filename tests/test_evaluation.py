@@ -248,9 +248,9 @@ def test_mad_config_reaches_the_attack():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, r"eps -0\.1 is no radius: give a number >= 0"),
+        ({"eps": -0.1}, r"eps -0\.1 is below 0: give a number in \[0, inf\)"),
         ({"eps": float("nan")}, r"eps nan is"),
-        ({"episodes": 0}, r"episodes 0 is below 1: give at least one"),
+        ({"episodes": 0}, r"episodes 0 is below 1: give an integer in 1 "),
         ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, corners.*'mad'\?"),
     ],
     ids=["eps", "nan", "episodes", "attack"],
