@@ -117,10 +117,11 @@ class Options:
             raise InputError(f"{self.out} is no folder: choose another --out")
         if len(self.sizes) < 2:
             raise InputError(f"sizes {self.sizes} are of no layer: give inputs and outputs")
-        if self.seed + self.random - 1 not in SEED:
+        last = self.seed + max(self.random - 1, 0)
+        if last not in SEED:
             raise InputError(
-                f"seeds {self.seed} .. {self.seed + self.random - 1} of the random networks leave "
-                f"{SEED}: give a smaller --seed"
+                f"seeds {self.seed} .. {last} of the random networks leave {SEED}: give a smaller "
+                "--seed"
             )
         for name in self.bounds:
             lookup(BOUNDS, name, "bound")

@@ -186,20 +186,19 @@ def _check_numbers(name: str, value: Any, kind: _Kind, allowed: Range) -> None:
             element = element.item()
         problem = _problem(element, allowed)
         if problem is not None:
-            wanted = "an integer" if allowed.whole else "a number"
-            raise InputError(f"{name} {_short(element)} is {problem}: give {wanted} in {allowed}")
+            raise InputError(f"{name} {_short(element)} is {problem}")
 
 
 def _problem(value: Any, allowed: Range) -> str | None:
-    """What is wrong with a number."""
-    real = isinstance(value, numbers.Integral if allowed.whole else numbers.Real)
-    if not real or isinstance(value, bool):
-        return "no integer" if allowed.whole else "no number"
+    """What is wrong with a number, and the remedy."""
+    kind, wanted = (numbers.Integral, "integer") if allowed.whole else (numbers.Real, "number")
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return f"no {wanted}: give one in {allowed}"
     if value in allowed:
         return None
-    if value < allowed.low:
-        return f"below {allowed.low}"
-    return f"above {allowed.high}" if value > allowed.high else "outside"
+    if allowed.whole and value < allowed.low:
+        return f"below {allowed.low}: give one in {allowed}"
+    return f"outside {allowed}: give one inside"
 
 
 def _elements(value: Any) -> Iterator[Any]:

@@ -248,9 +248,9 @@ def test_mad_config_reaches_the_attack():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, r"eps -0\.1 is below 0: give a number in \[0, inf\)"),
+        ({"eps": -0.1}, r"eps -0\.1 is outside \[0, inf\): give one inside"),
         ({"eps": float("nan")}, r"eps nan is"),
-        ({"episodes": 0}, r"episodes 0 is below 1: give an integer in 1 "),
+        ({"episodes": 0}, r"episodes 0 is below 1: give one in 1 "),
         ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, corners.*'mad'\?"),
     ],
     ids=["eps", "nan", "episodes", "attack"],
