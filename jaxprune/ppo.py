@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.experience import (
@@ -183,11 +184,14 @@ def make_train(
         trains a dense agent by the same program. The key is consumed.
 
     Raises:
-        InputError: settings that contradict each other.
+        InputError: settings out of their range, or that contradict each other. Of traced ones no
+            range is checked.
     """
     learner = make_learner(config, env, methods, snapshots)
 
     def train(key: Key, hyper: Hyper, directives: Directive | None = None):
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(hyper)):
+            check_ranges(hyper)
         policy = learner.fresh(key)
         if directives is None:
             directives = dense_directives(config, methods, policy.params)

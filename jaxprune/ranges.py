@@ -65,6 +65,11 @@ LOG_STD = Range(-10, 5)
 RADIUS = Range(0, OBS_CLIP, most=100)
 ANY_RADIUS = Range(0, math.inf, "[)")
 
+# Configurations whose settings have no prefix on the command line.
+UNNAMED = ("attack", "ppo", "hyper", "scope")
+# Arguments that are configurations.
+CONFIGURATIONS = ("config", "hyper", "scope")
+
 
 def check_ranges(config: Any, section: str = "") -> None:
     """Compare the fields of a configuration, and of those inside it, with their types and ranges.
@@ -87,10 +92,6 @@ def check_ranges(config: Any, section: str = "") -> None:
             raise InputError(f"{told} is empty: give one or more numbers in {kind.allowed}")
 
 
-# Configurations whose settings have no prefix on the command line.
-UNNAMED = ("attack", "ppo", "hyper", "scope")
-
-
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Compare the arguments of a call, and configurations among them, with the parameters.
 
@@ -106,10 +107,6 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
             _check(name, given[name], kind)
             if name in CONFIGURATIONS and given[name] is not None:
                 check_ranges(given[name])
-
-
-# Arguments that are dataclasses of settings.
-CONFIGURATIONS = ("config", "hyper", "scope")
 
 
 class _Kind(NamedTuple):
@@ -150,7 +147,7 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
         return
     if kind.allowed is not None:
         _check_numbers(name, value, kind, kind.allowed)
-    elif set(kind.types) <= {jax.Array, NoneType}:  # all arrays of JAX's alone are keys
+    elif jax.Array in kind.types and np.ndarray not in kind.types:  # no other arrays are asked for
         _check_key(name, value)
     elif np.ndarray in kind.types:
         if not np.issubdtype(np.asarray(value).dtype, np.number):

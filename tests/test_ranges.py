@@ -25,6 +25,7 @@ from benchmarks import (
 from benchmarks.experiment import Experiment
 from jaxprune.attacks import AttackConfig, MADConfig, make_attack
 from jaxprune.families import InputError
+from jaxprune.losses import Hyper
 from jaxprune.policy import init_policy
 from jaxprune.ppo import PPOConfig, make_train
 from jaxprune.pruning import dense
@@ -195,6 +196,7 @@ def test_certify_names_a_wrong_argument(change, message):
         lambda: jaxprune.collect_batch(ENV, POLICY, steps=0),
         lambda: jaxprune.collect_batch(ENV, POLICY, eps=math.nan),
         lambda: make_train(PPOConfig(epochs=0), ENV),
+        lambda: make_train(PPOConfig(), ENV)(jax.random.key(0), Hyper(learning_rate=math.nan)),
         lambda: make_attack("mad", AttackConfig(mad=MADConfig(steps=0))),
         lambda: jaxprune.account(POLICY, NUMBERS),
         lambda: jaxprune.compact(POLICY, NUMBERS),
