@@ -29,8 +29,10 @@ from rich.table import Table
 
 from benchmarks.arms import trainings
 from benchmarks.attacking import Battery
+from benchmarks.command_line import read_some_options
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Experiment, check, parse
+from benchmarks.memory import check_memory, needs
 from benchmarks.plan import BASE_GIB
 from benchmarks.playing import CHUNKS_PER_CALL
 from benchmarks.programs import Programs
@@ -122,9 +124,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options, rest = tyro.cli(
-            Options, args=list(argv), prog="benchmarks.capacity", return_unknown_args=True
-        )
+        options, rest = read_some_options(Options, argv, "benchmarks.capacity")
         command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
         measure(options, rest, command, console)
     except InputError as error:
@@ -170,6 +170,7 @@ def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
             f"policy {experiment.policy} is not trained, and what training takes is measured: "
             "leave out --policy"
         )
+    check_memory(needs(replace(experiment, seeds=1, chunk_seeds=1), env.spec, seeds=1))
     return experiment, env
 
 

@@ -1,5 +1,7 @@
 """Live progress on a terminal; silence in a pipe."""
 
+import io
+import sys
 import time
 from types import TracebackType
 
@@ -15,7 +17,12 @@ PIPE_WIDTH = 110
 
 
 def make_console() -> Console:
-    """Standard output: live on a terminal, plain and wide enough for the tables in a pipe."""
+    """Standard output: live on a terminal, plain and wide enough for the tables in a pipe.
+
+    What its encoding lacks is written as an escape: a name of a file may hold any character.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH

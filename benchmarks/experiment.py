@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
-import io
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
+from benchmarks.command_line import read_options
 from benchmarks.settings import tuned
 from jaxprune.attacks import (
     ATTACKS,
@@ -22,15 +23,17 @@ from jaxprune.attacks import (
     SarsaConfig,
     SearchConfig,
     check_needs,
+    find_attack,
 )
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS, Environment, EnvSpec, default_backend, make_env
 from jaxprune.episodes import VICTIMS
-from jaxprune.families import InputError, at_least_one, lookup
+from jaxprune.families import InputError, lookup
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
-from jaxprune.types import OBS_CLIP, Policy
+from jaxprune.ranges import COUNT, FRACTION, RADIUS, SEED, SPARSITY, Range, at_least, check_ranges
+from jaxprune.types import Policy
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
@@ -43,29 +46,40 @@ def parse_grid(text: str) -> tuple[float, ...]:
     Points are computed as exact fractions: 0:0.95:20 holds 0.15, not 0.15000000000000002.
 
     Raises:
-        InputError: malformed text, a count below 1, or a value outside [0, 1).
+        InputError: malformed text, too many points, or a value outside [0, 1).
     """
     remedy = "give START:STOP:COUNT, e.g. 0:0.95:20, or a list such as 0,0.5,0.9"
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    parts = text.split(":" if ":" in text else ",")
     try:
         if ":" in text:
-            start, stop, number = text.split(":")
-            low, high, count = Fraction(start), Fraction(stop), int(number)
-            if count < 1:
-                raise InputError(f"sparsity grid {text!r} has a count below 1: {remedy}")
+            start, stop, number = parts
+            low, high, count = _fraction(start), _fraction(stop), int(number)
+            if not 1 <= count <= SPARSITY.most:
+                raise InputError(
+                    f"sparsity grid {shown!r} has a count outside 1 .. {SPARSITY.most}: {remedy}"
+                )
             points = [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
         else:
-            points = [Fraction(part) for part in text.split(",")]
+            points = [_fraction(part) for part in parts]
     except InputError:
         raise
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"malformed sparsity grid {text!r}: {remedy}") from None
-    outside = [float(p) for p in points if not 0 <= p < 1]
+        raise InputError(f"malformed sparsity grid {shown!r}: {remedy}") from None
+    outside = [float(p) for p in points if p not in SPARSITY]
     if outside:
         raise InputError(
-            f"sparsity grid {text!r} holds {outside[0]:g}, outside [0, 1): sparsity is the "
+            f"sparsity grid {shown!r} holds {outside[0]:g}, outside {SPARSITY}: sparsity is the "
             "fraction of weights removed, and at least one has to stay"
         )
     return tuple(sorted({float(p) for p in points}))
+
+
+def _fraction(text: str) -> Fraction:
+    """The exact number. Raises `ValueError` for one that no computer should write out."""
+    if len(text) > 40 or re.search(r"e[+-]?[\d_]{3}", text, re.IGNORECASE):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def _one_token(parse: Callable[[str], Any], metavar: str) -> Any:
@@ -116,9 +130,11 @@ class Experiment:
     """Task (a wrong name lists them all)."""
     backend: str | None = None
     """Simulator behind the task; default: the task's own (mjx for Brax's tasks)."""
-    sparsity_grid: Grid = field(default_factory=lambda: parse_grid("0:0.95:20"))
+    sparsity_grid: Annotated[Grid, SPARSITY] = field(
+        default_factory=lambda: parse_grid("0:0.95:20")
+    )
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
-    seeds: int = 2
+    seeds: Annotated[int, COUNT] = 2
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude", "random")
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
@@ -135,9 +151,9 @@ class Experiment:
     attacks: Names = ("none", "random", "mad")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
-    eps: Radii = ()
+    eps: Annotated[Radii, RADIUS] = ()
     """Radii of the l_inf ball in normalised observation units; default: the task's own."""
-    eps_sweep: Radii = ()
+    eps_sweep: Annotated[Radii, Range(0, 1000, most=100)] = ()
     """Multiples of that radius to attack at, 0 (the clean run) included, e.g. 0,0.25,0.5,1,2: the
     report then has the area under the curve."""
     victim: Order = ("deterministic",)
@@ -145,14 +161,14 @@ class Experiment:
     is about the first; another has a section of its own."""
     bounds: Names = ("frobenius", "path", "spectral", "liplt", "crown")
     """Certificates: global ones hold everywhere, local ones at visited states."""
-    states: int = 256
+    states: Annotated[int, COUNT] = 256
     """Visited states per cell at which local bounds are computed and attacked."""
-    episodes: int = 10
+    episodes: Annotated[int, COUNT] = 10
     """Per cell (agent, method, sparsity, attack, eps)."""
-    selection_episodes: int | None = None
+    selection_episodes: Annotated[int | None, COUNT] = None
     """Other episodes, on which each cell's member of a learned attack is chosen; default: half as
     many."""
-    prune_window: tuple[float, float] = (0.2, 0.8)
+    prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
     policy: Path | None = None
     """A policy to prune, attack and certify instead of training: .npz, or of another library."""
@@ -160,11 +176,11 @@ class Experiment:
     """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
     out: Path | None = None
     """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of everything random."""
-    lanes: int | None = None
+    lanes: Annotated[int | None, COUNT] = None
     """Environments per device in one vectorised call; default: what is fast on its kind."""
-    chunk_seeds: int | None = None
+    chunk_seeds: Annotated[int | None, COUNT] = None
     """Seeds that are computed together, and that one shard takes; default: all of them."""
     shard: str | None = None
     """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
@@ -178,7 +194,7 @@ class Experiment:
     """Go on where a killed run of the same experiment was, instead of starting again."""
     dry_run: bool = False
     """Print the plan and stop."""
-    first_seed: tyro.conf.Suppress[int] = 0
+    first_seed: Annotated[tyro.conf.Suppress[int], at_least(0)] = 0
     """Seed of the first agent: not of a run, but of a block of its seeds."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Of the adversaries."""
@@ -283,16 +299,7 @@ def parse(argv: Sequence[str]) -> Experiment:
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
         preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(Experiment, args=list(argv), default=preset, prog="benchmarks.run")
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-    text = re.sub(r"[─-╿]|\x1b\[[0-9;]*m", " ", errors.getvalue())  # box drawing and colours
-    text = re.split(r"Argument helptext|For full helptext", text)[0]
-    raise InputError(" ".join(text.split()) + " (see --help)") from None
+    return read_options(Experiment, argv, "benchmarks.run", default=preset)
 
 
 def check(experiment: Experiment) -> Environment:
@@ -301,6 +308,7 @@ def check(experiment: Experiment) -> Environment:
     Raises:
         InputError: the first setting that no run could honour; nothing has been computed.
     """
+    check_ranges(experiment)
     lookup(TASKS, experiment.env, "env")
     for name in experiment.methods:
         find_method(name)
@@ -314,7 +322,7 @@ def check(experiment: Experiment) -> Environment:
         for name in names:
             lookup(dict.fromkeys(family), name, kind)
     for name in set(experiment.attacks) - {"all"}:
-        lookup(ATTACKS, name, "attack")
+        find_attack(name)
     experiment.attack.check()
     for name in experiment.bounds:
         lookup(BOUNDS, name, "bound")
@@ -337,8 +345,6 @@ def check(experiment: Experiment) -> Environment:
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    counts = ("seeds", "episodes", "states", "selection_episodes", "chunk_seeds", "lanes")
-    at_least_one(experiment, counts)
     _check_sweep(experiment)
     experiment.ppo.check()
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
@@ -351,12 +357,7 @@ def check(experiment: Experiment) -> Environment:
     env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
     resolved = experiment.resolved(env)
     _check_chunks(resolved)
-    for eps in resolved.eps:
-        if not 0 <= eps <= OBS_CLIP:
-            raise InputError(
-                f"eps {eps:g} is not a radius: give 0 or more, in normalised units, and at most "
-                f"{OBS_CLIP:g}, to which observations are clipped"
-            )
+    check_ranges(resolved)  # a sweep multiplies eps
     return env
 
 
@@ -368,9 +369,10 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
     """
     pruned = set(experiment.methods) != {"none"} or bool(experiment.controls)
     if "all" not in experiment.attacks:
-        for name in experiment.attacks:
+        names = tuple(dict.fromkeys(map(find_attack, experiment.attacks)))
+        for name in names:
             check_needs(name, spec, policy, source=pruned)
-        return experiment.attacks
+        return names
     possible = []
     for name in ATTACKS:
         with contextlib.suppress(InputError):
@@ -388,7 +390,8 @@ def _check_chunks(experiment: Experiment) -> None:
             "leave it out"
         )
     if seeds % size:
-        divisors = ", ".join(str(n) for n in range(1, seeds + 1) if seeds % n == 0)
+        small = [n for n in range(1, math.isqrt(seeds) + 1) if seeds % n == 0]
+        divisors = ", ".join(map(str, sorted({*small, *(seeds // n for n in small)})))
         raise InputError(
             f"chunk_seeds {size} does not divide the {seeds} seeds: choose from {divisors}"
         )

@@ -25,12 +25,14 @@ from benchmarks.baselines import (
     read_run,
     write_baseline,
 )
+from benchmarks.command_line import read_options
 from benchmarks.comparison import compare
 from benchmarks.display import complain, make_console
 from benchmarks.gate_report import Verdict
 from benchmarks.pairing import RETURN
 from benchmarks.whole import write_whole
 from jaxprune.families import InputError
+from jaxprune.population import check_devices
 
 FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
 
@@ -56,9 +58,10 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=list(argv), prog="benchmarks.gate")
     console = make_console()
     try:
+        options = read_options(Options, argv, "benchmarks.gate")
+        check_devices()
         return update(options, console) if options.update else gate(options, console)
     except InputError as error:
         complain(error)

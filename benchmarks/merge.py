@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks import report
+from benchmarks.command_line import read_options
 from benchmarks.display import BAD_INPUT, NOT_WRITTEN, complain, make_console
 from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
 from benchmarks.pipeline import Results, counted, summed
@@ -22,7 +23,7 @@ from benchmarks.sharding import Shard, parse_shard
 from benchmarks.store import SCHEMAS, SHARDS, RunFolder, checksum, read_json, read_table
 from benchmarks.trees import joined
 from jaxprune.families import InputError
-from jaxprune.population import take
+from jaxprune.population import check_devices, take
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Part(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, args=list(argv), prog="benchmarks.merge")
     try:
+        options = read_options(Options, argv, "benchmarks.merge")
+        check_devices()
         merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
     except InputError as error:
         complain(error)
@@ -136,7 +138,8 @@ def complete_set(parts: Sequence[Part], out: Path) -> list[Part]:
             )
     missing = [i for i in range(first.shard.count) if i not in by_index]
     if missing:
-        names = ", ".join(f"{i}/{first.shard.count}" for i in missing)
+        names = ", ".join(f"{i}/{first.shard.count}" for i in missing[:20])
+        names += f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise InputError(
             f"shards {names} are missing: run them ({first.described['command']} with their "
             "--shard), then unite again"

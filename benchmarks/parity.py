@@ -25,6 +25,7 @@ import tyro
 from pyarrow import csv
 from rich.console import Console
 
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
@@ -42,6 +43,7 @@ from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.population import layout, over_population, take
 from jaxprune.ppo import PPOConfig, make_train
 from jaxprune.pruning.cells import as_cells
+from jaxprune.ranges import at_least, check_ranges
 from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, EnvState, Key, Policy
 
@@ -63,9 +65,9 @@ class Options:
     """Folder for the tables."""
     envs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...")] = tuple(TASKS)
     """Gymnasium ids whose steps are compared."""
-    states: int = 1000
+    states: Annotated[int, at_least(2, 1_000_000)] = 1000
     """States per task."""
-    train_steps: int = 200_000
+    train_steps: Annotated[int, at_least(0, 10**9)] = 200_000
     """Training of the policy that visits half of them; 0: random actions only."""
     policies: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
     """Policies whose returns are compared."""
@@ -79,26 +81,24 @@ class Options:
     """Attacks on them, prepared here and played in both simulators."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Settings of the attacks."""
-    episodes: int = 128
+    episodes: Annotated[int, at_least(2, 10_000)] = 128
     """Episodes per policy and attack."""
 
     def check(self) -> None:
         """Raises `InputError` for settings that compare nothing."""
+        check_ranges(self)
         for name in (*self.envs, self.policy_env):
             lookup(TASKS, name, "Gymnasium id")
         for name in self.attacks:
             check_needs(name, make_env(f"gym/{self.policy_env}").spec, simulator=False)
         self.attack.check()
-        for name, least in (("states", 2), ("train_steps", 0), ("episodes", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} {getattr(self, name)} is too few: give at least {least}")
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.parity")
+        options = read_options(Options, argv, "benchmarks.parity")
         population.configure()
         options.check()
         policies = {path.stem: load_policy(path) for path in options.policies}

@@ -9,11 +9,15 @@ import jax
 
 from benchmarks.arms import learner_config, trainings
 from benchmarks.attacking import attack_plan, preparation
+from benchmarks.compute import LEARNING
 from benchmarks.experiment import Experiment
+from benchmarks.memory import check_memory, needs, network_size
 from benchmarks.pipeline import cell_count
 from benchmarks.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import make_attack
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.families import InputError
+from jaxprune.population import LANES
 
 # Env steps per second and device of one training or evaluation lane group, learner included;
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
@@ -35,6 +39,9 @@ TASK_COST = {
     "gym/Ant": 5.8,
     "gym/Humanoid": 15.0,
 }
+# Floating-point operations of its small networks, likewise.
+FLOPS_PER_SECOND = 5e9
+YEAR, MOST_YEARS = 365.25 * 24 * 3600, 10
 # Of one program, two of which compile at a time.
 COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
 # Interpreter, compiler and simulator: the peak that was measured, with nothing compiled yet.
@@ -56,6 +63,34 @@ def learned(experiment: Experiment, cells: int) -> tuple[int, int]:
     return steps, episodes
 
 
+def attacking(experiment: Experiment, cells: int, spec: EnvSpec) -> tuple[float, float]:
+    """Env steps that attacks simulate, and floating-point operations that they ask and learn by."""
+    weights = network_size(experiment.ppo.hidden, spec)
+    simulated = flops = 0.0
+    for case in attack_plan(experiment):
+        attack = make_attack(case.attack, experiment.attack)
+        chosen = attack.members * (experiment.selection_episodes or 1) if attack.members > 1 else 0
+        played = cells * (experiment.episodes + chosen) * spec.horizon / 3
+        simulated += played * attack.cost.simulated
+        flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
+        section, passes, _ = LEARNING.get(case.attack, ("mad", "restarts", ""))
+        epochs = getattr(getattr(experiment.attack, section), passes)
+        flops += cells * attack.cost.env_steps * epochs * 6 * weights
+    return simulated, flops
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises `InputError` for a run that nobody waits for, on devices as fast as these may be."""
+    parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
+    if seconds > MOST_YEARS * YEAR * parallel:
+        raise InputError(
+            f"the run would take {seconds / YEAR:,.3g} years, and {MOST_YEARS} is the limit: "
+            "give fewer --steps, --seeds, --episodes or --epochs, a shorter "
+            "--sparsity-grid, or smaller attacks (--mad.steps, --search.queries, --rs.steps, "
+            "--adversary.steps)"
+        )
+
+
 class Plan(NamedTuple):
     """Amounts of work; the estimates are rough."""
 
@@ -75,10 +110,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Shard = ALONE) -> Plan:
-    """The plan of a resolved experiment; of a shard, with the amounts of the shard."""
+    """The plan of a resolved experiment; of a shard, with the amounts of the shard.
+
+    Raises:
+        InputError: more than the memory of this machine, or than anybody waits for.
+    """
     blocks = len(blocks_of(experiment, shard))
-    experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
     spec, config = env.spec, learner_config(experiment)
+    memory = needs(experiment, spec, blocks * experiment.block_seeds)
+    check_memory(memory)
+    experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
     agents, cells = len(trainings(experiment)), cell_count(experiment)
     training = agents > 0
     attacks = attack_plan(experiment)
@@ -95,9 +136,12 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
     # Pruned policies fall early: a third of the horizon is typical.
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     played = (episodes + choosing) * spec.horizon / 3
-    seconds = compiling + (steps + learning + played) / rate
-    weights = 2 * sum(a * b for a, b in zip(config.hidden, (*config.hidden[1:], 16), strict=True))
-    gib = BASE_GIB[spec.backend] + 4 * weights * (4 * agents + cells / 4) / 2**30
+    simulated, flops = attacking(experiment, cells, spec)
+    flops += steps * config.epochs * 6 * network_size(config.hidden, spec)
+    moved = (steps + learning + played + simulated) / rate
+    seconds = compiling + max(moved, flops / FLOPS_PER_SECOND / devices)
+    check_seconds(seconds)
+    gib = BASE_GIB[spec.backend] + sum(need.bytes for need in memory) / 2**30
     lines = [
         f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
         f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -20,11 +20,13 @@ from typing import Any, NamedTuple, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from benchmarks import analysis
 from benchmarks.arms import RESCALED
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
 from benchmarks.evidence import GIF
 from benchmarks.frames import simulator
@@ -317,13 +319,19 @@ def encoded(frames: Sequence[Image.Image], seconds: float) -> bytes:
         kept, seconds = kept[::2], 2 * seconds
 
 
+@dataclass(frozen=True)
+class Options:
+    """Film the policies of a run."""
+
+    run: tyro.conf.Positional[Path]
+    """Its folder, e.g. results/RUN."""
+
+
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        if len(argv) != 1:
-            raise InputError("give one folder of a run: python -m benchmarks.render results/RUN")
-        path = Path(argv[0])
+        path = read_options(Options, argv, "benchmarks.render").run
         folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
         population.configure()
         film(folder, console)

@@ -6,11 +6,14 @@ python -m benchmarks.report results/RUN      # draw an existing run again
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from rich.console import Console
 
 from benchmarks import analysis, figures, report_terminal
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
 from benchmarks.evidence import gather
 from benchmarks.html_figures import charts
@@ -18,6 +21,7 @@ from benchmarks.html_report import page
 from benchmarks.report_text import lines
 from benchmarks.store import RunFolder, read_json
 from jaxprune.families import InputError
+from jaxprune.population import check_devices
 
 PICTURE = re.compile(r"!\[.*\]\((.+)\)")
 
@@ -49,12 +53,19 @@ def _with_pictures(text: Iterable[str], files: Sequence[str]) -> Iterator[str]:
             yield line
 
 
+@dataclass(frozen=True)
+class Options:
+    """Draw the report of a run again."""
+
+    run: tyro.conf.Positional[Path]
+    """Its folder, e.g. results/RUN."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
     try:
-        if len(argv) != 1:
-            raise InputError("give one folder of a run: python -m benchmarks.report results/RUN")
-        path = Path(argv[0])
+        path = read_options(Options, argv, "benchmarks.report").run
+        check_devices()
         folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
         write_report(folder, make_console())
     except InputError as error:

@@ -72,11 +72,12 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     env = check(asked)
     loaded = load_file(asked, env)
     experiment = asked.resolved(env, loaded)
-    check_orders(experiment, env, loaded)
     shard = find_shard(experiment)
+    plan = make_plan(experiment, env, where(experiment, shard), shard)
+    check_orders(experiment, env, loaded)
     folder = RunFolder(where(experiment, shard), experiment.settings())
     sink = make_sink(experiment.sink, folder.path, folder.settings)
-    console.print(str(make_plan(experiment, env, folder.path, shard)), markup=False)
+    console.print(str(plan), markup=False)
     if experiment.dry_run:
         return
     chunks_at = folder.path / "chunks"

@@ -185,9 +185,9 @@ def block_count(experiment: Experiment) -> int:
     return experiment.seeds // experiment.block_seeds
 
 
-def blocks_of(experiment: Experiment, shard: Shard) -> list[int]:
+def blocks_of(experiment: Experiment, shard: Shard) -> range:
     """The blocks of one shard."""
-    return list(range(shard.index, block_count(experiment), shard.count))
+    return range(shard.index, block_count(experiment), shard.count)
 
 
 def block_of(experiment: Experiment, index: int) -> Experiment:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import parse_grid
 from benchmarks.theorem_report import (
@@ -55,6 +56,7 @@ from jaxprune.pruning import Scope, prune
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.pruning.controls import rescaled
 from jaxprune.pruning.scope import prunable_shapes
+from jaxprune.ranges import SEED, Range, at_least, check_ranges
 from jaxprune.types import Array, Key, Masks, Policy
 
 # Episodes whose states are drawn from.
@@ -73,35 +75,36 @@ class Options:
     """Observation statistics of policies of another library."""
     env: str | None = None
     """Task of the policies: local bounds are computed at states of their episodes."""
-    random: int = 0
+    random: Annotated[int, at_least(0, 1000)] = 0
     """Networks with Gaussian weights, at standard normal states."""
-    sizes: tuple[int, ...] = (11, 64, 64, 3)
+    sizes: Annotated[tuple[int, ...], at_least(1, 10_000)] = (11, 64, 64, 3)
     """Of their layers, inputs first."""
     activation: str = "tanh"
     """Of their hidden layers."""
-    states: int = 64
+    states: Annotated[int, at_least(1, 100_000)] = 64
     """States per network."""
-    eps: float = 0.075
+    eps: Annotated[float, Range(0, math.inf, "()")] = 0.075
     """Radius of the l_inf ball in normalised observation units."""
     sparsity_grid: str = "0:0.95:20"
     """Sparsities as START:STOP:COUNT, ends included, or a list; the dense network comes first."""
-    orders: int = 4
+    orders: Annotated[int, at_least(1, 10_000)] = 4
     """Random orders of removal."""
-    singles: int = 256
+    singles: Annotated[int, at_least(1, 100_000)] = 256
     """Steps that remove one weight each, in a random order."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(
         name for name, bound in BOUNDS.items() if not bound.slow
     )
     """Certificates; the slow ones only if named."""
-    steps: int = 20
+    steps: Annotated[int, at_least(1, 10_000)] = 20
     """Gradient steps of the attack."""
-    restarts: int = 4
+    restarts: Annotated[int, at_least(1, 10_000)] = 4
     """Random starts of the attack."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of everything random."""
 
     def check(self) -> None:
         """Raises `InputError` for settings that compare nothing."""
+        check_ranges(self)
         if not self.policies and self.random < 1:
             raise InputError("nothing to prune: give --policies FILE ..., or --random 5")
         if self.policies and self.env is None:
@@ -112,13 +115,14 @@ class Options:
             raise InputError("two policies have the same name: the tables tell them by it")
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out} is no folder: choose another --out")
-        for name, least in (("states", 1), ("orders", 1), ("singles", 1), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} {getattr(self, name)} is too few: give at least {least}")
-        if self.restarts < 1 or len(self.sizes) < 2 or min(self.sizes) < 1:
-            raise InputError(f"restarts {self.restarts} and sizes {self.sizes} must be positive")
-        if not 0 < self.eps < math.inf:
-            raise InputError(f"eps {self.eps:g} is no radius: give more than 0")
+        if len(self.sizes) < 2:
+            raise InputError(f"sizes {self.sizes} are of no layer: give inputs and outputs")
+        last = self.seed + max(self.random - 1, 0)
+        if last not in SEED:
+            raise InputError(
+                f"seeds {self.seed} .. {last} of the random networks leave {SEED}: give a smaller "
+                "--seed"
+            )
         for name in self.bounds:
             lookup(BOUNDS, name, "bound")
         lookup(ACTIVATIONS, self.activation, "activation")
@@ -136,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.theorem")
+        options = read_options(Options, argv, "benchmarks.theorem")
         options.check()
         population.configure()
         found = list(networks(options))
@@ -168,7 +172,7 @@ def networks(options: Options) -> Iterator[Network]:
     if policies:
         env, key = make_env(str(options.env)), jax.random.key(options.seed)
         for policy in policies.values():
-            check_evaluation(env, policy, options.eps, EPISODES)
+            check_evaluation(env, policy, options.eps)
         for name, policy in policies.items():
             obs = visited(env, policy, None, options.states, EPISODES, key)
             yield Network(name, name, policy, obs)

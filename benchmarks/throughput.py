@@ -26,7 +26,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
+from benchmarks.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.store import provenance
 from jaxprune import population
 from jaxprune.attacks import AttackConfig, Victims, make_attack
@@ -35,7 +37,7 @@ from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
 from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
-from jaxprune.families import InputError, at_least_one, lookup
+from jaxprune.families import InputError, lookup
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import lane_width, layout, over_population
@@ -50,6 +52,7 @@ from jaxprune.pruning import (
     prune,
 )
 from jaxprune.pruning.cells import Cell, as_cells
+from jaxprune.ranges import COUNT, at_least, check_ranges
 from jaxprune.rollout import Play
 from jaxprune.selection import blanks, prepared
 from jaxprune.types import Array, Masks, Policy
@@ -63,27 +66,27 @@ class Options:
     """Task."""
     backend: str | None = None
     """Simulator; default: the task's own."""
-    agents: int = 2
+    agents: Annotated[int, at_least(1, 1_000_000)] = 2
     """Agents that train together."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "micro")
     """Pruning methods to train with; none is dense."""
     allocation: str = "global"
     """Of the weights that they remove."""
-    bare_steps: int = 500
+    bare_steps: Annotated[int, at_least(1, 1_000_000_000)] = 500
     """Bare steps of every environment, in one call."""
-    episodes: int = 32
+    episodes: Annotated[int, at_least(1, 1_000_000)] = 32
     """Episodes per cell of the evaluation."""
     attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "mad")
     """Attacks of the evaluation, unprepared: learned ones act with fresh parameters."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Bounds to time; default: all of them. The widths are those of --hidden."""
-    masks: int = 64
+    masks: Annotated[int, at_least(1, 1_000_000)] = 64
     """Masks bounded in one call."""
-    states: int = 256
+    states: Annotated[int, at_least(1, 1_000_000)] = 256
     """Observations of each mask at which local bounds are computed."""
     precision: str = "float64"
     """Of the bounds: float64, or float32 with its larger margins."""
-    repeats: int = 5
+    repeats: Annotated[int, at_least(1, 10_000)] = 5
     """Timed calls of everything."""
     rates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
         "stepping",
@@ -93,9 +96,9 @@ class Options:
     )
     """What to time, of these, `preparation` (of the --attacks that train something, without
     pruning) and `mjx`: a gym/ task stepped by MJX's own program."""
-    mjx_iterations: int | None = None
+    mjx_iterations: Annotated[int | None, COUNT] = None
     """For `mjx`: the most solver iterations; default: the model's."""
-    mjx_ls_iterations: int | None = None
+    mjx_ls_iterations: Annotated[int | None, COUNT] = None
     """For `mjx`: line search iterations of each; default: the model's."""
     json: Path | None = None
     """File for the figures."""
@@ -124,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.throughput")
+        options = read_options(Options, argv, "benchmarks.throughput")
         measure(options, console)
     except InputError as error:
         complain(error)
@@ -134,7 +137,8 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(options: Options, console: Console) -> None:
     """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
-    at_least_one(options, ("agents", "bare_steps", "episodes", "masks", "states", "repeats"))
+    check_ranges(options)
+    options.attack.check()
     options.ppo.check()
     for name in options.rates:
         lookup(RATES, name, "rate")
@@ -142,6 +146,7 @@ def measure(options: Options, console: Console) -> None:
         find_method(name)
     population.configure()
     env = make_env(options.env, options.backend)
+    check_memory(_needs(options, env))
     rates = [rate for name in options.rates for rate in RATES[name](options, env)]
     bare = next((rate.median for rate in rates if rate.name == STEPPING), None)
     table = Table(title=f"{env.spec.name} on {env.spec.backend}", title_justify="left")
@@ -166,6 +171,27 @@ def measure(options: Options, console: Console) -> None:
         settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
         text = json.dumps({**facts, "settings": settings, "rates": figures}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
+
+
+def _needs(options: Options, env: Environment) -> list[Need]:
+    """What takes the most memory, at least."""
+    config, spec = options.ppo, env.spec
+    weights = network_size(config.hidden, spec)
+    rows = options.agents * config.batch
+    return [
+        Need(
+            f"{options.masks:,} masks and {options.agents:,} agents of {weights:,} parameters",
+            "fewer --masks or --agents, or smaller --hidden",
+            weights * (options.masks + 4 * FLOAT * options.agents),
+            True,
+        ),
+        Need(
+            f"rollouts of {rows:,} steps",
+            "fewer --agents or --num-envs, or a shorter --unroll",
+            rows * FLOAT * 2 * spec.obs_size,
+            True,
+        ),
+    ]
 
 
 def bare_stepping(options: Options, env: Environment, name: str) -> Rate:

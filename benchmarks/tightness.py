@@ -23,6 +23,7 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import read_options
 from benchmarks.display import complain, make_console
 from benchmarks.experiment import Grid
 from benchmarks.store import provenance
@@ -36,6 +37,7 @@ from jaxprune.evaluation import evaluate, visited
 from jaxprune.families import InputError, lookup
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import METHODS, find_method, prune
+from jaxprune.ranges import ANY_RADIUS, SEED, SPARSITY, at_least, check_ranges
 from jaxprune.reach import reached
 from jaxprune.types import Policy
 
@@ -57,11 +59,11 @@ class Options:
     """Observation statistics of a policy of another library."""
     env: str = "gym/Hopper-v4"
     """Their task."""
-    eps: float | None = None
+    eps: Annotated[float | None, ANY_RADIUS] = None
     """Radius of the l_inf ball in normalised units; default: the task's."""
     method: str = "magnitude"
     """Pruning method."""
-    sparsity_grid: Grid = (0.0, 0.3, 0.5)
+    sparsity_grid: Annotated[Grid, SPARSITY] = (0.0, 0.3, 0.5)
     """Sparsities at which every policy is certified."""
     bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (
         "frobenius",
@@ -75,21 +77,25 @@ class Options:
     """Bounds to compare."""
     radius: str | None = "crown"
     """Bound of the certified radius."""
-    states: int = 1000
+    states: Annotated[int, at_least(2, 1_000_000)] = 1000
     """Visited states per policy and sparsity."""
-    episodes: int = 20
+    episodes: Annotated[int, at_least(2, 10_000)] = 20
     """Episodes that visit them."""
-    noise: float = 0.0
+    noise: Annotated[float, ANY_RADIUS] = 0.0
     """Sigma of the smoothed policy, in normalised units; 0: no smoothing."""
-    noise_eps: Annotated[tuple[float, ...], tyro.conf.arg(metavar="EPS ...")] = (0.0005, 0.001)
+    noise_eps: Annotated[tuple[float, ...], tyro.conf.arg(metavar="EPS ..."), ANY_RADIUS] = (
+        0.0005,
+        0.001,
+    )
     """Radii for which the median return of the smoothed policy is certified."""
-    noise_episodes: int = 1000
+    noise_episodes: Annotated[int, at_least(2, 10_000_000)] = 1000
     """Episodes with noise."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of everything random."""
 
     def check(self) -> None:
         """Raises `InputError` for settings that certify nothing."""
+        check_ranges(self)
         lookup(TASKS, self.env, "env")
         method = find_method(self.method)
         if method.schedule is not None or method.needs_data:
@@ -100,11 +106,6 @@ class Options:
             )
         for name in self.bounds + ((self.radius,) if self.radius else ()):
             lookup(BOUNDS, name, "bound")
-        for name in ("states", "episodes", "noise_episodes"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} {getattr(self, name)} is too few: give at least 2")
-        if not 0 <= self.noise < float("inf"):
-            raise InputError(f"noise {self.noise:g} is no standard deviation: give 0 or more")
         if not self.policies:
             raise InputError("no policy to certify: give --policies FILE ...")
 
@@ -113,14 +114,14 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.tightness")
+        options = read_options(Options, argv, "benchmarks.tightness")
         options.check()
         population.configure()
         env = make_env(options.env)
         eps = env.spec.eps if options.eps is None else options.eps
         policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
         for policy in policies.values():
-            check_evaluation(env, policy, eps, options.episodes)
+            check_evaluation(env, policy, eps)
         measure(options, env, eps, policies, shlex.join(argv), console)
     except InputError as error:
         complain(error)

@@ -293,7 +293,7 @@ def check_orders(experiment: Experiment, env: Environment, loaded: Policy | None
     config, policy = learner_config(experiment), loaded
     if policy is None:
         policy = jax.eval_shape(partial(initial_policy, config, env.spec), jax.random.key(0))
-    for arm in trainings(experiment):
+    for arm in trainings(replace(experiment, seeds=1)):  # the same for every seed
         orders(experiment, config, arm, policy.params)
     for name in posthoc_methods(experiment):
         for allocation in allocations(experiment, name):
@@ -327,7 +327,7 @@ def load_file(experiment: Experiment, env: Environment) -> Policy | None:
         return None
     policy = load_policy(experiment.policy, experiment.policy_stats)
     for eps in experiment.eps or (env.spec.eps,):
-        check_evaluation(env, policy, eps, experiment.episodes)
+        check_evaluation(env, policy, eps)
     return jax.tree.map(np.asarray, policy)
 
 

@@ -1,7 +1,7 @@
 """On-policy data of trained policies, for the scores that look at data."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ import numpy as np
 from jaxprune.envs import Environment
 from jaxprune.episodes import check_evaluation
 from jaxprune.experience import fresh_workers, make_batch, no_returns, rollout, update_stats
-from jaxprune.families import InputError
 from jaxprune.losses import Hyper
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning import Batch
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
+from jaxprune.ranges import ANY_RADIUS, COUNT, check_arguments
 from jaxprune.types import Key, Masks, Policy
 
 ENVS = 16  # per policy
@@ -33,9 +33,9 @@ def collect_batch(
     env: Environment,
     policy: Policy,
     masks: Masks | None = None,
-    steps: int = 4096,
+    steps: Annotated[int, COUNT] = 4096,
     key: Key | None = None,
-    eps: float | None = None,
+    eps: Annotated[float | None, ANY_RADIUS] = None,
     hyper: Hyper | None = None,
 ) -> Batch:
     """Steps of the stochastic policy with their advantages, in 32 minibatches: `batch` of `prune`.
@@ -57,10 +57,9 @@ def collect_batch(
     Raises:
         InputError: no step, or a policy that does not fit the task.
     """
+    check_arguments(collect_batch, locals())
     eps = env.spec.eps if eps is None else eps
-    check_evaluation(env, policy, eps, 1)
-    if steps < 1:
-        raise InputError(f"steps {steps} is below 1: give some thousands per policy")
+    check_evaluation(env, policy, eps)
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
     size = len(cells.agent)
     width = lane_width(ENVS, size)

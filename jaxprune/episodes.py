@@ -30,8 +30,8 @@ def episode_columns(result: Episode) -> dict[str, Any]:
     return columns | {name: getattr(result, name) for name in names}
 
 
-def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int) -> None:
-    """Raises `InputError` unless the policy fits the task and eps and episodes make sense."""
+def check_evaluation(env: Environment, policy: Policy, eps: float) -> None:
+    """Raises `InputError` unless the policy fits the task, and the ball what the policy sees."""
     spec = env.spec
     kernels = [policy.params.actor[f"layer_{i}"]["kernel"] for i in range(len(policy.params.actor))]
     has = (kernels[0].shape[-2], kernels[-1].shape[-1], policy.distribution)
@@ -42,15 +42,11 @@ def check_evaluation(env: Environment, policy: Policy, eps: float, episodes: int
             f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
             "policy was trained on"
         )
-    if not eps >= 0:
-        raise InputError(f"eps {eps:g} is no radius: give a number >= 0 in normalised units")
     if eps > policy.obs_clip:
         raise InputError(
             f"eps {eps:g} is larger than the range that the policy clips observations to, "
             f"+-{policy.obs_clip:g}: give a radius in normalised units"
         )
-    if episodes < 1:
-        raise InputError(f"episodes {episodes} is below 1: give at least one episode per cell")
 
 
 def episode_keys(key: Key, episodes: int) -> Array:

@@ -1,7 +1,7 @@
 """Returns of masked policies under attack, and the states that they visit without one."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from jaxprune.episodes import (
     split,
     timeless,
 )
-from jaxprune.families import InputError, lookup
+from jaxprune.families import lookup
 from jaxprune.population import lane_width, layout, take
 from jaxprune.pruning.cells import as_cells
+from jaxprune.ranges import ANY_RADIUS, COUNT, FRACTION, check_arguments
 from jaxprune.rollout import Episode, Play
 from jaxprune.selection import Armed, choose, prepared
 from jaxprune.types import Key, Masks, Policy
@@ -32,14 +33,14 @@ def evaluate(
     policy: Policy,
     masks: Masks | None = None,
     attack: str = "none",
-    eps: float | None = None,
-    episodes: int = 50,
+    eps: Annotated[float | None, ANY_RADIUS] = None,
+    episodes: Annotated[int, COUNT] = 50,
     key: Key | None = None,
     config: AttackConfig | None = None,
     source: Policy | None = None,
     victim: str = "deterministic",
-    noise: float = 0.0,
-    gamma: float = 0.99,
+    noise: Annotated[float, ANY_RADIUS] = 0.0,
+    gamma: Annotated[float, FRACTION] = 0.99,
 ) -> dict[str, np.ndarray]:
     """Episodes of a masked policy under one attack, on all devices.
 
@@ -69,14 +70,13 @@ def evaluate(
         leading axes of the masks (of the policy without masks).
 
     Raises:
-        InputError: unknown attack or victim, eps < 0, no episode, or a policy that does not fit
-            the task.
+        InputError: unknown attack or victim, an argument of another type or out of its range, or a
+            policy that does not fit the task.
     """
+    check_arguments(evaluate, locals())
     eps = env.spec.eps if eps is None else eps
-    check_evaluation(env, policy, eps, episodes)
+    check_evaluation(env, policy, eps)
     stochastic = lookup(VICTIMS, victim, "victim")
-    if not 0 <= noise < float("inf"):
-        raise InputError(f"noise {noise:g} is no standard deviation: give a number >= 0")
     check_needs(attack, env.spec, policy, source is not None)
     key = jax.random.key(0) if key is None else key
     # From the host, because agents fresh from training are split over the devices.
@@ -136,8 +136,8 @@ def visited(
     env: Environment,
     policy: Policy,
     masks: Masks | None = None,
-    states: int = 1000,
-    episodes: int = 20,
+    states: Annotated[int, COUNT] = 1000,
+    episodes: Annotated[int, COUNT] = 20,
     key: Key | None = None,
 ) -> np.ndarray:
     """Raw observations of unattacked episodes of a masked policy, where local bounds are asked.
@@ -157,9 +157,8 @@ def visited(
     Raises:
         InputError: no state, no episode, or a policy that does not fit the task.
     """
-    check_evaluation(env, policy, 0.0, episodes)
-    if states < 1:
-        raise InputError(f"states {states} is below 1: give at least one state per cell")
+    check_arguments(visited, locals())
+    check_evaluation(env, policy, 0.0)
     key_play, key_draw = jax.random.split(jax.random.key(0) if key is None else key)
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
     steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))

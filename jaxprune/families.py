@@ -1,8 +1,8 @@
 """Families of named members (environments, scores, attacks, bounds), and what users get wrong."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 Member = TypeVar("Member")
 
@@ -22,25 +22,9 @@ def lookup(family: Mapping[str, Member], name: str, kind: str) -> Member:
     Raises:
         InputError: no such member; the message lists them all and the nearest one.
     """
-    if name in family:
+    if isinstance(name, str) and name in family:
         return family[name]
-    near = difflib.get_close_matches(str(name), family, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    spelled = {str(member).lower(): member for member in family}
+    near = difflib.get_close_matches(str(name).lower(), spelled, n=1)
+    hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
     raise InputError(f"unknown {kind} {name!r}: choose from {', '.join(family)}{hint}")
-
-
-def at_least_one(settings: Any, names: Sequence[str], section: str = "") -> None:
-    """Every one of these numbers is at least 1, or None.
-
-    Args:
-        settings: whose attributes they are.
-        names: of the attributes.
-        section: of the settings, for the message: "mad", "adversary", ...
-
-    Raises:
-        InputError: one that is below.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise InputError(f"{section} {name} {value} is below 1: give at least 1".lstrip())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxprune.families import InputError
 from jaxprune.population import take
 from jaxprune.pruning import mask_policy
 from jaxprune.pruning.cells import as_cells
+from jaxprune.ranges import ANY_RADIUS, COUNT, check_arguments
 from jaxprune.rollout import Play, act
 from jaxprune.types import Array, Key, Masks, Policy
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def evaluate_in_gymnasium(
-    make: Callable[[], "gymnasium.Env"],
+    make: Callable[[], Any],
     env: Environment,
     policy: Policy,
     masks: Masks | None = None,
     attack: str = "none",
-    eps: float | None = None,
-    episodes: int = 50,
+    eps: Annotated[float | None, ANY_RADIUS] = None,
+    episodes: Annotated[int, COUNT] = 50,
     key: Key | None = None,
     config: AttackConfig | None = None,
     source: Policy | None = None,
@@ -60,8 +61,9 @@ def evaluate_in_gymnasium(
     Raises:
         InputError: as `evaluate` does, or the two environments differ in size.
     """
+    check_arguments(evaluate_in_gymnasium, locals())
     eps = env.spec.eps if eps is None else eps
-    check_evaluation(env, policy, eps, episodes)
+    check_evaluation(env, policy, eps)
     victim = policy if masks is None else mask_policy(policy, masks)
     check_needs(attack, env.spec, policy, source is not None, simulator=False)
     key = jax.random.key(0) if key is None else key

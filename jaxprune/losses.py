@@ -4,13 +4,14 @@ Source: Schulman et al. 2017 (arXiv 1707.06347).
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxprune.policy import action_distribution, state_value
+from jaxprune.ranges import DISCOUNT, FACTOR, FRACTION, LEARNING_RATE, RADIUS, WEIGHT, Range
 from jaxprune.types import Array, Params, Policy
 
 
@@ -18,31 +19,31 @@ from jaxprune.types import Array, Params, Policy
 class Hyper:
     """Traced settings: a pytree of scalars, so every agent of a population may have its own."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, LEARNING_RATE] = 3e-4
     """Of Adam, at the first iteration."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: Annotated[float, FRACTION] = 0.0
     """At the last iteration, as a fraction of `learning_rate`; linear in between."""
-    clip: float = 0.2
+    clip: Annotated[float, Range(0, 10, "(]")] = 0.2
     """Range of the probability ratio that still earns its advantage."""
-    entropy_weight: float = 0.0
+    entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Of the entropy bonus."""
-    value_weight: float = 0.5
+    value_weight: Annotated[float, WEIGHT] = 0.5
     """Of the critic's squared error."""
-    gamma: float = 0.99
+    gamma: Annotated[float, DISCOUNT] = 0.99
     """Discount per step."""
-    gae_lambda: float = 0.95
+    gae_lambda: Annotated[float, FRACTION] = 0.95
     """Of generalised advantage estimation."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Annotated[float, FACTOR] = 0.5
     """Gradients are scaled down to this global norm, after masking."""
-    reward_scale: float = 1.0
+    reward_scale: Annotated[float, FACTOR] = 1.0
     """Factor on the rewards that the learner sees, after their normalisation."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, WEIGHT] = 0.0
     """Decoupled (AdamW), of the kernels that may be pruned: w <- w - rate * weight_decay * w."""
-    kappa: float = 0.0
+    kappa: Annotated[float, WEIGHT] = 0.0
     """Of the SA-PPO regulariser (see `jaxprune.robust`); 0 is plain PPO."""
-    sa_eps: float = 0.0
+    sa_eps: Annotated[float, RADIUS] = 0.0
     """Radius of the regulariser's l_inf ball in normalised units, at the end of its ramp."""
-    sa_ramp: float = 0.75
+    sa_ramp: Annotated[float, FRACTION] = 0.75
     """Fraction of training over which the radius grows linearly from 0."""
 
 

@@ -18,11 +18,22 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxprune.families import InputError
+
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
 LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
 
 _rehearsing = ContextVar("rehearsing", default=False)
+
+
+# Switches under which JAX refuses what is done here, and their values under which it does not.
+LENIENT = {
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_debug_nans": False,  # a mean over no episode is NaN
+    "jax_debug_infs": False,
+}
 
 
 def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = None) -> None:
@@ -36,14 +47,48 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     Args:
         cpu_devices: default: `usable_cores()`. Accelerators are not affected.
         cache_dir: default: `$JAX_COMPILATION_CACHE_DIR`, else `~/.cache/jaxprune/xla`.
+
+    Raises:
+        InputError: no such device, a strict switch of JAX's, or no folder for the cache.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices or usable_cores())
     jax.config.update("jax_default_matmul_precision", "highest")
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    cache = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "jaxprune" / "xla"
+    cache = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or default_cache()
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    check_devices()
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/jaxprune/xla`, or that of `~/.cache`. Raises `InputError` without either."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(folder) if folder else Path.home() / ".cache") / "jaxprune" / "xla"
+    except RuntimeError:
+        raise InputError(
+            "compiled programs are kept in the home directory, and there is none: set "
+            "JAX_COMPILATION_CACHE_DIR, XDG_CACHE_HOME or HOME to a folder"
+        ) from None
+
+
+def check_devices() -> None:
+    """Raises `InputError` unless JAX finds devices and is not stricter than this code."""
+    for name, lenient in LENIENT.items():
+        value = getattr(jax.config, name)
+        if value not in (lenient, "warn"):
+            raise InputError(
+                f"{name.upper()}={value} makes JAX refuse what is correct here: unset it, or set "
+                f"it to {lenient}"
+            )
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without its libraries
+        reason = str(error).partition(" (set JAX")[0] or "it has no device"
+        raise InputError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} cannot be used ({reason}): unset "
+            "it, set it to cpu, or install JAX for that accelerator, e.g. pip install 'jax[cuda12]'"
+        ) from None
 
 
 def usable_cores() -> int:

@@ -14,11 +14,12 @@ from the state that the time limit cut off.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.experience import (
@@ -30,7 +31,7 @@ from jaxprune.experience import (
     rollout,
     update_stats,
 )
-from jaxprune.families import InputError, at_least_one, lookup
+from jaxprune.families import InputError, lookup
 from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
 from jaxprune.policy import ACTIVATIONS, init_policy
 from jaxprune.pruning.directives import Directive, width
@@ -39,6 +40,7 @@ from jaxprune.pruning.methods import METHODS, Method, Target
 from jaxprune.pruning.removal import next_masks
 from jaxprune.pruning.scope import Scope, named_leaves
 from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
+from jaxprune.ranges import COUNT, LOG_STD, at_least, check_ranges
 from jaxprune.robust import REGULARISERS, perturbed, ramp
 from jaxprune.types import Array, Key, Masks, ObsStats, Params, Policy
 
@@ -53,21 +55,21 @@ SCORE_BATCHES = 32
 class PPOConfig:
     """Static settings: each selects a program. `hyper` holds the defaults of the traced ones."""
 
-    steps: int = 1_000_000
+    steps: Annotated[int, at_least(1, 10**12)] = 1_000_000
     """Environment steps per agent, rounded up to whole iterations."""
-    num_envs: int = 32
+    num_envs: Annotated[int, COUNT] = 32
     """Environments per agent."""
-    unroll: int = 64
+    unroll: Annotated[int, COUNT] = 64
     """Steps per environment and iteration."""
-    epochs: int = 10
+    epochs: Annotated[int, at_least(1, 10**6)] = 10
     """Passes over the data of an iteration."""
-    minibatches: int = 32
+    minibatches: Annotated[int, COUNT] = 32
     """Gradient steps per pass."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: Annotated[tuple[int, ...], at_least(1, most=16)] = (64, 64)
     """Hidden widths of actor and critic."""
     activation: str = "tanh"
     """Between layers: tanh or relu."""
-    init_log_std: float = 0.0
+    init_log_std: Annotated[float, LOG_STD] = 0.0
     """Initial log standard deviation of a Gaussian policy."""
     normalise_reward: bool = True
     """Divide rewards by the running std of the discounted return, clip at +-10."""
@@ -100,10 +102,8 @@ class PPOConfig:
         return self.epochs if self.prune_unit == "epoch" else 1
 
     def check(self) -> None:
-        """Raises `InputError` if the settings contradict each other or allow no step."""
-        at_least_one(self, ("steps", "num_envs", "unroll", "epochs", "minibatches"))
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden {self.hidden} needs one or more widths of at least 1")
+        """Raises `InputError` for a setting out of its range, or two that contradict each other."""
+        check_ranges(self)
         if self.batch % self.minibatches:
             raise InputError(
                 f"num_envs * unroll = {self.batch} is not a multiple of minibatches "
@@ -184,11 +184,14 @@ def make_train(
         trains a dense agent by the same program. The key is consumed.
 
     Raises:
-        InputError: settings that contradict each other.
+        InputError: settings out of their range, or that contradict each other. Of traced ones no
+            range is checked.
     """
     learner = make_learner(config, env, methods, snapshots)
 
     def train(key: Key, hyper: Hyper, directives: Directive | None = None):
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(hyper)):
+            check_ranges(hyper)
         policy = learner.fresh(key)
         if directives is None:
             directives = dense_directives(config, methods, policy.params)

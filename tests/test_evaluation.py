@@ -248,9 +248,9 @@ def test_mad_config_reaches_the_attack():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -0.1}, r"eps -0\.1 is no radius: give a number >= 0"),
+        ({"eps": -0.1}, r"eps -0\.1 is outside \[0, inf\): give one inside"),
         ({"eps": float("nan")}, r"eps nan is"),
-        ({"episodes": 0}, r"episodes 0 is below 1: give at least one"),
+        ({"episodes": 0}, r"episodes 0 is below 1: give one in 1 "),
         ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, corners.*'mad'\?"),
     ],
     ids=["eps", "nan", "episodes", "attack"],
@@ -277,7 +277,7 @@ def test_masks_of_another_population_are_refused():
 
 
 def test_check_evaluation_accepts_batches():
-    check_evaluation(DRIFT, policies(DRIFT, 2, 3), eps=0.0, episodes=1)
+    check_evaluation(DRIFT, policies(DRIFT, 2, 3), eps=0.0)
 
 
 def test_agents_fresh_from_training_may_live_on_all_devices():

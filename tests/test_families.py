@@ -1,14 +1,13 @@
 """A name is looked up in one place, and the message for a wrong one is worth reading."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 
 from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
 from jaxprune.envs.registry import TASKS
-from jaxprune.families import InputError, at_least_one, lookup
+from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, HEADS
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES
 from jaxprune.pruning.scores import SCORES
@@ -75,10 +74,8 @@ def test_contract_of_every_registry(kind):
     assert all(name in str(error.value) for name in family) and "\n" not in str(error.value)
 
 
-def test_numbers_below_one_are_named_with_their_section():
-    settings = SimpleNamespace(steps=1, restarts=0, lanes=None)
-    at_least_one(settings, ("steps", "lanes"))
-    with pytest.raises(InputError, match=r"^mad restarts 0 is below 1: give at least 1$"):
-        at_least_one(settings, ("steps", "restarts"), "mad")
-    with pytest.raises(InputError, match=r"^restarts 0 is below 1"):
-        at_least_one(settings, ("restarts",))
+def test_the_nearest_name_is_told_whatever_its_case():
+    with pytest.raises(InputError, match="did you mean 'mad'"):
+        lookup(ATTACKS, "MAD", "attack")
+    with pytest.raises(InputError, match="unknown attack None: choose from none, random"):
+        lookup(ATTACKS, None, "attack")

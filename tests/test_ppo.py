@@ -978,12 +978,14 @@ def test_training_is_deterministic():
     ("change", "message"),
     [
         *(
-            ({name: 0}, rf"{name} 0 is below 1: give at least 1")
+            ({name: 0}, rf"{name} 0 is below 1: give one in 1 ")
             for name in ("steps", "num_envs", "unroll", "epochs", "minibatches")
         ),
         ({"steps": -5}, r"steps -5 is below 1"),
-        ({"hidden": ()}, r"hidden \(\) needs one or more widths"),
-        ({"hidden": (8, 0)}, r"hidden \(8, 0\) needs .* at least 1"),
+        ({"hidden": ()}, r"hidden is empty: give one or more"),
+        ({"hidden": (8, 0)}, r"hidden 0 is below 1"),
+        ({"init_log_std": float("nan")}, r"init_log_std nan is outside \[-10, 5\]"),
+        ({"hyper": Hyper(gamma=1.0)}, r"gamma 1.0 is outside \[0, 1\)"),
         (
             {"minibatches": 7},
             r"num_envs \* unroll = 40 is not a multiple of minibatches 7: choose a divisor of 40",

@@ -91,12 +91,24 @@ ATTACKS: dict[str, Kind] = {
     "search": _kind(lambda c: corner_search(c.search), "largest KL of random corners"),
     "evolution": _kind(lambda c: evolution(c.search), "largest KL by an evolution strategy"),
 }
+# Names of the literature for what has another one here.
+ALIASES = {"pgd": "mad"}
 NEEDS = {
     "critic": "the critic of the victim, and this policy has none: use rs, which trains its own",
     "continuous": "continuous actions, and this task has a choice: use rs or paad",
     "simulator": "a simulator that it can ask what would follow: use evaluate with make_env",
     "source": "a policy whose attack is transferred: give source=",
 }
+
+
+def find_attack(name: str) -> str:
+    """The key of `ATTACKS` for a name, or for an alias of one.
+
+    Raises:
+        InputError: neither; the message lists them all and the nearest one.
+    """
+    lookup(dict.fromkeys([*ATTACKS, *ALIASES]), name, "attack")
+    return name if name in ATTACKS else ALIASES[name]
 
 
 def check_needs(
@@ -109,13 +121,13 @@ def check_needs(
     """Raises `InputError`, with the remedy, where an attack cannot be run.
 
     Args:
-        name: a key of `ATTACKS`.
+        name: a key of `ATTACKS` or `ALIASES`.
         spec: of the task.
         policy: the victims; None where they are to be trained, with critics.
         source: whether there is a policy whose attack can be transferred.
         simulator: whether the attack may simulate.
     """
-    needs = lookup(ATTACKS, name, "attack").needs
+    needs = ATTACKS[find_attack(name)].needs
     missing = {
         "critic": policy is not None and not has_critic(policy),
         "continuous": spec.discrete,
@@ -129,10 +141,11 @@ def check_needs(
 
 def make_attack(name: str, config: AttackConfig | None = None) -> Attack:
     """The attack `name`. Raises `InputError`, listing all, if there is none."""
-    return lookup(ATTACKS, name, "attack").make(config or AttackConfig())
+    return ATTACKS[find_attack(name)].make(config or AttackConfig())
 
 
 __all__ = [
+    "ALIASES",
     "ATTACKS",
     "AdversaryConfig",
     "Attack",
@@ -144,6 +157,7 @@ __all__ = [
     "SearchConfig",
     "Victims",
     "check_needs",
+    "find_attack",
     "make_attack",
     "none",
     "one_of",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxprune.families import InputError, lookup
 from jaxprune.policy import affine_layers, inverse_std, normalise
 from jaxprune.population import layout, over_population, take
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
+from jaxprune.ranges import ANY_RADIUS, check_arguments
 from jaxprune.types import Array, Masks, Policy
 
 # What a device bounds in one vectorised call; limits the memory of a large grid.
@@ -101,7 +102,7 @@ class Local(NamedTuple):
 def certify(
     policy: Policy,
     masks: Masks | None = None,
-    eps: float | ArrayLike = 0.0,
+    eps: Annotated[ArrayLike, ANY_RADIUS] = 0.0,
     obs: ArrayLike | None = None,
     bounds: Sequence[str] | None = None,
     precision: str = "float64",
@@ -126,6 +127,7 @@ def certify(
         InputError: unknown bound or precision, a local bound without obs, eps negative or beyond
             the clip range of the observations, weights or obs not finite, or axes that do not fit.
     """
+    check_arguments(certify, locals())
     names = _chosen(bounds, obs)
     lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
@@ -166,8 +168,6 @@ def _check(policy: Policy, eps: Any, obs: Any, shape: tuple[int, ...]) -> tuple[
     size = policy.obs_stats.mean.shape[-1]
     if np.shape(eps) not in ((), (size,)):
         raise InputError(f"eps has shape {np.shape(eps)}: give one radius, or {size}, one each")
-    if not np.all(np.asarray(eps) >= 0):
-        raise InputError(f"eps {eps} is negative: give a radius >= 0 in normalised units")
     if np.any(np.asarray(eps) > policy.obs_clip):
         raise InputError(
             f"eps {eps} is larger than the range that observations are clipped to, "

@@ -1,10 +1,13 @@
 """The largest ball at an observation in which a policy keeps its promise."""
 
+from typing import Annotated
+
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxprune.certify.certificates import Certificate, certify
 from jaxprune.families import InputError
+from jaxprune.ranges import ANY_RADIUS, Range, at_least, check_arguments
 from jaxprune.types import Masks, Policy
 
 
@@ -14,10 +17,10 @@ def certified_radius(
     obs: ArrayLike,
     bound: str,
     *,
-    tv: float | None = None,
-    largest: float = 1.0,
-    smallest: float = 1e-3,
-    levels: int = 41,
+    tv: Annotated[float | None, Range(0, 1, "[)")] = None,
+    largest: Annotated[float, ANY_RADIUS] = 1.0,
+    smallest: Annotated[float, ANY_RADIUS] = 1e-3,
+    levels: Annotated[int, at_least(2)] = 41,
     precision: str = "float64",
 ) -> np.ndarray:
     """Certified radii of masked policies at given observations, `[..., n]`.
@@ -42,15 +45,12 @@ def certified_radius(
         InputError: radii out of order, fewer than two levels, tv outside [0, 1), no tv although the
             bound has no say on the likeliest action, or what `certify` refuses.
     """
+    check_arguments(certified_radius, locals())
     if not 0 < smallest < largest <= policy.obs_clip:
         raise InputError(
             f"radii from {smallest} to {largest}: give 0 < smallest < largest in normalised units, "
             f"within the range that observations are clipped to, +-{policy.obs_clip:g}"
         )
-    if levels < 2:
-        raise InputError(f"levels {levels} is below 2: give at least the smallest and the largest")
-    if tv is not None and not 0 <= tv < 1:
-        raise InputError(f"tv {tv} is outside [0, 1): give the total variation to stay below")
 
     def kept(eps: float) -> np.ndarray:
         return _kept(certify(policy, masks, eps, obs, [bound], precision)[bound], bound, tv)

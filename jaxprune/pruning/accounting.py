@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxprune.families import InputError
+from jaxprune.pruning.cells import check_arrays
 from jaxprune.pruning.masks import dense, mask_policy
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.types import Masks, Params, Policy
@@ -154,6 +155,7 @@ def in_order(network: Network) -> list[dict[str, Any]]:
 
 def check_one_agent(policy: Policy, masks: Masks | None) -> None:
     """Raises `InputError` unless these are one policy and masks of its shapes."""
+    check_arrays(policy, masks)
     if policy.params.log_std.ndim != 1:
         raise InputError(
             f"the policy has leading axes {policy.params.log_std.shape[:-1]}: pass one agent, "

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxprune.families import InputError
 from jaxprune.pruning.masks import mask_policy
+from jaxprune.pruning.scope import named_leaves
 from jaxprune.types import Masks, Policy
 
 
@@ -27,8 +28,10 @@ def as_cells(policy: Policy, masks: Masks | None) -> tuple[tuple[int, ...], Poli
         masks: leading axes are those of the policy, then any number more; None for no pruning.
 
     Raises:
-        InputError: the leading axes of the masks do not start with those of the policy.
+        InputError: parameters that are no floating-point numbers, masks that are no booleans, or
+            leading axes of the masks that do not start with those of the policy.
     """
+    check_arrays(policy, masks)
     batch = policy.params.log_std.shape[:-1]
     shape = batch if masks is None else masks.log_std.shape[:-1]
     if shape[: len(batch)] != batch:
@@ -39,6 +42,18 @@ def as_cells(policy: Policy, masks: Masks | None) -> tuple[tuple[int, ...], Poli
     agents = np.arange(math.prod(batch)).reshape((*batch, *(1 for _ in shape[len(batch) :])))
     index = jnp.asarray(np.broadcast_to(agents, shape).ravel())
     return shape, _flatten(policy, batch), Cell(index, _flatten(masks, shape))
+
+
+def check_arrays(policy: Policy, masks: Masks | None) -> None:
+    """Raises `InputError` unless parameters are floating-point numbers, and masks booleans."""
+    for what, tree, kind, wanted in (
+        ("policy", policy.params, jnp.floating, "floating-point numbers"),
+        ("masks", masks, jnp.bool_, "booleans, True = keep"),
+    ):
+        for path, leaf in [] if tree is None else named_leaves(tree):
+            dtype = getattr(leaf, "dtype", np.dtype(object))
+            if not jnp.issubdtype(dtype, kind):
+                raise InputError(f"{what} {path} is an array of {dtype}: give {wanted}")
 
 
 def masked_policy(policies: Policy, cell: Cell) -> Policy:

@@ -3,24 +3,27 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.families import InputError
+from jaxprune.pruning.cells import check_arrays
 from jaxprune.pruning.masks import dense
 from jaxprune.pruning.methods import Method, Target, find_method, make_target
 from jaxprune.pruning.removal import masks_at, next_masks, rank_units
 from jaxprune.pruning.scope import Scope
 from jaxprune.pruning.scores import Batch
+from jaxprune.ranges import SPARSITY, check_arguments
 from jaxprune.types import Array, Key, Masks, Policy
 
 
 def prune(
     policy: Policy,
     method: str = "magnitude",
-    sparsity: float | Sequence[float] = 0.5,
+    sparsity: Annotated[float | Sequence[float], SPARSITY] = 0.5,
     allocation: str = "global",
     key: Key | None = None,
     batch: Batch | None = None,
@@ -52,6 +55,8 @@ def prune(
         InputError: unknown method or allocation, sparsity outside [0, 1) or one that empties a
             layer, a method that prunes during training, or one that needs data and got none.
     """
+    check_arguments(prune, locals())
+    check_arrays(policy, None)
     chosen, scope = find_method(method), scope or Scope()
     if chosen.schedule is not None:
         raise InputError(

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from jaxprune.families import InputError, lookup
+from jaxprune.ranges import SPARSITY, at_least, check_ranges
 from jaxprune.types import Params
 
 # path, e.g. "actor/layer_0/kernel" -> whether that leaf may be pruned
@@ -27,9 +28,9 @@ class Scope:
     """Whether the layer that gives the action (or the value) may be pruned."""
     biases: bool = False
     """Whether biases may be pruned like kernels."""
-    min_weights: int = 1
+    min_weights: Annotated[int, at_least(0)] = 1
     """Entries that every leaf keeps whatever its scores, against layer collapse."""
-    layer_sparsity: tuple[tuple[str, float], ...] = ()
+    layer_sparsity: Annotated[tuple[tuple[str, float], ...], SPARSITY] = ()
     """(path, sparsity) of layers with a sparsity of their own wherever anything is pruned."""
 
     def prunable(self, params: Params) -> Prunable:
@@ -64,12 +65,8 @@ class Scope:
 
     def check(self) -> None:
         """Raises `InputError` for settings that no network could honour."""
+        check_ranges(self)
         lookup(NETWORKS, self.networks, "networks to prune")
-        if self.min_weights < 0:
-            raise InputError(f"min_weights {self.min_weights} is below 0: 1 keeps layers alive")
-        for path, sparsity in self.layer_sparsity:
-            if not 0 <= sparsity < 1:
-                raise InputError(f"layer sparsity {sparsity:g} of {path} is outside [0, 1)")
 
 
 def actor_kernels(path: str) -> bool:

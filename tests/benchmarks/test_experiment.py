@@ -30,8 +30,8 @@ def test_a_list_is_sorted_and_without_repeats():
         ("0:1:5", "1"),
         ("-0.1:0.5:3", "-0.1"),
         ("0,1.5", "1.5"),
-        ("0:0.9:0", "count below 1"),
-        ("0:0.9:-2", "count below 1"),
+        ("0:0.9:0", "count outside 1 .. 1000"),
+        ("0:0.9:-2", "count outside 1 .. 1000"),
         ("0:0.9", "malformed"),
         ("0:0.9:3:4", "malformed"),
         ("a,b", "malformed"),
@@ -39,6 +39,10 @@ def test_a_list_is_sorted_and_without_repeats():
         ("0:0.9:2.5", "malformed"),
         ("nan", "malformed"),
         ("1/0", "malformed"),
+        ("0:0.9:10000", "count outside 1 .. 1000"),
+        ("0,1e-999999999", "malformed"),
+        ("0:1e999999999:3", "malformed"),
+        ("1/3333333333333333333333333333333333333333", "malformed"),
     ],
 )
 def test_a_bad_grid_is_named_with_the_remedy(text: str, named: str):
@@ -227,27 +231,27 @@ BAD = [
     ("--prune-unit step", ["'step'", "iteration, epoch"]),
     ("--networks value", ["'value'", "actor, critic, both"]),
     ("--min-weights -1", ["min_weights -1"]),
-    ("--layer-sparsity actor/layer_0/kernel 1.5", ["1.5", "actor/layer_0/kernel"]),
-    ("--attacks pgd", ["'pgd'", "none, random, corners"]),
+    ("--layer-sparsity actor/layer_0/kernel 1.5", ["layer_sparsity 1.5", "[0, 1)"]),
+    ("--attacks PGD", ["'PGD'", "none, random, corners", "did you mean 'pgd'"]),
     ("--attacks none", ["'none'", "random, corners"]),
     ("--attacks all,mda", ["'mda'", "did you mean 'mad'"]),
     ("--env cartpole --attacks paad_reference", ["'paad_reference'", "continuous", "paad"]),
     ("--env cartpole --attacks transfer --methods none", ["'transfer'", "source"]),
     ("--eps-sweep 0.5,1", ["0.5,1", "lacks 0", "clean run"]),
     ("--eps-sweep 0", ["'0'", "positive multiples"]),
-    ("--eps-sweep=-1,0", ["'-1,0'", "positive multiples"]),
+    ("--eps-sweep=-1,0", ["eps_sweep -1", "[0, 1000]"]),
     ("--eps-sweep 0,1 --eps 0.1,0.2", ["0,1", "2"]),
-    ("--eps-sweep 0,1000 --eps 0.1", ["100", "at most 10"]),
+    ("--eps-sweep 0,1000 --eps 0.1", ["eps 100", "[0, 10]"]),
     ("--selection-episodes 0", ["selection_episodes 0"]),
     ("--rs.steps 100", ["rs steps 100", "too few to train"]),
     ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
     ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),
-    ("--adversary.learning-rates 0", ["learning_rates", "above 0"]),
+    ("--adversary.learning-rates 0", ["learning_rates 0", "(0, 1]"]),
     ("--search.queries 3", ["queries 3", "at least 16"]),
     ("--mad.restarts 0", ["restarts 0"]),
     ("--eps -0.1", ["-0.1"]),
     ("--eps nan", ["nan"]),
-    ("--eps 11", ["11", "at most 10"]),
+    ("--eps 11", ["eps 11", "[0, 10]"]),
     ("--bounds spectrl", ["'spectrl'", "did you mean 'spectral'"]),
     ("--victim random", ["'random'", "deterministic, stochastic"]),
     ("--victim deterministic,drawn", ["'drawn'", "deterministic, stochastic"]),
@@ -269,6 +273,29 @@ BAD = [
     ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
     ("--policy-stats s.pkl", ["s.pkl", "--policy"]),
     ("--nonsense 3", ["--nonsense"]),
+    ("--seed 4294967296", ["seed 4294967296", "0 .. 4294967295"]),
+    ("--seed -1", ["seed -1", "0 .. 4294967295"]),
+    ("--gamma 1", ["gamma 1", "[0, 1)"]),
+    ("--gamma nan", ["gamma nan", "[0, 1)"]),
+    ("--learning-rate 1e308", ["learning_rate 1e+308", "(0, 1]"]),
+    ("--learning-rate inf", ["learning_rate inf", "(0, 1]"]),
+    ("--clip 0", ["clip 0", "(0, 10]"]),
+    ("--gae-lambda -0.1", ["gae_lambda -0.1", "[0, 1]"]),
+    ("--entropy-weight -1", ["entropy_weight -1", "[0, 1000]"]),
+    ("--value-weight nan", ["value_weight nan", "[0, 1000]"]),
+    ("--max-grad-norm inf", ["max_grad_norm inf", "(0, 1000]"]),
+    ("--reward-scale 0", ["reward_scale 0", "(0, 1000]"]),
+    ("--init-log-std inf", ["init_log_std inf", "[-10, 5]"]),
+    ("--rs.polyak 0", ["rs polyak 0", "(0, 1]"]),
+    ("--rs.weights 0.1 nan", ["rs weights nan", "[0, 1000]"]),
+    ("--mad.step-scale inf", ["mad step_scale inf", "(0, 1000]"]),
+    ("--adversary.log-stds 0 1e308", ["log_stds 1e+308", "[-10, 5]"]),
+    ("--prune-window 0 nan", ["prune_window nan", "[0, 1]"]),
+    ("--hidden", ["hidden is empty"]),
+    (f"--hidden {'64 ' * 17}", ["hidden has 17 elements", "at most 16"]),
+    ("--episodes 1000000000000000000", ["episodes 1000000000000000000", "2147483647"]),
+    ("--search.queries 1000000000000", ["search queries", "1000000"]),
+    ("--seeds 1000000007 --chunk-seeds 7", ["does not divide", "1, 1000000007"]),
 ]
 
 
@@ -282,8 +309,28 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: li
         assert part in message
 
 
+def test_an_alias_is_the_same_experiment():
+    env = make_env("cartpole")
+    words = ["--env", "cartpole", "--attacks"]
+    plain, alias = (parse([*words, x]).resolved(env) for x in ("none,mad", "none,pgd,mad"))
+    assert alias == plain
+    assert alias.folder() == plain.folder()
+
+
 def test_help_is_help(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         parse(["--help"])
     assert not stop.value.code
-    assert "--sparsity-grid" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--sparsity-grid" in told
+    for option, allowed in RANGES.items():
+        assert f"In {allowed}." in told.partition(f"{option} ")[2].partition("(default")[0], option
+
+
+RANGES = {
+    "--gamma FLOAT": "[0, 1)",
+    "--mad.step-scale FLOAT": "(0, 1000]",
+    "--seed INT": "0 .. 4294967295",
+    "--prune-window FLOAT FLOAT": "[0, 1]",
+    "--min-weights INT": "0 .. 2147483647",
+}

@@ -69,7 +69,7 @@ def test_the_smoothed_return_and_its_certificate(tmp_path, files):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--states 1", "states 1 is too few"),
+        ("--states 1", "states 1 is below 2"),
         ("--bounds pth", "unknown bound 'pth'"),
         ("--radius pth", "unknown bound 'pth'"),
         ("--method micro", "'micro' prunes during training"),
@@ -77,7 +77,7 @@ def test_the_smoothed_return_and_its_certificate(tmp_path, files):
             "--method wanda",
             "'wanda' prunes during training or looks at data: choose from none, mag",
         ),
-        ("--noise -1", "noise -1 is no standard deviation"),
+        ("--noise -1", "noise -1.0 is outside"),
         ("--env hopper", "the policy maps 4 observations"),
         ("--eps 99", "eps 99 is larger than the range"),
     ],

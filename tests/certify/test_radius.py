@@ -82,7 +82,7 @@ def test_nothing_and_everything():
     [
         ({"smallest": 0.0}, "radii from 0.0 to 1.0"),
         ({"smallest": 2.0}, "radii from 2.0 to 1.0"),
-        ({"largest": float("nan")}, "radii"),
+        ({"largest": float("nan")}, "largest nan is outside"),
         ({"levels": 1}, "levels 1 is below 2"),
         ({"tv": 1.0}, r"tv 1.0 is outside \[0, 1\)"),
         ({"tv": -0.1}, "tv -0.1"),
