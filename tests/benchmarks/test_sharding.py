@@ -22,9 +22,9 @@ SIX = replace(PRESETS["smoke"], seeds=6, chunk_seeds=2).resolved(make_env("cartp
 
 
 def test_blocks_are_dealt_out_and_together_they_are_the_experiment():
-    dealt = [blocks_of(SIX, Shard(i, 2)) for i in range(2)]
+    dealt = [list(blocks_of(SIX, Shard(i, 2))) for i in range(2)]
     assert dealt == [[0, 2], [1]]
-    assert blocks_of(SIX, ALONE) == [0, 1, 2]
+    assert list(blocks_of(SIX, ALONE)) == [0, 1, 2]
     seeds = [[a.seed for a in arms(block_of(SIX, i)) if a.method == "none"] for i in range(3)]
     assert seeds == [[0, 1], [2, 3], [4, 5]]
     every = [arm for i in range(3) for arm in arms(block_of(SIX, i))]

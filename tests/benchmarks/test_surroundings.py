@@ -64,13 +64,6 @@ def test_a_home_directory_is_needed_for_the_default_cache_only(homeless, monkeyp
     assert population.default_cache() == Path("cache/jaxprune/xla")
 
 
-def test_what_joins_processes_does_so_before_devices_are_asked_for(monkeypatch):
-    order = []
-    monkeypatch.setattr(population, "check_devices", lambda: order.append("devices"))
-    population.configure(cpu_devices=2, join=lambda: order.append("join"))
-    assert order == ["join", "devices"]
-
-
 @pytest.mark.parametrize("name", population.LENIENT)
 def test_every_strict_switch_is_named(name, monkeypatch):
     strict = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise"}
