@@ -90,7 +90,7 @@ def needs(experiment: Experiment, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"masks of {all_cells:,} cells",
-            "a shorter --sparsity-grid, fewer --methods or --seeds, or more shards",
+            "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards",
             all_cells * weights,
             False,
         ),

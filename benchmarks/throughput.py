@@ -31,7 +31,7 @@ from benchmarks.display import complain, make_console
 from benchmarks.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.store import provenance
 from jaxprune import population
-from jaxprune.attacks import AttackConfig, Victims, make_attack
+from jaxprune.attacks import AttackConfig, Victims, find_attack, make_attack
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
@@ -144,6 +144,10 @@ def measure(options: Options, console: Console) -> None:
         lookup(RATES, name, "rate")
     for name in options.methods:
         find_method(name)
+    for name in options.attacks:
+        find_attack(name)
+    for name in options.bounds:
+        lookup(BOUNDS, name, "bound")
     population.configure()
     env = make_env(options.env, options.backend)
     check_memory(_needs(options, env))

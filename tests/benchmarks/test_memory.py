@@ -37,7 +37,7 @@ def test_amounts_grow_with_their_settings():
         {need.remedy: need.bytes for need in needs(SMOKE, ENV.spec, seeds)}
         for seeds in (2, 4, 2 * 10**9)
     )
-    masks = "a shorter --sparsity-grid, fewer --methods or --seeds, or more shards"
+    masks = "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards"
     assert two[masks] == 2 * one[masks]
     assert most[masks] == 10**9 * one[masks]
 

@@ -57,6 +57,8 @@ def test_training_is_timed_with_the_method_and_allocation_that_were_asked_for(tm
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("--attacks pdg", "did you mean 'pgd'"),
+        ("--num-envs 1000000000", "--num-envs"),
         ("--rates jumping", "unknown rate 'jumping'"),
         ("--rates mjx", "rate mjx times gym/ tasks, not 'cartpole'"),
         ("--repeats 0", "repeats 0 is below 1"),
