@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of
+from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of, within
 from jaxprune.attacks.config import (
     AdversaryConfig,
     AttackConfig,
@@ -128,8 +128,9 @@ def check_needs(
 
 
 def make_attack(name: str, config: AttackConfig | None = None) -> Attack:
-    """The attack `name`. Raises `InputError`, listing all, if there is none."""
-    return lookup(ATTACKS, name, "attack").make(config or AttackConfig())
+    """The attack `name`, which cannot leave its ball. Raises `InputError`, listing all, if there is
+    none."""
+    return within(lookup(ATTACKS, name, "attack").make(config or AttackConfig()))
 
 
 __all__ = [
