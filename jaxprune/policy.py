@@ -19,7 +19,7 @@ from jaxprune.types import Array, Key, ObsStats, Params, Policy
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 # What keeps divergences finite in float32. Within these limits they are the plain formulas.
-RAREST = -(2.0**125)  # log probability: the difference of two is finite
+RAREST = -(2.0**127)  # log probability
 LIKELIER = 40.0  # log ratio of probabilities: e^40 is finite where 1 + 40 is lost beside it
 WIDER = 80.0  # log ratio of variances
 FARTHEST = 2.0**60  # deviations, whose square is finite

@@ -22,7 +22,7 @@ from jaxprune.attacks import (
     make_attack,
     one_of,
 )
-from jaxprune.attacks.base import memoryless
+from jaxprune.attacks.base import lowest, memoryless
 from jaxprune.attacks.coupled import coupled
 from jaxprune.certify import certify
 from jaxprune.envs import Moment
@@ -436,6 +436,12 @@ def test_one_of_gives_each_member_its_own_memory():
     moved, memory = attack.perturb((10, 20), memory, KEYS[0], victim("normal"), jnp.zeros(4), 1.0)
     assert moved.tolist() == [-20.0] * 4
     assert [int(m) for m in memory] == [10, 21]
+
+
+def test_the_member_with_the_lowest_finite_return_is_used():
+    """`argmin` takes NaN for the least of all."""
+    returns = np.array([[np.nan, 2.0, 1.0], [3.0, -np.inf, 5.0], [np.nan] * 3])
+    assert lowest(returns).tolist() == [2, 0, 0]
 
 
 def test_unknown_attack():
