@@ -128,8 +128,7 @@ def check_needs(
 
 
 def make_attack(name: str, config: AttackConfig | None = None) -> Attack:
-    """The attack `name`, which cannot leave its ball. Raises `InputError`, listing all, if there is
-    none."""
+    """The attack `name`, kept in its ball. Raises `InputError`, listing all, if there is none."""
     return within(lookup(ATTACKS, name, "attack").make(config or AttackConfig()))
 
 

@@ -15,7 +15,7 @@ from jaxprune.certify import lipschitz, norms
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
 from jaxprune.certify.interval import Box, enclosing, ibp
-from jaxprune.certify.query import Query, length, make_query, with_rows
+from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.families import InputError, lookup
 from jaxprune.policy import Affine, affine_layers, inverse_std, normalise
@@ -26,6 +26,8 @@ from jaxprune.types import Array, Masks, Policy
 # What a device bounds in one vectorised call; limits the memory of a large grid.
 CHUNK = 256  # masks, of a global bound
 ROWS = 256  # observations of one mask, of a local bound
+# Powers of two that a product of one weight per layer stays above the least normal number.
+MARGIN = 20
 # The largest choice of actions over whose subsets the total variation is maximised exactly.
 MOST_ENUMERATED = 8
 
@@ -246,7 +248,7 @@ def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item
         def at(obs: Array) -> dict[str, Local]:
             query = _query(policy, shared.eps, normalise(policy, obs))
             to_local = partial(LOCAL[policy.distribution], query=query)
-            return {name: to_local(BOUNDS[name].bound) for name in names}
+            return {name: to_local(partial(_box, BOUNDS[name].bound)) for name in names}
 
         found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
         return {name: _in_action_units(policy, local) for name, local in found.items()}
@@ -277,6 +279,17 @@ def _sound(distance: Array, query: Query) -> Array:
         reach = jnp.any((weight != 0) & reach, axis=-1)
     least = jnp.where(jnp.any(reach), jnp.finfo(distance.dtype).tiny, 0.0)
     return jnp.maximum(known(distance), least)
+
+
+def _box(bound: Callable[[Query], Box], query: Query) -> Box:
+    """The box of a local bound, or that of intervals where products of the layers vanish.
+
+    Interval arithmetic allows for that in every layer; bounds that multiply layers first do not.
+    """
+    powers = [jnp.log2(jnp.abs(w)) for w in unit_ball_weights(query)]  # -inf of 0: removed
+    least = sum(jnp.min(jnp.where(jnp.isfinite(x), x, 0.0)) for x in powers)
+    ordinary = least > jnp.finfo(query.eps.dtype).minexp + MARGIN
+    return jax.tree.map(partial(jnp.where, ordinary), bound(query), ibp(query))
 
 
 def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
