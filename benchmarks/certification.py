@@ -5,6 +5,7 @@ episodes visited, and an attack is run at the same states, so that every upper b
 bound beside it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ from benchmarks.work import Progress, Work, by_radius
 from jaxprune.certify import (
     BOUNDS,
     Certificate,
+    ValueBound,
+    attacked_return,
     certified_return,
     certify,
     finite_value_gap,
@@ -98,7 +101,7 @@ def certified(
             tables.append({**facts, **repeated, "value": statement.value})
 
     for name, certificate in _bound(population, wide, eps, None, progress).items():
-        write(name, of_global(certificate, spec, float(experiment.ppo.hyper.gamma)))
+        write(name, of_global(certificate, visits, experiment, spec))
     if local:
         attack = _attack(experiment, population, eps, visits)
         bounds = _bound(population, local, eps, visits, progress)
@@ -111,20 +114,24 @@ def certified(
 # --- statements -----------------------------------------------------------------------------------
 
 
-def of_global(certificate: Certificate, spec: EnvSpec, gamma: float) -> list[Statement]:
+def of_global(
+    certificate: Certificate, visits: Visits, experiment: Experiment, spec: EnvSpec
+) -> list[Statement]:
     """D, TV and the value gap of the stochastic policy, all valid at every state."""
-    tv = certificate.total_variation
+    tv, gamma = certificate.total_variation, float(experiment.ppo.hyper.gamma)
     rewards, suffix, unit = value_rewards(spec)
+    gap = value_gap(tv, gamma, rewards)
     return [
         Statement("D", certificate.value, certificate.unit),
         Statement("TV", tv, "probability"),
         Statement("vacuity", vacuity(tv, gamma), "share of the trivial bound"),
-        Statement(f"value_gap{suffix}", value_gap(tv, gamma, rewards), unit),
+        Statement(f"value_gap{suffix}", gap, unit),
         Statement(
             f"value_gap_undiscounted{suffix}",
             finite_value_gap(tv, spec.horizon, rewards),
             unit.removeprefix("discounted "),
         ),
+        *stochastic_floor(lambda level: gap, visits, experiment, spec),
     ]
 
 
@@ -183,26 +190,67 @@ def on_policy_gap(
     gamma = float(experiment.ppo.hyper.gamma)
     rewards, suffix, unit = value_rewards(spec)
     method = _method(experiment)
-    if spec.discrete:  # every step was kept
-        found = sampled_value_gap(
+
+    def gap_at(level: float) -> np.ndarray:
+        if spec.discrete:  # every step was kept
+            return sampled(level).bound
+        upper = mean_upper(
+            discounted(visits, delta, past_the_limit=1.0), (0, 1), level, method=method
+        )
+        return on_policy_value_gap(upper, gamma, rewards)
+
+    def sampled(level: float) -> ValueBound:
+        return sampled_value_gap(
             delta,
             visits.alive.sum(-1),
             gamma=gamma,
             reward_range=rewards,
-            level=CONFIDENCE,
+            level=level,
             method=method,
         )
-        gaps = {np.nan: found.estimate, CONFIDENCE: found.bound}
+
+    if spec.discrete:
+        estimate = sampled(CONFIDENCE).estimate
     else:
-        sampled = discounted(visits, delta, past_the_limit=1.0)
-        means = {np.nan: sampled.mean(-1), CONFIDENCE: mean_upper(sampled, (0, 1), method=method)}
-        gaps = {level: on_policy_value_gap(mean, gamma, rewards) for level, mean in means.items()}
+        mean = discounted(visits, delta, past_the_limit=1.0).mean(-1)
+        estimate = on_policy_value_gap(mean, gamma, rewards)
+    gaps = {np.nan: estimate, CONFIDENCE: gap_at(CONFIDENCE)}
     trivial = (rewards[1] - rewards[0]) / (1 - gamma)
     share = "share of the trivial bound"
     return [
         *(Statement(f"value_gap_on_policy{suffix}", gap, unit, c) for c, gap in gaps.items()),
         *(Statement("vacuity_on_policy", gap / trivial, share, c) for c, gap in gaps.items()),
+        *stochastic_floor(gap_at, visits, experiment, spec),
     ]
+
+
+def stochastic_floor(
+    gap: Callable[[float], np.ndarray], visits: Visits, experiment: Experiment, spec: EnvSpec
+) -> list[Statement]:
+    """What the attacked discounted return is at least, for actions that are drawn.
+
+    Nothing where the first victim does not draw them, or rewards have no a-priori bounds: a
+    confidence bound of the clean return needs these.
+
+    Args:
+        gap: level -> bound on what an adversary can take, `[cells]`.
+        visits: of the first victim.
+        experiment: settings.
+        spec: of the task.
+    """
+    if experiment.victim[0] != "stochastic" or spec.reward_range is None:
+        return []
+    floor = attacked_return(
+        visits.discounted,
+        gap,
+        gamma=float(experiment.ppo.hyper.gamma),
+        horizon=spec.horizon,
+        reward_range=spec.reward_range,
+        level=CONFIDENCE,
+        method=_method(experiment),
+        comparisons=len(experiment.bounds),  # of which the best is shown
+    )
+    return [Statement("discounted_return_floor", floor, "discounted return", CONFIDENCE)]
 
 
 def return_floor(
@@ -220,6 +268,7 @@ def return_floor(
             reward_range=rewards,
             level=CONFIDENCE,
             method=_method(experiment),
+            comparisons=sum(BOUNDS[name].scope == "local" for name in experiment.bounds),
         )
         name = unit.replace(" ", "_") + "_floor"
         statements.append(Statement(name, found.estimate, unit, np.nan))

@@ -100,6 +100,14 @@ RULES = [
         "robustness",
     ),
     _Rule(
+        "objective is a number",
+        0.0,
+        lambda told: told.get("undefined", np.full(1, np.nan)),  # older runs did not count
+        "the divergence is not finite at this share of the corners of the ball, where the policy "
+        "overflows: no attack sees what it does there, so that its robustness is not known",
+        optional=True,
+    ),
+    _Rule(
         "gradient at least as strong as transfer in D",
         1.02,
         lambda told: _ratio(told["transferred"], told["gradient"]),
@@ -112,8 +120,8 @@ RULES = [
 
 def diagnosis_statements(diagnosis: Diagnosis) -> dict[str, np.ndarray]:
     """What is told about each cell: means over its states, `[..., n]` -> `[...]`."""
-    told = diagnosis._asdict()
-    return {name: np.asarray(np.mean(x, axis=-1, dtype=np.float64)) for name, x in told.items()}
+    told = zip(diagnosis._fields, np.broadcast_arrays(*diagnosis), strict=True)
+    return {name: np.asarray(np.mean(x, axis=-1, dtype=np.float64)) for name, x in told}
 
 
 def checks(results: Results, diagnosis: Columns) -> list[Check]:

@@ -57,8 +57,10 @@ FOOTNOTES = """\
 - **Attacked return, at least**: for drawn actions the clean return less the certified value gap
   (of the largest TV, or of F from the visited states); for the likeliest of discrete actions what
   was earned before the first state at which the action could change. The first figure is the
-  estimate, the second holds with 95 % confidence over the episodes of each policy. Two different
-  deterministic continuous actions have total variation 1, so that there is no such certificate.
+  estimate, the second holds with 95 % confidence over the episodes of each policy (of the clean
+  return and of the gap 97.5 % each, or more where the best of several bounds is shown). Two
+  different deterministic continuous actions have total variation 1, so that there is no such
+  certificate.
 - **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the best
   unpruned agent of the regime in this run, a reference and not the optimum.
 - **Worst of**: every agent at every sparsity under the adversary that did most harm on the first

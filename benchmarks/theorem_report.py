@@ -65,23 +65,38 @@ class Line(NamedTuple):
 class Rises(NamedTuple):
     """How often and how much a quantity rose along nested masks."""
 
-    steps: int  # times the states
+    steps: int  # times the states, without those of which nothing is known
     raised: int
     step: float  # largest ratio to the level before
     dense: float  # largest ratio to the dense network
 
 
 def rises(lines: Sequence[Line], name: str) -> Rises:
-    """Over networks, sweeps, chains, levels and states."""
+    """Over networks, sweeps, chains, levels and states. Of steps from or to a number."""
     tolerance = 0 if is_monotone(name) else ROUNDING
     found = []
     for values in (line.values[name] for line in lines):
         before, after = values[:, :-1], values[:, 1:]
-        raised = after > before * (1 + tolerance)
-        largest = (ratio(after, x).max() for x in (before, values[:, :1]))
-        found.append((raised.size, raised.sum(), *largest))
+        told = _told(values)
+        raised = told & (after > before * (1 + tolerance))
+        largest = (
+            ratio(after, x).max(where=told & np.isfinite(x), initial=-np.inf)
+            for x in (before, values[:, :1])
+        )
+        found.append((told.sum(), raised.sum(), *largest))
     steps, raised, step, dense = zip(*found, strict=True)
-    return Rises(sum(steps), int(sum(raised)), float(max(step)), float(max(dense)))
+    return Rises(int(sum(steps)), int(sum(raised)), float(max(step)), float(max(dense)))
+
+
+def untold(lines: Sequence[Line], name: str) -> int:
+    """Steps, times the states, from or to what is infinite or NaN: nobody knows if these rose."""
+    return sum(int((~_told(line.values[name])).sum()) for line in lines)
+
+
+def _told(values: np.ndarray) -> np.ndarray:
+    """Whether both ends of a step are finite, `[chains, S, states] -> [chains, S - 1, states]`."""
+    finite = np.isfinite(values)
+    return finite[:, :-1] & finite[:, 1:]
 
 
 class Price(NamedTuple):
@@ -200,7 +215,8 @@ def verdict(found: Findings) -> Iterator[str]:
     """The claim, bound by bound, and what it costs: a sentence each."""
     risen = {name: rises(found.of(), name) for name in found.names}
     bounds = [name for name in found.names if name in BOUNDS]
-    calm = [name for name in bounds if not risen[name].raised]
+    unknown = {name: untold(found.of(), name) for name in bounds}
+    calm = [name for name in bounds if not risen[name].raised and not unknown[name]]
     yield f"The claim holds for {len(calm)} of {len(bounds)} bounds."
     if proved := [name for name in calm if is_monotone(name)]:
         yield (
@@ -209,10 +225,15 @@ def verdict(found: Findings) -> Iterator[str]:
         )
     if lucky := [name for name in calm if not is_monotone(name)]:
         yield f"No step raised {', '.join(lucky)} here, though nothing forbids it."
+    for name in (name for name in bounds if unknown[name]):
+        yield (
+            f"It is not known for {name}: {unknown[name]:,} of the steps start or end at what is "
+            "infinite or no number."
+        )
     for name in bounds:
-        if is_monotone(name) and name not in calm:
+        if is_monotone(name) and risen[name].raised:
             yield f"Please report: {name} cannot rise, and rose in {shares(found, name)}."
-    failing = [name for name in bounds if name not in calm and not is_monotone(name)]
+    failing = [name for name in bounds if risen[name].raised and not is_monotone(name)]
     for name in sorted(failing, key=lambda name: -risen[name].raised / risen[name].steps):
         yield f"It fails for {name}, which rose in {shares(found, name)}."
     for name, called in TRUTH.items():
@@ -230,7 +251,7 @@ def shares(found: Findings, name: str) -> str:
     parts = []
     for sweep in found.sweeps:
         part = rises(found.of(sweep), name)
-        parts.append(f"{part.raised / part.steps:.1%} ({sweep})")
+        parts.append(f"{part.raised / max(part.steps, 1):.1%} ({sweep})")
     worst = rises(found.of(), name)
     return (
         f"{', '.join(parts)} of the steps, at most to {times(worst.step)} in one and to "
@@ -320,7 +341,8 @@ READING = """\
 
 - **Steps**: from each mask of a nested chain to the next; where a quantity depends on the state,
   a step at every one of {states} states. Of bounds that claim to be monotone every bit counts, of
-  the rest a rise by more than 1e-9.
+  the rest a rise by more than 1e-9. Where a bound is infinite at either end of a step, nothing is
+  known of it, and it is counted apart.
 - **Sweeps**: every method that prunes a trained policy, random removal in {orders} orders, and one
   weight after another ({singles} of them) in random order. *Rescaled* keeps all weights and gives
   each kernel the Frobenius norm that the masks left it: what smaller weights alone would do.
@@ -334,12 +356,14 @@ READING = """\
 
 
 def told(lines: Sequence[Line]) -> dict[str, str]:
-    """Name -> share of the steps and largest ratios; 0 if it never rose."""
-    found = {name: rises(lines, name) for name in lines[0].values}
-    return {
-        name: f"{x.raised / x.steps:.1%}; {times(x.step)}; {times(x.dense)}" if x.raised else "0"
-        for name, x in found.items()
-    }
+    """Name -> share of the steps and largest ratios; 0 if it never rose; how many are not known."""
+
+    def one(name: str) -> str:
+        x, unknown = rises(lines, name), untold(lines, name)
+        rose = f"{x.raised / x.steps:.1%}; {times(x.step)}; {times(x.dense)}" if x.raised else "0"
+        return f"{rose}; {unknown} not known" if unknown else rose
+
+    return {name: one(name) for name in lines[0].values}
 
 
 def priced(lines: Sequence[Line], level: int) -> dict[str, str]:
@@ -416,6 +440,7 @@ def table(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
                 "kind": kind(name),
                 "steps": found.steps,
                 "raised": found.raised,
+                "not_known": untold([line], name),
                 "largest_ratio_in_a_step": found.step,
                 "largest_ratio_to_dense": found.dense,
                 "dense": geometric_mean(values[:, 0]),

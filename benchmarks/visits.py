@@ -28,6 +28,7 @@ class Visits(NamedTuple):
     alive: Any  # bool [cells, episodes, k], the episode had not ended
     weight: Any  # [k], of a step in F
     beyond: Any  # [cells, episodes], of F, past the time limit of an episode that did not end
+    discounted: Any  # [cells, episodes], the discounted return
 
 
 def visit_times(experiment: Experiment, spec: EnvSpec) -> np.ndarray:
@@ -66,7 +67,7 @@ def collect(experiment: Experiment, spec: EnvSpec, clean: Episode) -> Visits:
         drawn = times.shape[1] - 1
         weight = np.concatenate([[0.0], np.full(drawn, 1 / drawn)])
         beyond = unfinished * (~alive @ weight)
-    return Visits(clean.visited, clean.earned, alive, weight, beyond)
+    return Visits(clean.visited, clean.earned, alive, weight, beyond, clean.discounted)
 
 
 def discounted(visits: Visits, values: np.ndarray, past_the_limit: float) -> np.ndarray:

@@ -26,7 +26,8 @@ def ascend(
         x_{k+1} = clip(x_k + step_size * sign(v_k), centre - eps, centre + eps)
 
     The best of *all* iterates of all restarts is kept, the centre included: the result is never
-    worse than no attack. Starts are random because a divergence has gradient zero at its centre.
+    worse than no attack. A value that is not finite is worse than all others. Starts are random
+    because a divergence has gradient zero at its centre.
 
     Args:
         key: consumed.
@@ -52,6 +53,7 @@ def ascend(
         x, velocity, best, best_value = carry
         value, grad = value_and_grad(x)
         best, best_value = _better(best, best_value, x, value)
+        grad = usable(grad)
         velocity = momentum * velocity + grad / jnp.maximum(jnp.sum(jnp.abs(grad)), tiny)
         x = jnp.clip(x + step_size * jnp.sign(velocity), low, high)
         return (x, velocity, best, best_value), None
@@ -59,7 +61,7 @@ def ascend(
     def restart(key: Key) -> tuple[Array, Array]:
         start = jax.random.uniform(key, centre.shape, centre.dtype, -1.0, 1.0)
         start = jnp.clip(centre + eps * start, low, high)
-        init = (start, jnp.zeros_like(centre), centre, objective(centre))
+        init = (start, jnp.zeros_like(centre), centre, finite_or(objective(centre), -jnp.inf))
         (x, _, best, best_value), _ = jax.lax.scan(step, init, length=steps)
         return _better(best, best_value, x, objective(x))
 
@@ -105,15 +107,41 @@ def noisy_ascend(
     scale = jnp.sqrt(2 * step * temperature) / jnp.arange(2, steps + 2, dtype=centre.dtype)
 
     def move(x: Array, drift: Array) -> tuple[Array, None]:
-        return jnp.clip(x + step * jnp.sign(gradient(x) + drift), low, high), None
+        return jnp.clip(x + step * jnp.sign(usable(gradient(x)) + drift), low, high), None
 
     start = centre + step * jnp.sign(noise[0])
     last, _ = jax.lax.scan(move, start, scale[:, None] * noise[1:])
     return last
 
 
+def projected(x: Array, centre: Array, eps: Array) -> Array:
+    """The point of the ball next to x, `[d]`, coordinate by coordinate; the centre's for NaN.
+
+    What is inside stays as it is, bit for bit.
+    """
+    low, high = centre - eps, centre + eps
+    inside = jnp.where(x > high, high, jnp.where(x < low, low, x))
+    return jnp.where(jnp.isnan(x), centre, inside)
+
+
+def best_of(points: Array, values: Array) -> tuple[Array, Array]:
+    """The point `[n, d]` of the largest finite value `[n]`, and that value; or the first, -inf."""
+    values = finite_or(values, -jnp.inf)
+    found = jnp.argmax(values)
+    return points[found], values[found]
+
+
+def usable(gradient: Array) -> Array:
+    """The gradient, or its signs where it overflows, `[d]`; 0 in the coordinates that are NaN."""
+    signs = jnp.sign(jnp.where(jnp.isnan(gradient), 0.0, gradient))
+    return jnp.where(jnp.isfinite(jnp.sum(jnp.abs(gradient))), gradient, signs)
+
+
+def finite_or(x: Array, other: float) -> Array:
+    """x where it is finite, the other number elsewhere."""
+    return jnp.where(jnp.isfinite(x), x, other)
+
+
 def _better(best: Array, best_value: Array, x: Array, value: Array) -> tuple[Array, Array]:
-    improved = value > best_value  # False for NaN
-    return jnp.where(improved, x, best), jnp.maximum(
-        best_value, jnp.where(improved, value, -jnp.inf)
-    )
+    value = finite_or(value, -jnp.inf)
+    return jnp.where(value > best_value, x, best), jnp.maximum(best_value, value)

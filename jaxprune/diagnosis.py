@@ -35,6 +35,7 @@ class Diagnosis(NamedTuple):
     corners: Any  # the largest D of random corners of the ball
     zero_gradient: Any  # share of the connected coordinates without a gradient, [0, 1]
     transferred: Any  # D at what MAD finds against the source; NaN without one
+    undefined: Any = 0.0  # share of the random corners whose KL is not finite, [0, 1]
 
 
 def diagnose(
@@ -46,7 +47,7 @@ def diagnose(
     config: MADConfig | None = None,
     source: Policy | None = None,
 ) -> Diagnosis:
-    """What the gradient attack reaches at each observation, beside four ways to doubt it.
+    """What the gradient attack reaches at each observation, beside five ways to doubt it.
 
     * `doubled` is much above `gradient`: the attack has not converged.
     * `corners`, 1000 points here + eps * s with s uniform in {-1, 1}^obs_size, are above it: the
@@ -54,6 +55,8 @@ def diagnose(
     * `zero_gradient` is high: dKL/dx at a uniformly random x of the ball is exactly 0, or not
       finite, in a coordinate that some path of weights connects to an output. At eps 0 the only x
       is the centre, where it always is 0. Without any such coordinate it is 0.
+    * `undefined` is not 0: the policy overflows in the ball, and attacks do not see what it does
+      there, because a KL divergence that is not finite is worse for them than every other.
     * `transferred` is above it: what MAD finds against the source, at the victim's normalised
       observation, moves the victim more than what was made for it.
 
@@ -121,6 +124,7 @@ def _program(config: MADConfig) -> Callable:
             corners=jnp.nanmax(corners),  # a point that overflows is no find, as in `ascend`
             zero_gradient=jnp.sum(blind) / jnp.maximum(jnp.sum(reached), 1),
             transferred=transferred,
+            undefined=jnp.mean(~jnp.isfinite(corners), dtype=here.dtype),
         )
 
     return over_states(ask)

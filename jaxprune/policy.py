@@ -18,6 +18,13 @@ from jaxprune.types import Array, Key, ObsStats, Params, Policy
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
+# What keeps divergences finite in float32. Within these limits they are the plain formulas.
+RAREST = -(2.0**127)  # log probability
+LIKELIER = 40.0  # log ratio of probabilities: e^40 is finite where 1 + 40 is lost beside it
+WIDER = 80.0  # log ratio of variances
+FARTHEST = 2.0**60  # deviations, whose square is finite
+STEEPEST = 1e30  # gradient, with room for the layers behind it
+
 
 class Affine(NamedTuple):
     """One layer y = W x + b, in the orientation of the certificates' formulas."""
@@ -51,14 +58,18 @@ class Gaussian(NamedTuple):
         return jnp.sum(self.log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
 
     def kl(self, other: "Gaussian") -> Array:
-        """KL(self || other) in nats, `[]`."""
-        ratio = jnp.exp(2 * (self.log_std - other.log_std))
-        z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        """KL(self || other) in nats, `[]`; see `deviations` for what is beyond the numbers."""
+        ratio = jnp.exp(jnp.minimum(2 * (self.log_std - other.log_std), WIDER))
+        z = deviations(self.mean - other.mean, other.log_std)
         return 0.5 * jnp.sum((ratio - 1) + z**2) + jnp.sum(other.log_std - self.log_std)
 
     def distance(self, other: "Gaussian") -> Array:
         """D = ||Sigma^(-1/2) (mu - mu')||_2, the quantity that certificates bound, `[]`."""
-        return jnp.linalg.norm((self.mean - other.mean) * jnp.exp(-self.log_std))
+        z = (self.mean - other.mean) * jnp.exp(-_no_narrower(self.log_std))
+        plain = jnp.linalg.norm(z)
+        # Squares overflow long before their root does.
+        largest = jnp.minimum(jnp.max(jnp.abs(z)), jnp.finfo(z.dtype).max)
+        return jnp.where(jnp.isfinite(plain), plain, largest * jnp.linalg.norm(z / largest))
 
     def total_variation(self, other: "Gaussian") -> Array:
         """TV of two distributions with this deviation, erf(D / (2 sqrt 2)), `[]`."""
@@ -80,17 +91,20 @@ class Categorical(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """Log probability of `action`, `[]`."""
-        return jax.nn.log_softmax(self.logits)[action]
+        return _log_probabilities(self.logits)[action]
 
     def entropy(self) -> Array:
         """Entropy in nats, `[]`."""
-        log_p = jax.nn.log_softmax(self.logits)
+        log_p = _log_probabilities(self.logits)
         return -jnp.sum(jnp.exp(log_p) * log_p)
 
     def kl(self, other: "Categorical") -> Array:
         """KL(self || other) in nats, `[]`."""
-        log_p = jax.nn.log_softmax(self.logits)
-        d = jax.nn.log_softmax(other.logits) - log_p
+        log_p, log_q = (_log_probabilities(x.logits) for x in (self, other))
+        d = log_q - log_p
+        # p (e^d - 1 - d) is q to rounding from here on, and p vanishes where e^d is infinite.
+        likelier = d > LIKELIER
+        log_p, d = jnp.where(likelier, log_q - LIKELIER, log_p), jnp.where(likelier, LIKELIER, d)
         # sum p (e^d - 1) = 0, and adding it makes every term positive: small KLs do not cancel.
         return jnp.sum(jnp.exp(log_p) * (jnp.expm1(d) - d))
 
@@ -102,6 +116,41 @@ class Categorical(NamedTuple):
         """TV = 1/2 sum |p - q|, `[]`."""
         p, q = jax.nn.softmax(self.logits), jax.nn.softmax(other.logits)
         return 0.5 * jnp.sum(jnp.abs(p - q))
+
+
+def _log_probabilities(logits: Array) -> Array:
+    """log softmax, `[n]`, of finite logits finite: what vanishes must not meet its log of -inf."""
+    return jnp.maximum(jax.nn.log_softmax(logits), RAREST)
+
+
+def _no_narrower(log_std: Array) -> Array:
+    """At least e times the smallest normal number, which has an inverse too, as a log: `[n]`."""
+    return jnp.maximum(log_std, float(np.log(jnp.finfo(log_std.dtype).tiny)) + 1)
+
+
+def deviations(change: Array, log_std: Array) -> Array:
+    """z = change / std, `[n]`; of a finite change z^2 and its gradient are finite.
+
+    f sqrt(1 + log(|z| / f) / 64) beyond f = `FARTHEST`: an ascent still sees that a larger change
+    is worse.
+    """
+    log_std = _no_narrower(log_std)
+    fixed = jax.lax.stop_gradient(log_std)
+    least = float(jnp.finfo(change.dtype).tiny)
+    excess = jnp.log(jnp.maximum(jnp.abs(change), least)) - fixed - float(np.log(FARTHEST))
+    far = excess > 0
+    root = FARTHEST * jnp.sqrt(1 + jnp.where(far, excess, 0.0) / 64)
+    change = jnp.where(far, root * jnp.exp(fixed), change)
+    return _not_steeper(change) * jnp.exp(-log_std)
+
+
+@jax.custom_vjp
+def _not_steeper(x: Array) -> Array:
+    """x, through which no gradient beyond `STEEPEST` passes."""
+    return x
+
+
+_not_steeper.defvjp(lambda x: (x, None), lambda _, slope: (jnp.clip(slope, -STEEPEST, STEEPEST),))
 
 
 class Distribution(Protocol):

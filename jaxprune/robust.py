@@ -37,6 +37,7 @@ from jaxprune.policy import (
     Distribution,
     action_distribution,
     affine_layers,
+    deviations,
     inverse_std,
 )
 from jaxprune.types import Array, Key, Policy
@@ -314,7 +315,8 @@ RAYS: dict[str, Callable[[Point, Point], tuple[Ray, Ray]]] = {"tanh": tanh_rays,
 def _gaussian_delta(value: Array, change: Box) -> Array:
     """Of changes in units of sigma."""
     del value
-    return jnp.sum(jnp.maximum(-change.low, change.high) ** 2)
+    largest = jnp.maximum(-change.low, change.high)
+    return jnp.sum(deviations(largest, jnp.zeros_like(largest)) ** 2)
 
 
 def _categorical_delta(value: Array, change: Box) -> Array:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.attacks import Attack, Victims
+from jaxprune.attacks.base import lowest
 from jaxprune.envs import EnvSpec
 from jaxprune.population import take
 from jaxprune.types import Policy
@@ -66,5 +67,5 @@ def choose(
         index = np.repeat(np.arange(count), attack.members)
         flat = jax.tree.map(lambda x: x.reshape(len(index), *x.shape[2:]), params)
         returns = play(index, flat).reshape(count, attack.members)
-        best = np.argmin(returns, axis=1).astype(np.int32)
+        best = lowest(returns).astype(np.int32)
     return Armed(take(params, (np.arange(count), best)), best, returns)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.ball import ascend
+from jaxprune.ball import ascend, best_of, noisy_ascend, projected, usable
 
 CENTRE = jnp.array([0.3, -1.2, 2.0])
 KEYS = jax.random.split(jax.random.key(0), 64)
@@ -139,6 +139,64 @@ def test_nan_beyond_a_cliff_does_not_poison():
 def test_an_objective_that_is_nowhere_a_number_returns_the_centre(bad):
     points = many(lambda x: bad * jnp.sum(jnp.abs(x)), restarts=3)
     np.testing.assert_array_equal(points, np.tile(CENTRE, (64, 1)))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_is_worse_than_all_numbers(bad):
+    """The centre and all beyond 0.4 have no value: the best of the rest is found all the same."""
+
+    def objective(x):
+        known = jnp.any(x != CENTRE) & (x[0] < 0.4)
+        return jnp.where(known, -100.0 + x[1] + x[2], bad)
+
+    points = many(objective, restarts=4)
+    assert np.all(points[:, 0] < 0.4)
+    # 60 % of the starts have a value, and from there the corner of the others is reached.
+    found = points[points[:, 1] != CENTRE[1], 1:]
+    assert len(found) > 50
+    np.testing.assert_allclose(found, np.tile([-0.7, 2.5], (len(found), 1)))
+
+
+def test_a_gradient_that_overflows_still_has_signs():
+    """Of 1e30 |x| |w|, w of 1e20: infinite in every coordinate, and the corner is known."""
+    slope = jnp.array([1e20, -1e20, 1e20])
+    found = usable(jnp.array([jnp.inf, -jnp.inf, jnp.nan]))
+    np.testing.assert_array_equal(found, [1.0, -1.0, 0.0])
+    np.testing.assert_array_equal(usable(jnp.array([3e38, -3e38, 1.0])), [1.0, -1.0, 1.0])
+    np.testing.assert_array_equal(usable(slope), slope)
+    points = np.asarray(
+        noisy_ascend(
+            KEYS[0],
+            lambda x: jnp.log(jnp.sum(x * slope)) * 1e38 * 1e38,
+            CENTRE,
+            jnp.float32(0.5),
+            steps=4,
+            temperature=0.0,
+        )
+    )
+    assert np.all(np.isfinite(points)) and np.max(np.abs(points - CENTRE)) <= 0.5
+
+
+def test_the_best_of_points_is_a_finite_one():
+    points = jnp.arange(4.0)[:, None]
+    for values, expected in (
+        ([jnp.nan, 1.0, jnp.inf, 0.0], (1.0, 1.0)),
+        ([jnp.nan, jnp.nan, -jnp.inf, -5.0], (3.0, -5.0)),
+        ([jnp.nan] * 4, (0.0, -jnp.inf)),
+    ):
+        point, value = best_of(points, jnp.array(values))
+        assert (float(point[0]), float(value)) == expected
+
+
+def test_a_projection_leaves_what_is_inside_and_the_centre_for_what_is_no_number():
+    x = jnp.array([jnp.nan, 5.0, -jnp.inf])
+    np.testing.assert_array_equal(
+        projected(x, CENTRE, 0.5), [CENTRE[0], CENTRE[1] + 0.5, CENTRE[2] - 0.5]
+    )
+    inside = CENTRE + jnp.array([0.5, -0.5, 0.1])
+    assert np.asarray(projected(inside, CENTRE, 0.5)).tobytes() == np.asarray(inside).tobytes()
+    zeros = jnp.array([-0.0, 0.0])
+    assert np.asarray(projected(zeros, zeros, 0.0)).tobytes() == np.asarray(zeros).tobytes()
 
 
 def test_the_key_decides():

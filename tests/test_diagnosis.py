@@ -109,6 +109,19 @@ def test_what_pruning_cuts_off_is_not_counted_and_what_is_broken_is():
     policy = changed(policies(), "layer_1", bias=lambda x: jnp.nan * x)
     found = diagnose(policy, None, EPS, OBS, jax.random.key(4), CONFIG)
     np.testing.assert_array_equal(found.zero_gradient, 1.0)
+    np.testing.assert_array_equal(found.undefined, 1.0)
+
+
+def test_where_the_policy_overflows_is_counted():
+    """A ReLU unit of 1e38 (x_0 - here), once more times 10: infinite on one side of the state."""
+    policy = changed(policies(), "layer_0", kernel=lambda x: 0 * x, bias=lambda x: 0 * x)
+    obs = np.zeros((1, 2), np.float32)
+    policy = changed(policy, "layer_0", kernel=lambda x: x.at[0, 0].set(2e38))
+    policy = changed(policy, "layer_1", kernel=lambda x: (0 * x).at[0, 0].set(1e2))
+    found = diagnose(policy.replace(activation="relu"), None, EPS, obs, jax.random.key(5), CONFIG)
+    assert 0.4 < found.undefined[0] < 0.6
+    ordinary = diagnose(policies(), None, EPS, OBS, jax.random.key(5), CONFIG)
+    np.testing.assert_array_equal(ordinary.undefined, 0.0)
 
 
 def test_more_steps_help_an_attack_that_has_too_few():

@@ -120,6 +120,89 @@ def test_categorical_is_scipys(one, other):
     assert float(p.distance(q)) == np.max(np.abs(one - other))
 
 
+def exact_kl(p, q) -> float:
+    """Of logits, in float64 with p log p = 0 at p = 0."""
+    log_p, log_q = (scipy.special.log_softmax(np.float64(x)) for x in (p, q))
+    return float(np.sum(np.where(log_p > -700, np.exp(log_p) * (log_p - log_q), 0.0)))
+
+
+# Pairs of logits; the ratio of two probabilities is beyond float32, or infinite, in most.
+CONFIDENT = [
+    ([90.0, 0.0], [0.0, 3.0]),
+    ([88.0, 0.0], [0.0, 3.0]),
+    ([39.9, 0.0, 1.0], [0.0, 3.0, 2.0]),
+    ([40.1, 0.0, 1.0], [0.0, 3.0, 2.0]),
+    ([1e3, 0.0, -1e3], [-1e3, 0.0, 1e3]),
+    ([1e3, 1e3, 0.0], [1e3, 1e3, 500.0]),
+    ([1e30, 0.0, 0.0], [0.0, 1e30, 0.0]),
+    ([0.0, 0.0, -1e38], [1e38, 0.0, 0.0]),
+    ([0.0, 1e-3, 0.0], [0.0, 0.0, 1e-3]),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), CONFIDENT)
+def test_kl_of_confident_choices_is_right_and_all_of_it_finite(one, other):
+    """KL([90, 0] || [0, 3]) is 3.0486 and was NaN, 0 times infinity; at 88 it was 2.0960."""
+    p, q = jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32)
+    kl = lambda p, q: Categorical(p).kl(Categorical(q))  # noqa: E731
+    value, slopes = jax.value_and_grad(kl, (0, 1))(p, q)
+    assert float(value) == pytest.approx(exact_kl(one, other), rel=1e-5)
+    # d KL / d q = softmax(q) - softmax(p)
+    expected = scipy.special.softmax(np.float64(other)) - scipy.special.softmax(np.float64(one))
+    np.testing.assert_allclose(slopes[1], expected, atol=1e-6)
+    entropy, slope = jax.value_and_grad(lambda p: Categorical(p).entropy())(p)
+    assert np.isfinite(
+        [*slopes[0], entropy, *slope, *(Categorical(p).log_prob(i) for i in (0, 1))]
+    ).all()
+    assert entropy == pytest.approx(scipy.stats.entropy(scipy.special.softmax(one)), abs=1e-6)
+
+
+def test_kl_of_logits_at_the_end_of_the_numbers_is_finite():
+    p, q = jnp.array([3e38, -3e38, 0.0]), jnp.array([-3e38, 3e38, 0.0])
+    kl = lambda p, q: Categorical(p).kl(Categorical(q))  # noqa: E731
+    value, slopes = jax.value_and_grad(kl, (0, 1))(p, q)
+    assert np.isfinite([value, *slopes[0], *slopes[1]]).all() and value > 1e36
+
+
+def test_kl_of_extreme_deviations_is_finite_and_right_where_float32_can_say_it():
+    """float64 tells what is right; beyond 1e35 it still grows with the change of the mean."""
+    stds = (-100.0, -50.0, -20.0, 10.0, 100.0)
+    cases = [
+        (s, t, step) for s in stds for t in (s, -50.0, 10.0) for step in (0.0, 1e-6, 0.5, 1e10)
+    ]
+    log_std, other, step = np.float32(cases).T
+
+    def kl(step, mean, log_std, other):
+        moved = mean + jnp.array([step, 0.0])
+        return Gaussian(mean, jnp.full(2, log_std)).kl(Gaussian(moved, jnp.full(2, other)))
+
+    means = np.zeros((len(cases), 2), np.float32)
+    both = jax.jit(jax.vmap(jax.value_and_grad(kl, (0, 1, 2, 3))))
+    value, slopes = both(step, means, log_std, other)
+    assert np.all(np.isfinite(value)) and all(np.all(np.isfinite(x)) for x in slopes)
+    ratio = np.exp(2 * (np.float64(log_std) - other))
+    exact = (
+        ratio
+        - 1
+        + (np.float64(step) * np.exp(-np.float64(other))) ** 2 / 2
+        + 2.0 * (other - log_std)
+    )
+    sayable = (exact < 1e34) & (np.minimum(log_std, other) > -80)
+    assert sayable.sum() > len(cases) / 3
+    np.testing.assert_allclose(value[sayable], exact[sayable], rtol=1e-4, atol=1e-4)
+    same = (log_std == other) & (log_std < 100)
+    further, _ = both(3 * step + 1, means, log_std, other)
+    assert np.all(np.isfinite(further)) and np.all(further[same] > value[same])
+    assert np.all(slopes[0][same & (step > 0)] > 0)
+    distance = jax.vmap(
+        lambda x, s: Gaussian(jnp.zeros(2), jnp.full(2, s)).distance(Gaussian(x * jnp.ones(2), 0.0))
+    )(step, log_std)
+    wide = log_std > -80
+    expected = np.float64(step) * 2**0.5 * np.exp(-np.float64(log_std))
+    np.testing.assert_allclose(distance[wide], expected[wide], rtol=1e-5, atol=1e-30)
+    assert not np.isnan(distance).any()
+
+
 def test_categorical_samples_have_the_frequencies_of_the_softmax():
     head = Categorical(jnp.array([-1.0, 0.0, 0.5, 1.5]))
     keys = jax.random.split(jax.random.key(0), 20_000)

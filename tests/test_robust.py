@@ -360,6 +360,24 @@ def test_gradients_of_degenerate_networks_are_finite(name, head, activation):
 
 @pytest.mark.parametrize("name", NAMES)
 @PAIRED
+def test_gradients_of_policies_that_are_sure_of_themselves_are_finite(name, head, activation):
+    """Logits of the order of 1e3, or a deviation of e^-50: the KL was NaN or infinite."""
+    made = policy(38, head, activation)
+    actor, params = made.params.actor, made.params
+    if head == "normal":
+        params = params._replace(log_std=jnp.full_like(params.log_std, -50.0))
+    else:
+        last = jax.tree.map(lambda x: 1e3 * x, actor["layer_2"])
+        params = params._replace(actor={**actor, "layer_2": last})
+    sure = replace(made, params=params)
+    found = gradient(name, sure, states(39), 0.1, 0.5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+    value = values(name, sure, states(39), 0.1, 0.5)
+    assert np.all(np.isfinite(value)) and np.any(value > 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@PAIRED
 def test_minimising_it_makes_the_policy_steady(name, head, activation):
     """The outputs themselves, sigma being held, have to move less, at states not trained on.
 

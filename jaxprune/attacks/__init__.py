@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of
+from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of, within
 from jaxprune.attacks.config import (
     AdversaryConfig,
     AttackConfig,
@@ -140,8 +140,8 @@ def check_needs(
 
 
 def make_attack(name: str, config: AttackConfig | None = None) -> Attack:
-    """The attack `name`. Raises `InputError`, listing all, if there is none."""
-    return ATTACKS[find_attack(name)].make(config or AttackConfig())
+    """The attack `name`, kept in its ball. Raises `InputError`, listing all, if there is none."""
+    return within(ATTACKS[find_attack(name)].make(config or AttackConfig()))
 
 
 __all__ = [

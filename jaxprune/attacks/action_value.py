@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxprune.attacks.config import MADConfig
 from jaxprune.attacks.gradient import climb
+from jaxprune.ball import usable
 from jaxprune.envs import EnvSpec
 from jaxprune.policy import MLP, Affine, action_distribution
 from jaxprune.types import Array, Key, Policy
@@ -107,7 +108,7 @@ def descend_published(
     gradient = jax.grad(lambda x: expected_value(critic, victim, obs_norm, x))
 
     def move(x: Array, _: None) -> tuple[Array, None]:
-        x = x - step * jnp.sign(gradient(x))
+        x = x - step * jnp.sign(usable(gradient(x)))
         return jnp.clip(x, obs_norm - eps, obs_norm + eps), None
 
     noise = jax.random.uniform(key, obs_norm.shape, obs_norm.dtype, -1.0, 1.0)

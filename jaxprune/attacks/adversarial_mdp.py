@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
+from jaxprune.ball import projected
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import normalise
 from jaxprune.rollout import Play, act
@@ -77,7 +78,8 @@ class AdversarialMDP:
 
         def perturb(memory, key, victim, obs_norm, eps, moment):
             del moment  # the adversary has decided already
-            return self.move(key, victim, obs_norm, eps, action), memory
+            moved = self.move(key, victim, obs_norm, eps, action)
+            return projected(moved, obs_norm, eps), memory
 
         taken, _, _ = act(
             jax.random.fold_in(scene.key, state.time),

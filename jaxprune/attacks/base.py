@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from jaxprune.ball import projected
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.pruning.cells import Cell
 from jaxprune.types import Array, Key, Policy
@@ -84,6 +86,21 @@ def nothing(*_: Any) -> tuple[()]:
 def none() -> Attack:
     """No attack: the observation passes, bit for bit."""
     return memoryless(lambda key, victim, obs_norm, eps: obs_norm)
+
+
+def within(attack: Attack) -> Attack:
+    """The attack with what it shows projected to its ball; a coordinate that is NaN stays true."""
+
+    def perturb(params, memory, key, victim, obs_norm, eps, moment=None):
+        moved, memory = attack.perturb(params, memory, key, victim, obs_norm, eps, moment)
+        return projected(moved, obs_norm, eps), memory
+
+    return attack._replace(perturb=perturb)
+
+
+def lowest(returns: np.ndarray) -> np.ndarray:
+    """The member with the lowest finite return, int `[N, members] -> [N]`; else the first."""
+    return np.argmin(np.where(np.isfinite(returns), returns, np.inf), axis=1)
 
 
 def one_of(attacks: Sequence[Attack], index: Array) -> Attack:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.attacks.base import Attack, Victims
+from jaxprune.attacks.base import Attack, Victims, within
 from jaxprune.envs import EnvSpec
 from jaxprune.families import InputError
 from jaxprune.types import Array, Key, Policy
@@ -46,6 +46,8 @@ def coupled(attack: Attack, rate: float = 0.2) -> Attack:
     """
     if not rate > 0:
         raise InputError(f"coupled rate {rate} is not positive: 0.2 is usual")
+
+    attack = within(attack)  # what is remembered must be in the ball too
 
     def perturb(params, memory, key, victim, obs_norm, eps, moment=None):
         wanted, inner = attack.perturb(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import climb
+from jaxprune.ball import best_of, usable
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.experience import fresh_workers, rollout
 from jaxprune.policy import action_distribution, actor_output, normalise, state_value
@@ -69,10 +70,10 @@ def lookahead(config: SearchConfig) -> Attack:
             _, after = moment.env.step(moment.state, action_distribution(victim, x).mode())
             future = jnp.where(after.terminated, 0.0, _value(victim, after.obs))
             total = params * after.reward + GAMMA * future
-            return jnp.where(after.diverged | jnp.isnan(total), jnp.inf, total)
+            return jnp.where(after.diverged, jnp.inf, total)
 
         points = candidates(key, victim, obs_norm, eps, count)
-        return points[jnp.argmin(jax.vmap(score)(points))], memory
+        return best_of(points, -jax.vmap(score)(points))[0], memory
 
     def blank(victim: Policy, spec: EnvSpec) -> Array:
         del victim, spec
@@ -103,7 +104,7 @@ def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array, count: int
 
     size, pulled_back = jax.vjp(lambda x: actor_output(victim, x), obs_norm)
     rows = jnp.eye(size.shape[0], dtype=size.dtype)[: count // 2]
-    signs = jnp.sign(jax.vmap(lambda row: pulled_back(row)[0])(rows))
+    signs = jnp.sign(jax.vmap(lambda row: usable(pulled_back(row)[0]))(rows))
     both = jnp.stack([signs, -signs], axis=1).reshape(-1, *obs_norm.shape)
     aimed = both[: count - 1]
     others = (count - 1 - len(aimed), *obs_norm.shape)

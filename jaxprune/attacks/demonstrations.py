@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxprune.attacks import sarsa
 from jaxprune.attacks.action_value import Critic, descend
-from jaxprune.attacks.base import Victims
+from jaxprune.attacks.base import Victims, lowest
 from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.attacks.imitation import fit
 from jaxprune.attacks.robust_sarsa import grid
@@ -91,7 +91,7 @@ def imitating(
     key_train, key_try, key_show = jax.random.split(victims.key, 3)
     teaching = Teaching(victims.env, mad, victims.stochastic)
     critics = sarsa.train(config, victims._replace(key=key_train), grid(config))
-    strongest = np.argmin(_tried(teaching, victims._replace(key=key_try), critics), axis=1)
+    strongest = lowest(_tried(teaching, victims._replace(key=key_try), critics))
     count = len(strongest)
     width = lane_width(ENVS, count, victims.lanes)
     order, place = layout(count, width)

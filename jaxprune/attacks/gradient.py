@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Cost, memoryless
 from jaxprune.attacks.config import MADConfig
-from jaxprune.ball import ascend, noisy_ascend
+from jaxprune.ball import ascend, noisy_ascend, usable
 from jaxprune.policy import action_distribution
 from jaxprune.types import Array, Key, Policy
 
@@ -156,6 +156,7 @@ def _climbing(config: MADConfig, momentum: float) -> Attack:
 def _one_gradient(offset: Callable[[Key, Array, Array], Array]) -> Attack:
     def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
         start = obs_norm + offset(key, obs_norm, eps)
-        return obs_norm + eps * jnp.sign(jax.grad(divergence(victim, obs_norm))(start))
+        gradient = jax.grad(divergence(victim, obs_norm))(start)
+        return obs_norm + eps * jnp.sign(usable(gradient))
 
     return memoryless(perturb, Cost(queries=1, gradients=1))

@@ -21,6 +21,7 @@ from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, MADConfig, SarsaConfig
 from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
+from jaxprune.ball import best_of, usable
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, actor_output, normalise
@@ -232,15 +233,15 @@ def _steer(config: AdversaryConfig) -> Move:
         gradient = jax.grad(objective)
 
         def step(x: Array, _: None) -> tuple[Array, Array]:
-            moved = x + size * eps * jnp.sign(gradient(x))
+            moved = x + size * eps * jnp.sign(usable(gradient(x)))
             return jnp.clip(moved, obs_norm - eps, obs_norm + eps), x
 
         # The objective has a kink at the true observation, and behind it a wrong summit.
         towards = jax.grad(lambda x: actor_output(victim, x) @ decision)(obs_norm)
-        corner = obs_norm + eps * jnp.sign(towards)
+        corner = obs_norm + eps * jnp.sign(usable(towards))
         last, path = jax.lax.scan(step, corner, length=config.actor_steps - 1)
         points = jnp.concatenate([obs_norm[None], path, last[None]])
-        return points[jnp.argmax(jax.vmap(objective)(points))]
+        return best_of(points, jax.vmap(objective)(points))[0]
 
     return move
 
@@ -252,7 +253,7 @@ def _steer_as_published(config: AdversaryConfig) -> Move:
         objective = _alignment(victim, obs_norm, decision)
         start = jax.random.uniform(key, obs_norm.shape, obs_norm.dtype, -0.1, 0.1)
         grad = jax.grad(objective)(obs_norm + eps * start)
-        return obs_norm - eps * jnp.sign(grad)
+        return obs_norm - eps * jnp.sign(usable(grad))
 
     return move
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxprune.attacks.base import Attack, Cost, memoryless
 from jaxprune.attacks.config import SearchConfig
 from jaxprune.attacks.gradient import divergence
+from jaxprune.ball import best_of, finite_or
 from jaxprune.types import Array, Key, Policy
 
 # Of the evolution strategy, in units of eps: four coordinates in five start on the surface.
@@ -69,7 +70,7 @@ def evolution(config: SearchConfig) -> Attack:
             points = jnp.clip(individuals, obs_norm - eps, obs_norm + eps)
             values = jax.vmap(objective)(points)
             best, best_value = _best(best, best_value, points, values)
-            chosen = individuals[jax.lax.top_k(values, parents)[1]]
+            chosen = individuals[jax.lax.top_k(finite_or(values, -jnp.inf), parents)[1]]
             deviation = jnp.sqrt(jnp.mean((chosen - mean) ** 2, axis=0))
             return (jnp.mean(chosen, axis=0), deviation, best, best_value), None
 
@@ -83,8 +84,6 @@ def evolution(config: SearchConfig) -> Attack:
 
 
 def _best(best: Array, best_value: Array, points: Array, values: Array) -> tuple[Array, Array]:
-    """The better of what was known and the best of some points `[n, d]`; NaN is never better."""
-    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
-    found = jnp.argmax(values)
-    improved = values[found] > best_value
-    return jnp.where(improved, points[found], best), jnp.maximum(best_value, values[found])
+    """The better of what was known and the best of some points `[n, d]`."""
+    found, value = best_of(points, values)
+    return jnp.where(value > best_value, found, best), jnp.maximum(best_value, value)

@@ -1,6 +1,8 @@
 """Imitation of a policy that was trained to do the task as badly as it can be done."""
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,8 +64,9 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
     def perturb(params: Policy, memory, key, victim: Policy, obs_norm, eps, moment=None):
         del moment  # it does not look ahead
         target = action_distribution(params, normalise(params, _raw(victim, obs_norm))).mode()
-        likely = lambda x: action_distribution(victim, x).log_prob(target)  # noqa: E731
-        return climb(mad, key, likely, obs_norm, eps), memory
+        likely = LIKELIHOOD[victim.distribution]
+        objective = lambda x: likely(action_distribution(victim, x), target)  # noqa: E731
+        return climb(mad, key, objective, obs_norm, eps), memory
 
     return Attack(
         perturb,
@@ -78,6 +81,13 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
             env_steps=members * ppo.iterations * ppo.batch,
         ),
     )
+
+
+# log pi(action) but for constants, finite however small sigma is, by `Policy.distribution`.
+LIKELIHOOD: dict[str, Callable[[Any, Array], Array]] = {
+    "normal": lambda pi, action: -pi._replace(mean=action).kl(pi),
+    "categorical": lambda pi, action: pi.log_prob(action),
+}
 
 
 def _raw(victim: Policy, obs_norm: Array) -> Array:

@@ -11,6 +11,7 @@ from jaxprune.certify.radius import certified_radius
 from jaxprune.certify.smoothing import certified_quantile
 from jaxprune.certify.value import (
     ValueBound,
+    attacked_return,
     certification_rate,
     certified_return,
     expected_value_gap,
@@ -28,6 +29,7 @@ __all__ = [
     "TOTAL_VARIATION",
     "Certificate",
     "ValueBound",
+    "attacked_return",
     "certification_rate",
     "certified_quantile",
     "certified_radius",

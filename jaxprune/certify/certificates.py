@@ -14,11 +14,11 @@ from jax.typing import ArrayLike
 from jaxprune.certify import lipschitz, norms
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
-from jaxprune.certify.interval import Box, ibp
-from jaxprune.certify.query import Query, length, make_query, with_rows
-from jaxprune.certify.rounding import outward, slack
+from jaxprune.certify.interval import Box, enclosing, ibp
+from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
+from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.families import InputError, lookup
-from jaxprune.policy import affine_layers, inverse_std, normalise
+from jaxprune.policy import Affine, affine_layers, inverse_std, normalise
 from jaxprune.population import layout, over_population, take
 from jaxprune.pruning.cells import Cell, as_cells, masked_policy
 from jaxprune.ranges import ANY_RADIUS, check_arguments
@@ -27,6 +27,8 @@ from jaxprune.types import Array, Masks, Policy
 # What a device bounds in one vectorised call; limits the memory of a large grid.
 CHUNK = 256  # masks, of a global bound
 ROWS = 256  # observations of one mask, of a local bound
+# Powers of two that a product of one weight per layer stays above the least normal number.
+MARGIN = 20
 # The largest choice of actions over whose subsets the total variation is maximised exactly.
 MOST_ENUMERATED = 8
 
@@ -229,7 +231,7 @@ def _global_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Ite
     def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
         query = _query(policy, shared.eps)
-        distances = {name: BOUNDS[name].bound(query) for name in names}
+        distances = {name: _sound(BOUNDS[name].bound(query), query) for name in names}
         to_tv = TOTAL_VARIATION[policy.distribution]
         return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
 
@@ -246,7 +248,7 @@ def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item
         def at(obs: Array) -> dict[str, Local]:
             query = _query(policy, shared.eps, normalise(policy, obs))
             to_local = partial(LOCAL[policy.distribution], query=query)
-            return {name: to_local(BOUNDS[name].bound) for name in names}
+            return {name: to_local(partial(_box, BOUNDS[name].bound)) for name in names}
 
         found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
         return {name: _in_action_units(policy, local) for name, local in found.items()}
@@ -256,14 +258,45 @@ def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item
 
 def _query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:
     layers, inv_std = affine_layers(policy), inverse_std(policy)
-    return make_query(layers, eps, inv_std, policy.activation, centre)
+    if inv_std is None:
+        return make_query(layers, eps, None, policy.activation, centre)
+    # As `make_query` folds it, but that no number becomes 0 and no 0 becomes NaN.
+    inv_std = jnp.maximum(inv_std, jnp.finfo(inv_std.dtype).tiny)
+    *hidden, (weight, bias) = layers
+    last = Affine(product(weight, inv_std[:, None]), product(bias, inv_std))
+    query = make_query((*hidden, last), eps, None, policy.activation, centre)
+    return replace(query, norm="l2")
+
+
+def _sound(distance: Array, query: Query) -> Array:
+    """A computed bound on D as one that holds: infinite if NaN, and above 0 if anything can move.
+
+    Where weights that are not 0 lead from an input that can move to an output, a D of 0 is one that
+    became too small to be a number.
+    """
+    reach = query.eps > 0
+    for weight, _ in query.layers:
+        reach = jnp.any((weight != 0) & reach, axis=-1)
+    least = jnp.where(jnp.any(reach), jnp.finfo(distance.dtype).tiny, 0.0)
+    return jnp.maximum(known(distance), least)
+
+
+def _box(bound: Callable[[Query], Box], query: Query) -> Box:
+    """The box of a local bound, or that of intervals where products of the layers vanish.
+
+    Interval arithmetic allows for that in every layer; bounds that multiply layers first do not.
+    """
+    powers = [jnp.log2(jnp.abs(w)) for w in unit_ball_weights(query)]  # -inf of 0: removed
+    least = sum(jnp.min(jnp.where(jnp.isfinite(x), x, 0.0)) for x in powers)
+    ordinary = least > jnp.finfo(query.eps.dtype).minexp + MARGIN
+    return jax.tree.map(partial(jnp.where, ordinary), bound(query), ibp(query))
 
 
 def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D and TV from the box of the standardised mean."""
     box = bound(query)
     distance = length(query, _furthest(box, _value(query)))
-    distance = outward(distance, distance.size)
+    distance = _sound(outward(distance, distance.size), query)
     return Local(distance, TOTAL_VARIATION["normal"](distance), box, None)
 
 
@@ -271,15 +304,15 @@ def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D from the box of the logits, TV and the likeliest action from their differences too."""
     actions = query.layers[-1].bias.size
     box, at = bound(query), _value(query)
-    distance = outward(length(query, _furthest(box, at)), 1)
+    distance = _sound(outward(length(query, _furthest(box, at)), 1), query)
     # One row per ordered pair of actions: z_i - z_j.
     one_hot = jnp.eye(actions, dtype=query.eps.dtype)
     pairs = with_rows(query, (one_hot[:, None] - one_hot[None]).reshape(-1, actions))
     gaps = bound(pairs)
-    oscillation = jnp.max(gaps.high - _value(pairs).low)
+    oscillation = known(jnp.max(gaps.high - _value(pairs).low))
     tv = jnp.minimum(tv_of_oscillation(oscillation), TOTAL_VARIATION["categorical"](distance))
     if actions <= MOST_ENUMERATED:
-        tv = jnp.minimum(tv, categorical_tv_of_box(at, box))
+        tv = jnp.minimum(tv, known(categorical_tv_of_box(at, box)))
     best = jnp.argmax(at.low + at.high)
     ahead = gaps.low.reshape(actions, actions)[best] > 0
     fixed = jnp.all(ahead | (jnp.arange(actions) == best))
@@ -311,7 +344,7 @@ def _in_action_units(policy: Policy, local: Local) -> Local:
     low, high = (end * std for end in local.box)
     lost = slack(2, low.dtype)
     box = Box(low - lost * jnp.abs(low), high + lost * jnp.abs(high))
-    return local._replace(box=box)
+    return local._replace(box=enclosing(box))
 
 
 def _certificate(

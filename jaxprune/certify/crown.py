@@ -23,9 +23,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.certify.interval import SLOPES, Box, ibp, tanh_slope
+from jaxprune.certify.interval import SLOPES, Box, enclosing, ibp, tanh_slope
 from jaxprune.certify.query import Query, unit_ball_weights
-from jaxprune.certify.rounding import outward, slack
+from jaxprune.certify.rounding import known, outward, slack, vanished
 from jaxprune.families import lookup
 from jaxprune.types import Array
 
@@ -51,7 +51,7 @@ class Layer(NamedTuple):
 
     def box(self) -> Box:
         """Of the outputs, `[n]`."""
-        return Box(self.value + self.change.low, self.value + self.change.high)
+        return enclosing(Box(self.value + self.change.low, self.value + self.change.high))
 
 
 class Units(NamedTuple):
@@ -182,7 +182,7 @@ def interval_jacobian(query: Query) -> Box:
     change = outward(jnp.sum(jnp.abs(middle) + radius, axis=-1), query.eps.size)
     at = ibp(replace(query, eps=jnp.zeros_like(query.eps)))
     lost = slack(0, change.dtype) * change
-    return Box(at.low - change - lost, at.high + change + lost)
+    return enclosing(Box(at.low - change - lost, at.high + change + lost))
 
 
 def _relaxation(query: Query) -> Relaxation:
@@ -215,14 +215,15 @@ def _affine(weight: Array, bias: Array, h: Array, dh: Box) -> Layer:
     # Rounding of the value, of the box below and of rows times this weight, all n-term sums.
     lost = slack(weight.shape[1], weight.dtype)
     rounding = lost * ((jnp.abs(h) + jnp.abs(centre) + radius) @ size.T + jnp.abs(bias))
+    rounding = rounding + vanished(weight.shape[1], weight.dtype)
     middle, reach = centre @ weight.T, radius @ size.T + rounding
     return Layer(value, Box(middle - reach, middle + reach), rounding)
 
 
 def _tightened(layer: Layer, up: Array, down: Array) -> Layer:
     """The layer, knowing that W dh is in `[-down, up]`."""
-    low = jnp.maximum(layer.change.low, -down - layer.rounding)
-    high = jnp.minimum(layer.change.high, up + layer.rounding)
+    low = jnp.maximum(layer.change.low, -known(down + layer.rounding))
+    high = jnp.minimum(layer.change.high, known(up + layer.rounding))
     return layer._replace(change=Box(low, high))
 
 

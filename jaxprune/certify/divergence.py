@@ -26,7 +26,7 @@ Ends = tuple[Any, Any]  # (low, high), arrays
 
 def gaussian_tv(distance: Array) -> Array:
     """Exact: TV = erf(D / (2 sqrt 2)) for equal covariances and D = ||Sigma^(-1/2) dmu||_2."""
-    return _at_most_one(erf(distance / (2 * 2**0.5)))
+    return _probability(erf(distance / (2 * 2**0.5)), distance)
 
 
 def gaussian_kl(distance: Array) -> Array:
@@ -52,7 +52,7 @@ def tv_of_oscillation(oscillation: Array) -> Array:
     tanh(osc / 4).
     """
     less = jnp.expm1(-oscillation / 2)  # tanh would do, but XLA's falls by some ulps beyond 20
-    return _at_most_one(-less / (2 + less))
+    return _probability(-less / (2 + less), oscillation)
 
 
 def categorical_tv_of_box(at: Box, box: Box) -> Array:
@@ -79,8 +79,10 @@ def categorical_tv_of_box(at: Box, box: Box) -> Array:
     return jnp.clip(jnp.max(gains) + slack(4 * actions, gains.dtype), 0.0, 1.0)
 
 
-def _at_most_one(tv: Array) -> Array:
-    return jnp.minimum(outward(tv, 0), 1.0)
+def _probability(tv: Array, change: Array) -> Array:
+    """Rounded outward, at most 1, and not 0 where something changes."""
+    least = jnp.where(change > 0, jnp.finfo(tv.dtype).tiny, 0.0)
+    return jnp.minimum(jnp.maximum(outward(tv, 0), least), 1.0)
 
 
 # By `Policy.distribution`.

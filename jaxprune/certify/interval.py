@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxprune.certify.query import Query
-from jaxprune.certify.rounding import slack
+from jaxprune.certify.rounding import slack, vanished
 from jaxprune.families import lookup
 from jaxprune.types import Array
 
@@ -16,6 +16,12 @@ class Box(NamedTuple):
 
     low: Array  # [n]
     high: Array  # [n]
+
+
+def enclosing(box: Box) -> Box:
+    """The box, without an end that is not known: NaN, or an overflow to beyond all numbers."""
+    low_known, high_known = box.low < jnp.inf, box.high > -jnp.inf  # False for NaN
+    return Box(jnp.where(low_known, box.low, -jnp.inf), jnp.where(high_known, box.high, jnp.inf))
 
 
 def ibp(query: Query) -> Box:
@@ -43,7 +49,8 @@ def pre_activations(query: Query) -> list[Box]:
         size = jnp.abs(weight)
         middle = weight @ centre + bias
         reach = size @ (radius + lost * (jnp.abs(centre) + radius)) + lost * jnp.abs(bias)
-        boxes.append(Box(middle - reach, middle + reach))
+        reach = reach + vanished(weight.shape[1], weight.dtype)
+        boxes.append(enclosing(Box(middle - reach, middle + reach)))
     return boxes
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.certify.query import Query, length, unit_ball_weights
-from jaxprune.certify.rounding import outward
+from jaxprune.certify.rounding import outward, product
 from jaxprune.families import lookup
 from jaxprune.types import Array
 
@@ -43,10 +43,10 @@ def frobenius(query: Query) -> Array:
 
     The l_inf ball lies in the l_2 ball of radius sqrt(obs_size) * eps, and ||W||_2 <= ||W||_F.
     """
-    weights = unit_ball_weights(query)
+    weights = _sizes(query)
     bound = _root_size(query)
     for w in weights:
-        bound = bound * jnp.sqrt(jnp.sum(w * w))
+        bound = product(bound, jnp.sqrt(jnp.sum(product(w, w))))
     return outward(bound, sum(w.size for w in weights))
 
 
@@ -56,31 +56,31 @@ def abs_spectral(query: Query) -> Array:
     The norm of |W| is within a factor 2 of the largest that ||W||_2 can take under any mask: no
     monotone bound of one layer can be much tighter.
     """
-    weights = [jnp.abs(w) for w in unit_ball_weights(query)]
+    weights = _sizes(query)
     bound = _root_size(query)
     for w in weights:
-        bound = bound * nonnegative_norm(w)
+        bound = product(bound, nonnegative_norm(w))
     return outward(bound, sum(sum(w.shape) for w in weights))
 
 
 def path_22(query: Query) -> Array:
     """sqrt(obs_size) * || |W_L| ... |W_1| ||_2: the 2 -> 2 path norm."""
-    weights = [jnp.abs(w) for w in unit_ball_weights(query)]
-    product = reduce(lambda p, w: _product(w.T, p), weights[1:], weights[0])
-    bound = _root_size(query) * nonnegative_norm(product)
-    return outward(bound, sum(w.shape[1] for w in weights) + sum(product.shape))
+    weights = _sizes(query)
+    paths = reduce(lambda p, w: _product(w.T, p, product), weights[1:], weights[0])
+    bound = product(_root_size(query), nonnegative_norm(paths))
+    return outward(bound, sum(w.shape[1] for w in weights) + sum(paths.shape))
 
 
 def inf_product(query: Query) -> Array:
     """prod_k ||W_k||_inf, the largest row sums of |W_k|; times sqrt(outputs) for a Gaussian."""
-    weights = unit_ball_weights(query)
-    rows = [jnp.max(jnp.sum(jnp.abs(w), axis=-1)) for w in weights]
-    return outward(_of_largest(query, jnp.prod(jnp.stack(rows))), sum(w.shape[1] for w in weights))
+    weights = _sizes(query)
+    rows = [jnp.max(jnp.sum(w, axis=-1)) for w in weights]
+    return outward(_of_largest(query, reduce(product, rows)), sum(w.shape[1] for w in weights))
 
 
 def path_infinf(query: Query) -> Array:
     """|| |W_L| ... |W_1| ||_inf, times sqrt(outputs) for a Gaussian; for logits it is `path`."""
-    weights = unit_ball_weights(query)
+    weights = _sizes(query)
     largest = jnp.max(_reach(query, weights))
     return outward(_of_largest(query, largest), sum(w.shape[1] for w in weights))
 
@@ -91,7 +91,7 @@ def path(query: Query) -> Array:
     The inf -> 2 (inf -> inf) path norm: never above the Frobenius product, for one chain of
     matrix-vector products. The cheapest good monotone bound.
     """
-    weights = unit_ball_weights(query)
+    weights = _sizes(query)
     reach = _reach(query, weights)
     return outward(length(query, reach), sum(w.shape[1] for w in weights) + reach.size)
 
@@ -105,7 +105,7 @@ def centre_free(query: Query) -> Array:
     and at every x. Far below `path` for a large ball, where that lets units move by more than 2;
     the same for ReLU, which does not saturate.
     """
-    weights = unit_ball_weights(query)
+    weights = _sizes(query)
     increment = lookup(INCREMENTS, query.activation, "activation with an increment rule")
     reach = _reach(query, weights, increment)
     per_layer = 2 * (TERMS + DOUBLINGS + 2)
@@ -141,7 +141,7 @@ def spectral(query: Query) -> Array:
     """sqrt(obs_size) * prod_k ||W_k||_2, each factor an upper bound by Gram iteration."""
     bound = _root_size(query)
     for w in unit_ball_weights(query):
-        bound = bound * spectral_norm(w)
+        bound = product(bound, spectral_norm(w))
     return bound
 
 
@@ -173,7 +173,7 @@ def spectral_norm(w: Array) -> Array:
     log_norm = (jnp.log(_frobenius_norm(gram)) + log_scale) / 2**GRAM_ITERATIONS
     n, m = small.shape[1], small.shape[0]
     # Squaring t adds at most a relative n^1.5 u, and the root divides it by 2^t: n^1.5 + m in all.
-    return jnp.where(jnp.any(w != 0), outward(scale * jnp.exp(log_norm), n**1.5 + m), zero)
+    return jnp.where(jnp.all(w == 0), zero, outward(scale * jnp.exp(log_norm), n**1.5 + m))
 
 
 def nonnegative_norm(a: Array) -> Array:
@@ -203,7 +203,7 @@ def nonnegative_norm(a: Array) -> Array:
     norm = last * jnp.sqrt(jnp.sum(gram * gram))
     norm, _ = jax.lax.scan(root, norm, scales, reverse=True)
     norm, _ = root(norm, first)
-    return jnp.where(jnp.any(a > 0), norm, jnp.zeros_like(norm))
+    return jnp.where(jnp.all(a == 0), jnp.zeros_like(norm), norm)  # NaN is not 0
 
 
 def _rescaled(gram: Array) -> tuple[Array, Array]:
@@ -218,14 +218,20 @@ def _rescaled(gram: Array) -> tuple[Array, Array]:
     return jnp.maximum(gram / power, floor), power
 
 
-def _product(a: Array, b: Array) -> Array:
+def _product(a: Array, b: Array, times: Callable = jnp.multiply) -> Array:
     """a' b `[n, p]` of `[m, n]` and `[m, p]`, row after row.
 
     One order of addition on every device, which a matrix product does not promise.
     """
     zero = jnp.zeros((a.shape[1], b.shape[1]), a.dtype)
-    add = lambda total, rows: (total + rows[0][:, None] * rows[1], None)  # noqa: E731
+    add = lambda total, rows: (total + times(rows[0][:, None], rows[1]), None)  # noqa: E731
     return jax.lax.scan(add, zero, (a, b), unroll=UNROLL)[0]
+
+
+def _sizes(query: Query) -> list[Array]:
+    """|W| of every kernel with eps folded into the first; what is not 0 does not become 0."""
+    first, *others = (jnp.abs(layer.weight) for layer in query.layers)
+    return [product(first, query.eps), *others]
 
 
 def _reach(query: Query, weights: list[Array], increment=lambda z: z) -> Array:
@@ -234,8 +240,8 @@ def _reach(query: Query, weights: list[Array], increment=lambda z: z) -> Array:
     reach = jnp.ones_like(query.eps)
     for w in hidden:
         # Sums of products rather than a matrix product: one order of addition on every device.
-        reach = increment(jnp.sum(jnp.abs(w) * reach, axis=-1))
-    return jnp.sum(jnp.abs(last) * reach, axis=-1)
+        reach = increment(jnp.sum(product(w, reach), axis=-1))
+    return jnp.sum(product(last, reach), axis=-1)
 
 
 def _of_largest(query: Query, largest: Array) -> Array:

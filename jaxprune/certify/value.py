@@ -13,11 +13,12 @@ The rewards lie in an a-priori range (r_lo, r_hi). An episode that terminates st
 reward 0 ever after, so 0 must be in the range if episodes can terminate. NaN stays NaN.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.concentration import ROUNDING, mean_lower, mean_upper
+from jaxprune.concentration import ROUNDING, mean_lower, mean_upper, tail_probability
 from jaxprune.families import InputError
 from jaxprune.types import Array
 
@@ -292,6 +293,47 @@ def certified_return(
     bound = mean_lower(kept, (worst, best), level, method=method, comparisons=comparisons)
     lost = (best - bound) / (best - worst) if best > worst else np.zeros_like(bound)
     return ValueBound(bound, kept.mean(axis=-1), lost)
+
+
+def attacked_return(
+    returns: np.ndarray,
+    gap: Callable[[float], np.ndarray],
+    *,
+    gamma: float,
+    horizon: int,
+    reward_range: tuple[float, float],
+    level: float = 0.95,
+    method: str = "bernstein",
+    comparisons: int = 1,
+) -> np.ndarray:
+    """A lower bound on J(pi o nu) from clean episodes and a bound on J(pi) - J(pi o nu), `[...]`.
+
+            J~ >= low - gap  where J >= low and J - J~ <= gap, each but for half of 1 - level
+
+    The mean of the returns is no bound on J: less any gap, it is above J~ in up to half of all
+    repetitions.
+
+    Args:
+        returns: discounted, of the clean episodes, `[..., episodes]`.
+        gap: level -> what J~ is below J at most with that probability, `[...]`.
+        gamma: discount in [0, 1).
+        horizon: most steps of an episode.
+        reward_range: a-priori (r_lo, r_hi) of every reward.
+        level: of the statement; of all of them together if there are `comparisons`.
+        method: see `jaxprune.concentration.mean_lower`.
+        comparisons: how many such statements (bounds, policies) are to hold at once.
+
+    Raises:
+        InputError: gamma outside [0, 1), an empty or infinite reward range, or what `mean_lower`
+            refuses.
+    """
+    _check_gamma(gamma)
+    low, high = _check_range(reward_range)
+    weight = (1 - gamma**horizon) / (1 - gamma)
+    limits = min(low, 0.0) * weight, max(high, 0.0) * weight  # it can end, and earn 0 from then on
+    both = 1 - tail_probability(level, 2 * comparisons)
+    clean = mean_lower(np.clip(returns, *limits), limits, both, method=method)  # float32 figures
+    return np.maximum(clean - gap(both), limits[0])
 
 
 def certification_rate(fixed: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:

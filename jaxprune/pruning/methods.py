@@ -1,16 +1,17 @@
 """Pruning methods: a score, a schedule and a structure under a name, and what they aim at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprune.families import InputError, lookup
-from jaxprune.pruning.allocation import ALLOCATIONS, Shares, exact, share_out
+from jaxprune.pruning.allocation import ALLOCATIONS, EQUAL, Shares, apportioned, exact, share_out
 from jaxprune.pruning.schedules import SCHEDULES
 from jaxprune.pruning.scope import Scope, prunable_shapes
 from jaxprune.pruning.scores import SCORES
-from jaxprune.pruning.structures import STRUCTURES
+from jaxprune.pruning.structures import STRUCTURES, Competing
 from jaxprune.types import Params
 
 AFTER = "after"
@@ -166,19 +167,38 @@ def make_target(
     shares = share_out(shapes, rule, sparsity, own)
     competing = structure.competing(shapes, shares)
     groups = shares.groups if len(competing) == len(shapes) else _groups(shares, len(competing))
-    counts = []
-    for group in range(len(competing)):
-        members = [(n, x) for (n, x), g in zip(competing, groups, strict=True) if g == group]
-        counts.append(round(sum((n * x for n, x in members), start=exact(0))))
-        available = sum(max(n - scope.min_weights, 0) for n, _ in members)
-        if counts[-1] > available:
-            units = method.structure if structure.joint else "weights of a row"
-            raise InputError(
-                f"sparsity {float(sparsity):g} empties a layer: it takes {counts[-1]} of "
-                f"{sum(n for n, _ in members)} {units} that compete, and min_weights "
-                f"{scope.min_weights} lets {available} go; lower the sparsity, or min_weights to 0"
-            )
-    return Target(np.asarray(groups, np.int32), np.asarray(counts, np.int32))
+    members = [
+        [c for c, g in zip(competing, groups, strict=True) if g == group]
+        for group in range(len(competing))
+    ]
+    sharing = [g for g, found in enumerate(members) if any(c.density for c in found)]
+    alone = [[g] for g, found in enumerate(members) if found and g not in sharing]
+    counts = np.zeros(len(competing), np.int32)
+    for pool in (pool for pool in (sharing, *alone) if pool):
+        units = method.structure if structure.joint else "weights of a row"
+        asked = f"sparsity {float(sparsity):g}"
+        counts[pool] = _lost([members[g] for g in pool], scope.min_weights, asked, units)
+    return Target(np.asarray(groups, np.int32), counts)
+
+
+def _lost(
+    groups: Sequence[Sequence[Competing]], min_weights: int, asked: str, units: str
+) -> list[int]:
+    """What every group loses of the total that they share; words for the error, which says why."""
+    every = [c for group in groups for c in group]
+    total = round(sum((c.units * c.share for c in every), start=exact(0)))
+    sizes = [sum(c.units for c in group) for group in groups]
+    least = [sum(min(c.units, min_weights) for c in group) for group in groups]
+    available = sum(sizes) - sum(least)
+    if total > available:
+        raise InputError(
+            f"{asked} empties a layer: it takes {total} of {sum(sizes)} {units} that compete, "
+            f"and min_weights {min_weights} lets {available} go; lower the sparsity, or "
+            "min_weights to 0"
+        )
+    weights = [sum((c.units * (c.density or EQUAL) for c in g), start=exact(0)) for g in groups]
+    kept = apportioned(sum(sizes) - total, weights, least, sizes)
+    return [size - stays for size, stays in zip(sizes, kept, strict=True)]
 
 
 def _groups(shares: Shares, leaves: int) -> tuple[int, ...]:

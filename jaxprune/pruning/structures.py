@@ -25,6 +25,14 @@ from jaxprune.types import Array, Masks, Params
 Shapes = dict[str, Shape]
 
 
+class Competing(NamedTuple):
+    """The units of one leaf that compete with each other."""
+
+    units: int
+    share: Fraction  # of them, to go
+    density: Fraction | None = None  # see `Shares`; None: the share is rounded by itself
+
+
 class Structure(NamedTuple):
     """How leaves become units that compete, and back."""
 
@@ -32,8 +40,8 @@ class Structure(NamedTuple):
     """Whether the units of several leaves may compete."""
     check: Callable[[Shapes], None]
     """(shapes of the prunable leaves); raises `InputError` where the structure does not fit."""
-    competing: Callable[[Shapes, Shares], list[tuple[int, Fraction]]]
-    """(shapes, shares) -> of every leaf of units, how many compete and the share of them to go."""
+    competing: Callable[[Shapes, Shares], list[Competing]]
+    """(shapes, shares) -> of every leaf of units, what competes."""
     scores: Callable[[Params, Prunable], Units]
     """Scores of the weights -> scores of the units."""
     keep: Callable[[Masks, Prunable], Units]
@@ -62,8 +70,10 @@ WEIGHTS = Structure(
     joint=True,
     check=lambda shapes: None,
     competing=lambda shapes, shares: [
-        (math.prod(shape), share)
-        for shape, share in zip(shapes.values(), shares.sparsity, strict=True)
+        Competing(math.prod(shape), share, density)
+        for shape, share, density in zip(
+            shapes.values(), shares.sparsity, shares.density, strict=True
+        )
     ],
     scores=_flat,
     keep=_flat,
@@ -103,9 +113,9 @@ def rows(size: int | None) -> Structure:
                     "structure, or leave the layer out (first_layer, last_layer)"
                 )
 
-    def competing(shapes: Shapes, shares: Shares) -> list[tuple[int, Fraction]]:
+    def competing(shapes: Shapes, shares: Shares) -> list[Competing]:
         pairs = zip(shapes.values(), shares.sparsity, strict=True)
-        return [(size or shape[0], share) for shape, share in pairs]
+        return [Competing(size or shape[0], share) for shape, share in pairs]
 
     take_apart = partial(_blocks, size=size)
     return Structure(False, check, competing, take_apart, take_apart, _unblocked)
@@ -154,11 +164,11 @@ def unit_share(shapes: Shapes, sparsity: Fraction) -> Fraction:
     return min(shares, key=lambda share: abs((1 - sparsity) * total - left(share)))
 
 
-def _competing_units(shapes: Shapes, shares: Shares) -> list[tuple[int, Fraction]]:
+def _competing_units(shapes: Shapes, shares: Shares) -> list[Competing]:
     weights = [math.prod(shape) for shape in shapes.values()]
     asked = sum(n * share for n, share in zip(weights, shares.sparsity, strict=True)) / sum(weights)
     share = unit_share(shapes, Fraction(asked))
-    return [(shapes[a][1], share) for a, _ in _hidden(list(shapes))]
+    return [Competing(shapes[a][1], share) for a, _ in _hidden(list(shapes))]
 
 
 def _pooled(tree: Params, prunable: Prunable) -> Units:

@@ -14,6 +14,7 @@ from jaxprune.attacks import (
     AdversaryConfig,
     Attack,
     AttackConfig,
+    Kind,
     MADConfig,
     SarsaConfig,
     SearchConfig,
@@ -21,6 +22,8 @@ from jaxprune.attacks import (
     make_attack,
     one_of,
 )
+from jaxprune.attacks.base import lowest, memoryless
+from jaxprune.attacks.coupled import coupled
 from jaxprune.certify import certify
 from jaxprune.envs import Moment
 from jaxprune.families import InputError
@@ -142,6 +145,99 @@ def test_contract_inside_the_ball_and_below_every_certificate(name, head, masked
         found = np.max(measure(policy, STATES, moved, "distance"))
         bounds = certify(policy, prune(policy, "none", [0.0]), eps=eps)
         assert all(found <= bound.value[0] for bound in bounds.values())
+
+
+def saturated(head: str, kind: str):
+    """The victim with logits of 1e3, a deviation of e^-50 or e^10, or weights of 1e12."""
+    policy = victim(head)
+    actor = policy.params.actor
+    scaled = lambda names, factor: {  # noqa: E731
+        name: layer | {"kernel": layer["kernel"] * (factor if name in names else 1)}
+        for name, layer in actor.items()
+    }
+    params, activation = policy.params, policy.activation
+    if kind == "logits":
+        params = params._replace(actor=scaled(["layer_2"], 1e3))
+    elif kind in ("narrow", "wide"):
+        log_std = jnp.full_like(params.log_std, -50.0 if kind == "narrow" else 10.0)
+        params = params._replace(log_std=log_std)
+    else:
+        params, activation = params._replace(actor=scaled(actor, 1e12)), kind
+    return replace(policy, params=params, activation=activation)
+
+
+def assert_in_the_ball(moved, states, eps):
+    """Exactly, in the arithmetic of the attacks."""
+    low, high = np.asarray(states) - np.float32(eps), np.asarray(states) + np.float32(eps)
+    assert np.all(np.isfinite(moved)) and np.all(moved >= low) and np.all(moved <= high)
+
+
+SATURATED = {"normal": ("narrow", "wide", "tanh"), "categorical": ("logits", "tanh")}
+# Quick ones that look at the policy in different ways; another activation is another program.
+RELU = ("mad", "fgsm", "mad_sgld", "evolution", "paad")
+
+
+@every_attack
+def test_contract_whatever_the_policy_nothing_leaves_the_ball(name, head):
+    """fgsm, mad_power and mad_sgld showed NaN to policies that are sure of themselves."""
+    params = params_of(name, head)
+    for kind in SATURATED[head]:
+        policy = saturated(head, kind)
+        moved = program(name, head, True)(params, policy, KEYS, STATES, jnp.float32(0.3))
+        assert_in_the_ball(moved, STATES, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        pytest.param(name, head, marks=[] if name in RELU else pytest.mark.slow)
+        for name, head in POSSIBLE
+    ],
+)
+def test_contract_nothing_leaves_the_ball_of_a_policy_that_overflows(name, head):
+    """ReLU layers of weights of 1e12: outputs are infinite, and their differences NaN."""
+    policy, params = saturated(head, "relu"), params_of(name, head)
+    moved = program(name, head, True)(params, policy, KEYS, STATES, jnp.float32(0.3))
+    assert_in_the_ball(moved, STATES, 0.3)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, 5.0])
+def test_an_attack_of_ones_own_cannot_leave_the_ball_either(bad, monkeypatch):
+    rogue = memoryless(lambda key, victim, x, eps: x.at[0].set(bad).at[1].add(eps / 2))
+    monkeypatch.setitem(ATTACKS, "rogue", Kind(lambda _: rogue, "leaves"))
+    for attack in (make_attack("rogue"), coupled(rogue, rate=2.0)):
+        memory = attack.init((), KEYS[0]) if attack.init is rogue.init else None
+        if memory is None:
+            start = attack.blank(victim("normal"), ENVS["normal"].spec)
+            memory = attack.init(start, KEYS[0])
+        moved, after = attack.perturb(
+            () if attack.init is rogue.init else start, memory, KEYS[0], None, STATES[0], 0.25
+        )
+        expected = STATES[0].at[1].add(0.125)
+        if not np.isnan(bad):
+            expected = expected.at[0].add(0.25)
+        np.testing.assert_array_equal(moved, expected)
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("name", ["mad", "search", "evolution"])
+def test_a_confident_policy_is_attacked_as_well_as_a_doubtful_one(name):
+    """Logits times 40 change no likeliest action, and must not change whether it can be changed.
+
+    KL(p || q) was NaN as soon as a choice became e^88 times as likely, and no action flipped.
+    """
+
+    def flipped(scale: float) -> int:
+        policy = victim("categorical")
+        last = jax.tree.map(lambda x: scale * x, policy.params.actor["layer_2"])
+        actor = policy.params.actor | {"layer_2": last}
+        policy = replace(policy, params=policy.params._replace(actor=actor))
+        moved = program(name, "categorical", True)((), policy, KEYS, STATES, jnp.float32(0.5))
+        mode = jax.vmap(lambda x: action_distribution(policy, x).mode())
+        return int(np.sum(np.asarray(mode(moved)) != np.asarray(mode(STATES))))
+
+    doubtful = flipped(1)
+    assert doubtful >= 10 and flipped(40) >= 0.8 * doubtful
 
 
 @every_attack
@@ -340,6 +436,12 @@ def test_one_of_gives_each_member_its_own_memory():
     moved, memory = attack.perturb((10, 20), memory, KEYS[0], victim("normal"), jnp.zeros(4), 1.0)
     assert moved.tolist() == [-20.0] * 4
     assert [int(m) for m in memory] == [10, 21]
+
+
+def test_the_member_with_the_lowest_finite_return_is_used():
+    """`argmin` takes NaN for the least of all."""
+    returns = np.array([[np.nan, 2.0, 1.0], [3.0, -np.inf, 5.0], [np.nan] * 3])
+    assert lowest(returns).tolist() == [2, 0, 0]
 
 
 def test_unknown_attack():

@@ -32,6 +32,7 @@ from jaxprune.attacks import (
     none,
 )
 from jaxprune.attacks.base import nothing
+from jaxprune.diagnosis import Diagnosis
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.population import OverPopulation
@@ -189,7 +190,7 @@ def test_the_report_tells_prices_and_the_sweep(run):
 def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
     table = run.tables["diagnosis"]
     assert set(table) == set(SCHEMAS["diagnosis"].names)
-    assert len(table["value"]) == 5 * 2 * len(run.population.rows)
+    assert len(table["value"]) == len(Diagnosis._fields) * 2 * len(run.population.rows)
     zero = (table["method"] == "magnitude") & (table["sparsity"] == 0)
     gradient, transferred = (
         table["value"][zero & (table["quantity"] == name)] for name in ("gradient", "transferred")

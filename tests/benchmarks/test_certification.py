@@ -109,7 +109,7 @@ def test_no_ball_no_loss():
 def test_statements_of_the_stochastic_victim(env):
     """F times range / (1 - gamma)^2, for estimates and for statements."""
     settings = replace(SETTINGS, victim=("stochastic", "deterministic"))
-    table, _ = table_of(settings, env)
+    table, clean = table_of(settings, env)
     quantity = "value_gap_on_policy" + ("" if env.spec.reward_range else "_clipped")
     low, high = env.spec.reward_clip
     trivial = (high - low) / 0.01
@@ -117,6 +117,19 @@ def test_statements_of_the_stochastic_victim(env):
     gap = rows(table, bound="ibp", quantity=quantity, confidence=0.95)
     assert np.all((estimate > 0) & (estimate <= gap) & (gap <= trivial * (1 + 1e-6)))
     assert rows(table, quantity="return_floor").size == 0
+    floors = rows(table, quantity="discounted_return_floor")
+    if env.spec.reward_range is None:  # no confidence bound of the clean return
+        assert floors.size == 0
+        return
+    # Hoeffding at 2.5 % for the clean return, over the three bounds of which the best is shown.
+    low, high = (x * (1 - 0.99**env.spec.horizon) / 0.01 for x in env.spec.reward_range)
+    width = (high - low) * np.sqrt(np.log(2 * 3 / 0.05) / (2 * settings.episodes))
+    certain = clean.discounted.mean(-1) - width
+    path_gap = rows(table, bound="path", quantity="value_gap")
+    path_floor = rows(table, bound="path", quantity="discounted_return_floor", confidence=0.95)
+    np.testing.assert_allclose(path_floor, np.maximum(np.maximum(certain, low) - path_gap, low))
+    ibp_floor = rows(table, bound="ibp", quantity="discounted_return_floor", confidence=0.95)
+    assert np.all(ibp_floor <= np.maximum(np.maximum(certain, low) - gap, low))
 
 
 def test_a_deterministic_continuous_victim_has_no_certificate_and_the_reason():

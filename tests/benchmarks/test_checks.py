@@ -21,6 +21,7 @@ BY_FAMILY = {
 CORNERS = "gradient attack at least as strong as corners"
 CONVERGED = "gradient attack has converged"
 GRADIENTS = "gradients exist"
+DEFINED = "objective is a number"
 TRANSFERRED = "gradient at least as strong as transfer in D"
 SOUND = {
     "gradient": 1.0,
@@ -28,6 +29,7 @@ SOUND = {
     "corners": 0.9,
     "transferred": 0.8,
     "zero_gradient": 0.1,
+    "undefined": 0.0,
 }
 
 
@@ -180,6 +182,7 @@ def test_a_real_difference_is_found_in_the_same_noise():
         (GRADIENTS, {"zero_gradient": 0.9}, 0.9),
         (GRADIENTS, {"zero_gradient": np.nan}, np.nan),
         (TRANSFERRED, {"transferred": 1.1}, 1.1),
+        (DEFINED, {"undefined": 0.01}, 0.01),
     ],
 )
 def test_one_cell_of_the_diagnosis_fails_one_check(name, values, value):
@@ -194,6 +197,12 @@ def test_a_policy_that_nothing_moves_is_no_alarm_but_for_its_gradients():
     still = {"gradient": 0.0, "doubled": 2e-8, "corners": 6e-8, "transferred": 1e-8}
     found = by_name(checks(results(), table(None, **still, zero_gradient=1.0)))
     assert [check.name for check in found.values() if not check.passed] == [GRADIENTS]
+
+
+def test_an_older_run_that_did_not_count_what_is_undefined_is_not_checked_for_it():
+    of_old = {k: v[table()["quantity"] != "undefined"] for k, v in table().items()}
+    assert DEFINED in by_name(checks(results(), table()))
+    assert DEFINED not in by_name(checks(results(), of_old))
 
 
 def test_no_source_and_no_ball_are_not_checked():

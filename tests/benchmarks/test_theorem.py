@@ -187,6 +187,26 @@ def test_rises_are_counted_step_by_step_and_against_the_dense_network():
     assert theorem_report.rises([found], "spectral").raised == 0
 
 
+def test_what_is_infinite_or_no_number_is_counted_apart():
+    """It compared as "did not rise", and a bound that was NaN throughout as one that held."""
+    path = [[3.0], [np.nan], [2.0], [np.inf], [np.inf], [1.0], [0.5]]
+    values = {
+        "path": np.array([path]),
+        "jacobian": np.ones((1, 7, 1)),
+        "attack": np.ones((1, 7, 1)),
+    }
+    network = theorem_report.Network("net", "nets", theorem.gaussian_policy(0, SIZES, "tanh"), None)
+    found = theorem_report.Line(network, "magnitude", [i / 7 for i in range(7)], values)
+    assert theorem_report.rises([found], "path") == (1, 0, 0.5, 0.5 / 3)
+    assert theorem_report.untold([found], "path") == 5
+    lines = theorem_report.Findings([found])
+    sentences = " ".join(theorem_report.verdict(lines))
+    assert "holds for 0 of 1 bounds" in sentences and "not known for path: 5 of" in sentences
+    assert theorem_report.told([found])["path"] == "0; 5 not known"
+    (row, *_) = theorem_report.table([found])
+    assert (row["steps"], row["raised"], row["not_known"]) == (1, 0, 5)
+
+
 def test_prices_are_ratios_at_each_state():
     found = line(
         path=[8, 4, 2],

@@ -22,6 +22,7 @@ from tabular import (
 )
 
 from jaxprune.certify.value import (
+    attacked_return,
     certification_rate,
     certified_return,
     differing,
@@ -677,3 +678,43 @@ def test_rewards_outside_their_range():
         certified_return(rewards, fixed, gamma=0.9, reward_range=(0.0, 1.0))
     # What lies beyond the end of an episode is not read.
     certified_return(rewards, fixed, np.array([1, 1]), gamma=0.9, reward_range=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("method", ["hoeffding", "bernstein"])
+@pytest.mark.parametrize("episodes", [20, 1000])
+def test_a_floor_of_the_attacked_return_is_above_it_in_few_repetitions(method, episodes):
+    """Of 20 episodes of SD 10 around 50 with a gap of 0.5, the mean less the gap was in 44 %.
+
+    Returns of one step whose reward is known to be in [0, 100].
+    """
+    rng, repetitions, scale = np.random.default_rng(0), 4000, 100.0
+    settings = {"gamma": 0.0, "horizon": 1, "reward_range": (0.0, scale), "method": method}
+    # Two values around 50 with deviation 10, which is a normal one for the mean of 20.
+    returns = 50 + 10 * rng.choice([-1.0, 1.0], (repetitions, episodes))
+    truth = 50 - 0.5
+    assert 0.4 < np.mean(returns.mean(-1) - 0.5 > truth) < 0.5
+    floor = attacked_return(returns, lambda level: np.full(repetitions, 0.5), **settings)
+    assert np.mean(floor > truth) <= 0.05
+    if episodes == 1000:  # and says something
+        assert np.mean(floor) > 40
+    # The worst case of a range: nearly always 0, at times 100.
+    rare = scale * (rng.random((repetitions, episodes)) < 0.02)
+    floor = attacked_return(rare, lambda level: np.zeros(repetitions), **settings)
+    assert np.mean(floor > 0.02 * scale) <= 0.05
+
+
+def test_a_floor_of_the_attacked_return_splits_its_level():
+    """Clean return and gap at 97.5 % each; of four statements at once at 99.375 %."""
+    returns, asked = np.tile([0.0, 1.0], 10), []
+
+    def gap(level: float) -> np.ndarray:
+        asked.append(level)
+        return np.array(0.1)
+
+    settings = {"gamma": 0.5, "horizon": 1, "reward_range": (0.0, 1.0), "method": "hoeffding"}
+    floors = [attacked_return(returns, gap, comparisons=n, **settings) for n in (1, 4)]
+    assert asked == [pytest.approx(0.975), pytest.approx(0.99375)]
+    widths = np.sqrt(np.log([40, 160]) / 40)
+    np.testing.assert_allclose(floors, 0.5 - widths - 0.1)
+    with pytest.raises(InputError, match="reward range"):
+        attacked_return(returns, gap, **(settings | {"reward_range": (0.0, np.inf)}))

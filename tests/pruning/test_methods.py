@@ -183,7 +183,7 @@ def test_micro_is_a_training_method_and_says_what_to_do():
             "neurons need",
         ),
         ({"sparsity": 0.99}, "empties a layer.*min_weights"),
-        ({"sparsity": 0.975, "allocation": "uniform"}, "empties a layer: it takes 18 of 18"),
+        ({"sparsity": 0.98, "allocation": "uniform"}, "empties a layer: it takes 104 of 106"),
         ({"method": "magnitude/after/outputs", "sparsity": 0.95}, "5 of 5 weights of a row"),
         ({"scope": Scope(networks="value")}, "actor, critic, both"),
         ({"scope": Scope(min_weights=-1)}, "min_weights -1"),

@@ -462,6 +462,14 @@ def test_adversary_of_a_linear_policy_in_closed_form():
     assert np.all(flat(nothing) == 0)
 
 
+def test_adversary_of_a_policy_that_is_sure_of_itself():
+    """Logits of the order of 1e3, whose KL was NaN: every weight had the same score, none."""
+    policy, batch = make_case("categorical", "relu")
+    policy = with_kernel(policy, 1e3 * policy.params.actor["layer_0"]["kernel"])
+    found = flat(score("adversary", policy, batch).actor)
+    assert np.all(np.isfinite(found)) and np.any(found != 0)
+
+
 def test_adversary_draws_another_start_for_every_sample(monkeypatch):
     starts = []
 
