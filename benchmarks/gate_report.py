@@ -18,7 +18,7 @@ from benchmarks.baselines import Run
 from benchmarks.comparison import Compared, Window
 from benchmarks.pairing import EPISODES, EQUAL, EXACT, LEVEL, RETURN, SEEDS, TOO_FEW
 from benchmarks.tables import markdown_table, plain
-from jaxprune.families import shown
+from jaxprune.families import MESSAGE, shown
 
 BASES = {
     EQUAL: "the same in both runs",
@@ -91,21 +91,16 @@ def rich_tables(verdict: Verdict) -> Iterator[Table]:
         for c in compared:
             window = c.worst if name == "worse" else c.best
             assert window is not None
-            table.add_row(
-                escape(shown(c.key)), change_text(window), f"{window.probability:.2g}", c.basis
-            )
+            curve, chance = escape(shown(c.key)), f"{window.probability:.2g}"
+            table.add_row(curve, change_text(window), chance, c.basis)
         yield table
 
 
 def markdown(verdict: Verdict) -> str:
     """A summary for a pull request."""
     passed = "passed" if not verdict.worse else "FAILED"
-    settings = verdict.run.settings
-    lines = [
-        f"## Robustness gate {passed}: {plain(settings.get('env'))}",
-        "",
-        f"{verdict.sentence()}.",
-    ]
+    task = plain(verdict.run.settings.get("env"))
+    lines = [f"## Robustness gate {passed}: {task}", "", f"{verdict.sentence()}."]
     for name, compared in (("Worse", verdict.worse), ("Better", verdict.better)):
         if compared:
             rows = [_change_row(c, c.worst if name == "Worse" else c.best) for c in compared]
@@ -142,9 +137,9 @@ def _provenance(verdict: Verdict) -> Iterator[str]:
     facts = verdict.baseline.facts, verdict.run.facts
     header = ["", "baseline", "run"]
     names = ("git", "python", "device", "versions")
-    rows = [[name, *(plain(_short(f.get(name))) for f in facts)] for name in names]
+    rows = [[name, *(plain(_short(f.get(name)), MESSAGE) for f in facts)] for name in names]
     yield from markdown_table(header, rows)
-    yield from ("", f"Command of the baseline: `{plain(facts[0].get('command'))}`")
+    yield from ("", f"Command of the baseline: `{plain(facts[0].get('command'), MESSAGE)}`")
 
 
 def _short(fact: Any) -> str:

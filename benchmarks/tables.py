@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxprune.families import shown
+from jaxprune.families import NAME, shown
 from jaxprune.statistics import Interval
 
 
@@ -15,12 +15,13 @@ def interval_text(interval: Interval) -> str:
     return mean if low == "nan" else f"{mean} [{low}, {high}]"
 
 
-def plain(value: object) -> str:
+def plain(value: object, limit: int = NAME) -> str:
     """Returns a name or a value from a file as Markdown that is only text, in code and tables too.
 
     What Markdown or HTML would act on is escaped like what is not printable: `|` becomes `\\x7c`.
+    The middle of what is longer than `limit` is left out.
     """
-    return re.sub(r"[`|<>&\[\]!*]", lambda found: f"\\x{ord(found[0]):02x}", shown(value))
+    return re.sub(r"[`|<&\[*]", lambda found: f"\\x{ord(found[0]):02x}", shown(value, limit))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -63,7 +63,7 @@ def read_bytes(path: str | Path) -> bytes:
 def _check_regular(found: os.stat_result, path: str | Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise InputError(
-            f"{path} is no regular file: give one that jaxprune.save_policy or another library wrote"
+            f"{path} is no regular file: give one of jaxprune.save_policy or another library"
         )
     if found.st_size > MAX_BYTES:
         raise InputError(_too_large(path))
