@@ -51,13 +51,11 @@ def read_bytes(path: str | Path) -> bytes:
         _check_regular(os.stat(path), path)
         # What took its place since must not make us wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            _check_regular(os.fstat(file.fileno()), path)
-            data = file.read(MAX_BYTES + 1)
+            opened = os.fstat(file.fileno())
+            _check_regular(opened, path)
+            return file.read(opened.st_size)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give another file") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(_too_large(path))
-    return data
 
 
 def _check_regular(found: os.stat_result, path: str | Path) -> None:
@@ -106,8 +104,8 @@ class Archive:
         self._left -= member.file_size
         if self._left < 0:
             raise InputError(_too_large(self._path))
-        with self._archive.open(member) as file:  # which gives no more than file_size
-            return file.read()
+        with self._archive.open(member) as file:
+            return file.read(member.file_size)  # without a number it inflates all there is
 
     def __enter__(self) -> "Archive":
         return self

@@ -60,7 +60,7 @@ def originals(folder: Path) -> list[tuple[bytes, bool]]:
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     """One to three changes: of a member where it is an archive, of operations in a pickle."""
     for _ in range(rng.integers(1, 3)):
-        if zipfile.is_zipfile(io.BytesIO(data)) and rng.random() < 0.7:
+        if data[:4] == b"PK\x03\x04" and rng.random() < 0.7:
             data = _changed_archive(data, rng)
         elif data[:1] == b"\x80" and rng.random() < 0.6:
             data = _changed_pickle(data, rng)
@@ -170,7 +170,7 @@ def main(count: int, seed: int = 0) -> None:
             slowest = max(slowest, time.process_time() - cpu)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert slowest < SECONDS and grown < KILOBYTES, (slowest, grown)
-    print(json.dumps({**outcomes, "slowest_s": round(slowest, 3), "grown_MB": grown // 1000}))
+    json.dump({**outcomes, "slowest_s": round(slowest, 3), "grown_MB": grown // 1000}, sys.stdout)
 
 
 if __name__ == "__main__":
