@@ -189,10 +189,10 @@ def history(compared: Sequence[Compared], *, returns: bool) -> str:
         if (c.key.quantity == RETURN) != returns:
             continue
         points = zip(c.sparsity, c.run, c.baseline, c.tolerance, strict=True)
-        rows = [(f"{c.key}/sparsity={s:g}", *rest) for s, *rest in points]
-        rows.append((f"{c.key}/mean", c.run.mean(), c.baseline.mean(), c.area_tolerance))
+        rows = [(f"{shown(c.key)}/sparsity={s:g}", *rest) for s, *rest in points]
+        rows.append((f"{shown(c.key)}/mean", c.run.mean(), c.baseline.mean(), c.area_tolerance))
         for name, value, baseline, tolerance in rows:
-            entry = {"name": name, "unit": c.unit, "value": float(value)}
+            entry = {"name": name, "unit": shown(c.unit), "value": float(value)}
             if not math.isnan(tolerance):
                 entry["range"] = f"± {tolerance:.3g}"
             entries.append(entry | {"extra": f"baseline {baseline:.6g}; {BASES[c.basis]}"})
