@@ -74,13 +74,13 @@ def _too_large(path: str | Path) -> str:
 class Archive:
     """A zip archive in memory, of which only what is asked for is inflated. A context manager.
 
-    Raises:
-        InputError: it has too many members or several of one name.
-        zipfile.BadZipFile: it is damaged.
-
     Args:
         data: of the archive.
         path: what to call it in messages.
+
+    Raises:
+        InputError: it has too many members or several of one name.
+        zipfile.BadZipFile: it is damaged.
     """
 
     def __init__(self, data: bytes, path: str | Path):

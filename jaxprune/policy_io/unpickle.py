@@ -27,7 +27,7 @@ _NOTHING = frozenset(("PROTO", "FRAME"))
 class Unpickler:
     """Reads one pickle, as `pickle.Unpickler` does, with the same two methods to override.
 
-    The items of sets become lists. A callable is only what `find_class` returned.
+    Sets become lists or tuples of their items. Only what `find_class` returned is ever called.
     """
 
     def __init__(self, data: bytes):

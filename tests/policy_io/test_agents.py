@@ -51,13 +51,17 @@ def test_loaded_agents_can_be_pruned_and_evaluated(tmp_path):
     assert mean.shape == (2, 3)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
+@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file", "damaged"])
 def test_no_agents_there(tmp_path, kind):
     path = tmp_path / "agents"
     if kind == "file":
         path.write_text("hello")
     elif kind == "empty folder":
         path.mkdir()
+    elif kind == "damaged":
+        save_agents(path, stack(policy_of(), 2), {})
+        for file in path.rglob("*manifest*"):
+            file.write_bytes(b"\x1b[2J")
     with pytest.raises(InputError, match="no checkpoint of agents") as error:
         load_agents(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
