@@ -32,7 +32,9 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
         InputError: no checkpoint there, or a damaged one.
     """
     folder = str(Path(path).absolute())
-    missing = f"no checkpoint of agents at {path}, or a damaged one: give the `agents` folder of a run"
+    missing = (
+        f"no checkpoint of agents at {path}, or a damaged one: give the `agents` folder of a run"
+    )
     if not ocp.is_orbax_checkpoint(folder):
         raise InputError(missing)
     with refusing(missing):  # InvalidLayoutError: an empty folder; or a damaged one
