@@ -33,7 +33,7 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
     """
     folder = str(Path(path).absolute())
     missing = (
-        f"no checkpoint of agents at {path}, or a damaged one: give the `agents` folder of a run"
+        f"no checkpoint of agents at {path}, or no whole one: give the `agents` folder of a run"
     )
     if not ocp.is_orbax_checkpoint(folder):
         raise InputError(missing)
