@@ -22,7 +22,7 @@ from benchmarks import analysis
 from benchmarks.analysis import Columns
 from benchmarks.labels import PARTS, Labels
 from benchmarks.pairing import QUANTITIES, Recorded
-from benchmarks.store import checksum, read_json, read_table
+from benchmarks.store import checksum, read_json, read_table, values_of
 from benchmarks.whole import write_whole
 from jaxprune.families import InputError
 
@@ -151,7 +151,7 @@ def _read_checked(file: Path, name: str, sums: Mapping[str, str]) -> Columns:
     absent = [column for column in COLUMNS[name] if column not in table.column_names]
     if absent:
         raise InputError(f"{file} lacks the column {absent[0]!r}: {remedy}")
-    return {column: table[column].to_numpy() for column in COLUMNS[name]}
+    return {column: values_of(table[column]) for column in COLUMNS[name]}
 
 
 def _trimmed(name: str, table: Columns) -> Columns:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 
+from jaxprune.families import MESSAGE, shown
+
 # Exit statuses: input that cannot be honoured, and files that cannot be written (EX_IOERR of
 # sysexits.h).
 BAD_INPUT, NOT_WRITTEN = 2, 74
@@ -31,7 +33,9 @@ def make_console() -> Console:
 
 def complain(error: Exception | str) -> None:
     """One line on standard error, however long."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"error: {shown(error, MESSAGE)}", markup=False
+    )
 
 
 class Display:

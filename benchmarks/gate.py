@@ -31,7 +31,7 @@ from benchmarks.display import complain, make_console
 from benchmarks.gate_report import Verdict
 from benchmarks.pairing import RETURN
 from benchmarks.whole import write_whole
-from jaxprune.families import InputError
+from jaxprune.families import MESSAGE, InputError, shown
 from jaxprune.population import check_devices
 
 FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
@@ -108,7 +108,8 @@ def update(options: Options, console: Console) -> int:
     if old is None:
         return FINE
     for name, before, after in differences(old.settings, run.settings):
-        console.print(f"setting {name}: {before} is now {after}", markup=False, soft_wrap=True)
+        differing = shown(f"{name}: {before} is now {after}", MESSAGE)
+        console.print(f"setting {differing}", markup=False, soft_wrap=True)
     try:
         check_comparable(old, run)
     except InputError:

@@ -11,12 +11,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.baselines import Run
 from benchmarks.comparison import Compared, Window
 from benchmarks.pairing import EPISODES, EQUAL, EXACT, LEVEL, RETURN, SEEDS, TOO_FEW
-from benchmarks.tables import markdown_table
+from benchmarks.tables import markdown_table, plain
+from jaxprune.families import MESSAGE, shown
 
 BASES = {
     EQUAL: "the same in both runs",
@@ -89,15 +91,16 @@ def rich_tables(verdict: Verdict) -> Iterator[Table]:
         for c in compared:
             window = c.worst if name == "worse" else c.best
             assert window is not None
-            table.add_row(str(c.key), change_text(window), f"{window.probability:.2g}", c.basis)
+            curve, chance = escape(shown(c.key)), f"{window.probability:.2g}"
+            table.add_row(curve, change_text(window), chance, c.basis)
         yield table
 
 
 def markdown(verdict: Verdict) -> str:
     """A summary for a pull request."""
     passed = "passed" if not verdict.worse else "FAILED"
-    settings = verdict.run.settings
-    lines = [f"## Robustness gate {passed}: {settings.get('env')}", "", f"{verdict.sentence()}."]
+    task = plain(verdict.run.settings.get("env"))
+    lines = [f"## Robustness gate {passed}: {task}", "", f"{verdict.sentence()}."]
     for name, compared in (("Worse", verdict.worse), ("Better", verdict.better)):
         if compared:
             rows = [_change_row(c, c.worst if name == "Worse" else c.best) for c in compared]
@@ -113,14 +116,14 @@ def markdown(verdict: Verdict) -> str:
 def _change_row(compared: Compared, window: Window | None) -> list[str]:
     assert window is not None
     told = change_text(window), f"{window.probability:.2g}", compared.basis
-    return [f"`{compared.key}`", compared.unit, *told]
+    return [f"`{plain(compared.key)}`", plain(compared.unit), *told]
 
 
 def _area_row(compared: Compared) -> list[str]:
     baseline, run = compared.baseline.mean(), compared.run.mean()
     tolerance = compared.area_tolerance
     return [
-        f"`{compared.key}`",
+        f"`{plain(compared.key)}`",
         f"{baseline:.5g}",
         f"{run:.5g}",
         f"{run - baseline:+.3g}",
@@ -134,9 +137,9 @@ def _provenance(verdict: Verdict) -> Iterator[str]:
     facts = verdict.baseline.facts, verdict.run.facts
     header = ["", "baseline", "run"]
     names = ("git", "python", "device", "versions")
-    rows = [[name, *(_short(f.get(name)) for f in facts)] for name in names]
+    rows = [[name, *(plain(_short(f.get(name)), MESSAGE) for f in facts)] for name in names]
     yield from markdown_table(header, rows)
-    yield from ("", f"Command of the baseline: `{facts[0].get('command')}`")
+    yield from ("", f"Command of the baseline: `{plain(facts[0].get('command'), MESSAGE)}`")
 
 
 def _short(fact: Any) -> str:
@@ -154,10 +157,10 @@ def junit(verdict: Verdict) -> str:
     counts = {"tests": len(verdict.compared), "failures": failures, "errors": 0, "skipped": skipped}
     attributes = {name: str(count) for name, count in counts.items()}
     root = ET.Element("testsuites", {"name": "benchmarks.gate", **attributes})
-    task = str(verdict.run.settings.get("env"))
+    task = shown(verdict.run.settings.get("env"))
     suite = ET.SubElement(root, "testsuite", {"name": task, **attributes, "time": "0"})
     for c in verdict.compared:
-        named = {"classname": f"{task}.{c.key.method}", "name": str(c.key), "time": "0"}
+        named = {"classname": shown(f"{task}.{c.key.method}"), "name": shown(c.key), "time": "0"}
         case = ET.SubElement(suite, "testcase", named)
         if c.worse and c.worst is not None:
             message = f"{change_text(c.worst)}, p = {c.worst.probability:.2g}"
@@ -170,7 +173,7 @@ def junit(verdict: Verdict) -> str:
 
 
 def _points(compared: Compared) -> Iterator[str]:
-    yield f"{compared.unit}; judged by: {BASES[compared.basis]}"
+    yield f"{shown(compared.unit)}; judged by: {BASES[compared.basis]}"
     columns = (compared.sparsity, compared.baseline, compared.run, compared.tolerance)
     for sparsity, one, other, tolerance in zip(*columns, strict=True):
         yield (
@@ -186,10 +189,10 @@ def history(compared: Sequence[Compared], *, returns: bool) -> str:
         if (c.key.quantity == RETURN) != returns:
             continue
         points = zip(c.sparsity, c.run, c.baseline, c.tolerance, strict=True)
-        rows = [(f"{c.key}/sparsity={s:g}", *rest) for s, *rest in points]
-        rows.append((f"{c.key}/mean", c.run.mean(), c.baseline.mean(), c.area_tolerance))
+        rows = [(f"{shown(c.key)}/sparsity={s:g}", *rest) for s, *rest in points]
+        rows.append((f"{shown(c.key)}/mean", c.run.mean(), c.baseline.mean(), c.area_tolerance))
         for name, value, baseline, tolerance in rows:
-            entry = {"name": name, "unit": c.unit, "value": float(value)}
+            entry = {"name": name, "unit": shown(c.unit), "value": float(value)}
             if not math.isnan(tolerance):
                 entry["range"] = f"± {tolerance:.3g}"
             entries.append(entry | {"extra": f"baseline {baseline:.6g}; {BASES[c.basis]}"})

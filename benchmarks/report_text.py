@@ -22,6 +22,7 @@ from benchmarks.report_rows import (
     sparsity_rows,
 )
 from benchmarks.tables import interval_text, markdown_table
+from jaxprune.families import MESSAGE, shown
 from jaxprune.statistics import Interval
 
 FOOTNOTES = """\
@@ -119,7 +120,11 @@ def lines(evidence: Evidence) -> Iterator[str]:
     yield from ("## How to read this", "", _footnotes(evidence))
     yield from ("## Compute", "", *markdown_table(*compute_rows(evidence.compute)), "")
     described = evidence.described
-    facts = [f"{name}: {_told(described[name])}" for name in PROVENANCE if described.get(name)]
+    facts = [
+        f"{name}: {shown(_told(described[name]), MESSAGE)}"
+        for name in PROVENANCE
+        if described.get(name)
+    ]
     yield from _list("Provenance", facts)
 
 
@@ -130,8 +135,8 @@ def _where(evidence: Evidence) -> str:
     words = [f"{evidence.seeds} seed{'s' if evidence.seeds > 1 else ''}", f"eps {radii}"]
     victims = [results.victim, *(other.results.victim for other in evidence.others)]
     words += [f"{' and '.join(victims)} policy"]
-    words += [f"on {described['device']}"] if "device" in described else []
-    words += [f"jaxprune {described['git']}"] if described.get("git") else []
+    words += [f"on {shown(described['device'])}"] if "device" in described else []
+    words += [f"jaxprune {shown(described['git'])}"] if described.get("git") else []
     return "*" + ", ".join(words) + "*"
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import jaxprune
 from benchmarks.whole import sweep, write_whole
-from jaxprune.families import InputError
+from jaxprune.families import MESSAGE, InputError, shown
 
 # What a cell is: one agent with one mask.
 CELL = [
@@ -267,7 +267,18 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{file} is missing or damaged: give the folder of a complete run"
         ) from None
-    return {column: table[column].to_numpy() for column in table.column_names}
+    return {column: values_of(table[column]) for column in table.column_names}
+
+
+def values_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns the values of a column, with names and other text made harmless, see `shown`."""
+    values = column.to_numpy()
+    if not pa.types.is_string(column.type):
+        return values
+    told = {text: shown(text, MESSAGE) for text in column.unique().to_pylist() if text is not None}
+    if all(text == harmless for text, harmless in told.items()):
+        return values
+    return np.array([told.get(text) for text in values], object)
 
 
 def _with_victim(table: pa.Table) -> pa.Table:

@@ -7,8 +7,30 @@ from typing import TypeVar
 Member = TypeVar("Member")
 
 
+# Characters of a message, and of a name or a value that a file holds.
+MESSAGE, NAME = 4000, 200
+
+
+def shown(value: object, limit: int = NAME) -> str:
+    """Returns text of unknown origin as one harmless line, whatever a terminal makes of it.
+
+    What is not printable (control and formatting characters, line ends, halves of surrogate pairs)
+    is escaped as Python writes it, and the middle of what is longer than `limit` is left out.
+    """
+    text = str(value)
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class InputError(ValueError):
-    """Input that a person can mend: the one-line message names value, allowed values and remedy."""
+    """Input that a person can mend: the one-line message names value, allowed values and remedy.
+
+    Values come from files and command lines, so that the message is made one line here.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(shown(message, MESSAGE))
 
 
 def lookup(family: Mapping[str, Member], name: str, kind: str) -> Member:

@@ -7,7 +7,7 @@ import pytest
 from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
 from jaxprune.envs.registry import TASKS
-from jaxprune.families import InputError, lookup
+from jaxprune.families import InputError, lookup, shown
 from jaxprune.policy import ACTIVATIONS, HEADS
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES
 from jaxprune.pruning.scores import SCORES
@@ -79,3 +79,24 @@ def test_the_nearest_name_is_told_whatever_its_case():
         lookup(ATTACKS, "MAD", "attack")
     with pytest.raises(InputError, match="unknown attack None: choose from none, random"):
         lookup(ATTACKS, None, "attack")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\x1b[31m\n::error::b", r"a\x1b[31m\n::error::b"),
+        ("a\u202eb\u2028\ud800\x85", r"a\u202eb\u2028\ud800\x85"),
+        ("\U000e0001", r"\U000e0001"),
+        ("Größe 1 \u00b1 2", "Größe 1 \u00b1 2"),
+        ("a" * 201, "a" * 100 + "..." + "a" * 100),
+        (3, "3"),
+    ],
+)
+def test_text_of_files_becomes_one_harmless_line(text, line):
+    assert shown(text) == line
+    assert str(InputError(f"{text}: mend it")).isprintable()
+
+
+def test_a_long_name_leaves_room_for_the_remedy():
+    with pytest.raises(InputError, match=r"^unknown score 'xx.*\.\.\..*choose from one$"):
+        lookup({"one": 1}, "x" * 10**6, "score")

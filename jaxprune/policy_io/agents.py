@@ -9,6 +9,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxprune.families import InputError
+from jaxprune.policy_io.files import refusing
 from jaxprune.policy_io.npz import STATIC
 from jaxprune.types import Masks, ObsStats, Params, Policy
 
@@ -28,18 +29,18 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
     """What `save_agents` wrote: (policy `[agents]`, masks by method).
 
     Raises:
-        InputError: no checkpoint there.
+        InputError: no checkpoint there, or a damaged one.
     """
     folder = str(Path(path).absolute())
-    missing = f"no checkpoint of agents at {path}: give the `agents` folder of a run"
+    missing = (
+        f"no checkpoint of agents at {path}, or no whole one: give the `agents` folder of a run"
+    )
     if not ocp.is_orbax_checkpoint(folder):
         raise InputError(missing)
-    try:
+    with refusing(missing):  # InvalidLayoutError: an empty folder; or a damaged one
         state: Any = ocp.load(folder)
-    except ValueError:  # InvalidLayoutError: an empty folder
-        raise InputError(missing) from None
-    static: Any = ocp.metadata(folder).custom_metadata
-    return agents_of(state, static)
+        static: Any = ocp.metadata(folder).custom_metadata
+        return agents_of(state, static)
 
 
 def agents_state(

@@ -6,26 +6,30 @@ discrete actions) and `critic`, with a parameter `actor_logstd` `[1, act]`.
 
 from pathlib import Path
 
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from jaxprune.families import InputError
+from jaxprune.policy_io.files import read_bytes
 from jaxprune.policy_io.state_dict import Layout, Tensors, actor_critic
 from jaxprune.policy_io.torch_file import read_state_dict
 from jaxprune.types import Policy
 
 CONTINUOUS = Layout(("actor_mean.*",), ("critic.*",), "actor_logstd")
 DISCRETE = Layout(("actor.*",), ("critic.*",), None)
+MAX_HEADER = 2**20  # bytes of JSON, which take many times their size in memory
 
 
 def read_torch(path: Path) -> Policy:
     """The policy of a file by torch.save, not yet checked; a broken one raises anything."""
-    with open(path, "rb") as file:
-        return _policy(read_state_dict(file, path), path)
+    return _policy(read_state_dict(read_bytes(path), path), path)
 
 
 def read_safetensors(path: Path) -> Policy:
     """The policy of a .safetensors file, not yet checked; a broken one raises anything."""
-    return _policy(load_file(path), path)
+    data = read_bytes(path)
+    if int.from_bytes(data[:8], "little") > MAX_HEADER:
+        raise ValueError("a header of too many tensors")
+    return _policy(load(data), path)
 
 
 def _policy(tensors: Tensors, path: Path) -> Policy:

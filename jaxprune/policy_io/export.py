@@ -17,7 +17,7 @@ from jax import export
 from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.policy_io.checks import one_policy
-from jaxprune.policy_io.files import refusing, whole_file
+from jaxprune.policy_io.files import read_bytes, refusing, whole_file
 from jaxprune.types import Array, Masks, Policy
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -52,6 +52,8 @@ def export_policy(path: str | Path, policy: Policy, masks: Masks | None = None) 
 def load_exported(path: str | Path) -> Callable[[np.ndarray | Array], Array]:
     """What `export_policy` wrote, as a function of raw observations `[b, obs]`.
 
+    The file is a program: it is compiled here, and runs when the function is called.
+
     Raises:
         InputError: the file is missing or no such artefact; from the function, other shapes.
     """
@@ -59,7 +61,7 @@ def load_exported(path: str | Path) -> Callable[[np.ndarray | Array], Array]:
         raise InputError(f"no exported policy at {path}: give what jaxprune.export_policy wrote")
     complaint = f"exported policy {path} is truncated or none: write it with jaxprune.export_policy"
     with refusing(complaint):
-        artefact = export.deserialize(bytearray(Path(path).read_bytes()))
+        artefact = export.deserialize(bytearray(read_bytes(path)))
         (expected,) = artefact.in_avals
         (_, size) = expected.shape
         act = jax.jit(artefact.call)

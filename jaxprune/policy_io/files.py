@@ -1,12 +1,20 @@
-"""Files that are written whole or not at all, and refusals of those that cannot be read."""
+"""Files that are written whole or not at all, and read within bounds or refused."""
 
+import io
 import os
+import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from jaxprune.families import InputError
+
+# Of a file, and of all that is read from an archive: a policy of 60 million numbers.
+MAX_BYTES = 2**28
+# Of an archive: each entry of its directory takes ten times its size in memory.
+MAX_MEMBERS = 10_000
 
 
 @contextmanager
@@ -30,3 +38,77 @@ def refusing(message: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged archives and pickles raise errors of every kind
         raise InputError(message) from error
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Returns what a regular file holds, at most `MAX_BYTES`.
+
+    Raises:
+        InputError: it is a device, a pipe or a folder, which are not opened, or larger, or cannot
+            be read.
+    """
+    try:
+        _check_regular(os.stat(path), path)
+        # What took its place since must not make us wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            opened = os.fstat(file.fileno())
+            _check_regular(opened, path)
+            return file.read(opened.st_size)
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): give another file") from None
+
+
+def _check_regular(found: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(
+            f"{path} is no regular file: give one of jaxprune.save_policy or another library"
+        )
+    if found.st_size > MAX_BYTES:
+        raise InputError(_too_large(path))
+
+
+def _too_large(path: str | Path) -> str:
+    return f"{path} holds more than {MAX_BYTES >> 20} MiB: no policy that is read here is as large"
+
+
+class Archive:
+    """A zip archive in memory, of which only what is asked for is inflated. A context manager.
+
+    Args:
+        data: of the archive.
+        path: what to call it in messages.
+
+    Raises:
+        InputError: it has too many members or several of one name.
+        zipfile.BadZipFile: it is damaged.
+    """
+
+    def __init__(self, data: bytes, path: str | Path):
+        if data.count(b"PK\x01\x02") > MAX_MEMBERS:
+            raise InputError(f"{path} has more than {MAX_MEMBERS} members: it is no policy")
+        self._archive, self._path, self._left = zipfile.ZipFile(io.BytesIO(data)), path, MAX_BYTES
+        self.names = self._archive.namelist()
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"{path} has two members of one name: write it again")
+
+    def read(self, name: str) -> bytes:
+        """Returns a member, as long as all that was read stays within `MAX_BYTES`.
+
+        Raises:
+            InputError: it would be more.
+            Exception: of any kind, if it is missing or damaged.
+        """
+        member = self._archive.getinfo(name)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile("other methods inflate without bound")
+        self._left -= member.file_size
+        if self._left < 0:
+            raise InputError(_too_large(self._path))
+        with self._archive.open(member) as file:
+            return file.read(member.file_size)  # without a number it inflates all there is
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._archive.close()

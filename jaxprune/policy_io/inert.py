@@ -4,11 +4,11 @@ Every class or function that the pickle names becomes an `Inert`, also numpy's o
 numbers back out of what the pickle would have told numpy.
 """
 
-import io
-import pickle
 from typing import Any
 
 import numpy as np
+
+from jaxprune.policy_io import unpickle
 
 NUMBERS = ("f2", "f4", "f8", "i4", "i8", "u4", "u8")
 
@@ -38,7 +38,7 @@ class Inert:
         del items
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(unpickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """A class of its own, so that what one pickle does to it reaches nothing else."""
         return type("Inert", (Inert,), {"asked": f"{module_name}.{global_name}"})
@@ -46,7 +46,7 @@ class _Unpickler(pickle.Unpickler):
 
 def load(data: bytes) -> Any:
     """What the pickle holds; anything but plain Python values is an `Inert`."""
-    return _Unpickler(io.BytesIO(data)).load()
+    return _Unpickler(data).load()
 
 
 def array(value: Any) -> np.ndarray:
@@ -55,8 +55,10 @@ def array(value: Any) -> np.ndarray:
     Raises:
         ValueError, TypeError: it is something else.
     """
-    if not isinstance(value, Inert):
+    if isinstance(value, int | float):  # shared lists in lists would make arrays without end
         return np.asarray(value, np.float64)
+    if not isinstance(value, Inert):
+        raise TypeError(f"{type(value).__name__} is no number")
     match value.asked.rpartition(".")[2]:
         case "scalar":  # multiarray.scalar(dtype, bytes)
             dtype, data = value.args
@@ -74,6 +76,6 @@ def array(value: Any) -> np.ndarray:
 def _dtype(value: Inert) -> np.dtype:
     """numpy.dtype("f8", False, True) with state (3, "<", ...): the name and its byte order."""
     name, order = value.args[0], value.state[1]
-    if name not in NUMBERS:
-        raise TypeError(f"{name} is no type of numbers")
+    if name not in NUMBERS or order not in ("<", ">", "=", "|"):
+        raise TypeError("no type of numbers")
     return np.dtype(order + name)

@@ -1,6 +1,5 @@
 """One policy from a file of any kind, which is told by what the file holds, not by its name."""
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from jaxprune.families import InputError
 from jaxprune.policy_io import cleanrl, npz, sb3, torch_file
 from jaxprune.policy_io.checks import check_policy
-from jaxprune.policy_io.files import refusing
+from jaxprune.policy_io.files import Archive, read_bytes, refusing
 from jaxprune.policy_io.obs_stats import read_normaliser
 from jaxprune.types import Policy
 
@@ -66,14 +65,13 @@ def _kind(path: Path, complaint: str) -> str:
     """The reader that a file's content asks for: a key of `READERS`."""
     if not path.exists():
         raise InputError(f"no policy file at {path}: give the path of a .npz, .zip or state dict")
-    with open(path, "rb") as file:
-        head = file.read(len(torch_file.OLD_FORMAT))
-    if head == torch_file.OLD_FORMAT:
+    data = read_bytes(path)
+    if data.startswith(torch_file.OLD_FORMAT):
         raise InputError(torch_file.old_format(path))
-    if head[8:9] == b"{":  # after the length of safetensors' JSON header
+    if data[8:9] == b"{":  # after the length of safetensors' JSON header
         return "safetensors"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    with Archive(data, path) as archive:
+        names = archive.names
     if "policy.pth" in names:
         return "sb3"
     if any(name.endswith("/data.pkl") for name in names):

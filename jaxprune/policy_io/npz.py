@@ -5,6 +5,10 @@
 `policy/i/bias` `[out]`, `value/i/...` per layer.
 """
 
+import io
+import math
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,17 @@ import numpy as np
 
 from jaxprune.families import InputError
 from jaxprune.policy_io.checks import one_policy
-from jaxprune.policy_io.files import whole_file
+from jaxprune.policy_io.files import Archive, read_bytes, whole_file
 from jaxprune.types import Masks, ObsStats, Params, Policy
 
 # Policy's static fields, which are part of every format of our own.
 STATIC = ("activation", "distribution", "obs_clip", "obs_std_offset")
+# Kinds of numpy's types that hold neither objects nor fields.
+PLAIN = "biufcSUmM"
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def save_policy(path: str | Path, policy: Policy, masks: Masks | None = None) -> None:
@@ -93,5 +103,25 @@ def read_policy(path: Path) -> Policy:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Every array of a .npz file; nothing in it is executed, and a broken one raises anything."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with Archive(read_bytes(path), path) as archive:
+        names = (name for name in archive.names if name.endswith(".npy"))
+        return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array of a .npy file, which takes no more memory than the file.
+
+    Raises:
+        ValueError: it is damaged, of no plain type, or holds text that is no Unicode.
+    """
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # about headers that numpy never writes
+        shape, fortran, dtype = HEADERS[version](file)
+    if dtype.kind not in PLAIN:
+        raise ValueError(f"{dtype} is no plain type")
+    flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    if dtype.kind == "U" and (flat.view(dtype.byteorder + "u4") > sys.maxunicode).any():
+        raise ValueError("no Unicode")
+    return flat.reshape(shape, order="F" if fortran else "C")

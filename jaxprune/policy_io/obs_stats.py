@@ -6,6 +6,7 @@
 - the pickle that Stable-Baselines3's VecNormalize saves.
 """
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxprune.families import InputError
 from jaxprune.policy_io import inert
-from jaxprune.policy_io.files import refusing
+from jaxprune.policy_io.files import read_bytes, refusing
 from jaxprune.policy_io.inert import Inert
 from jaxprune.policy_io.npz import read_arrays
 from jaxprune.types import ObsStats
@@ -55,9 +56,10 @@ def read_normaliser(path: Path) -> Normaliser:
         "obs_mean and obs_var or obs_std, or what VecNormalize.save wrote"
     )
     with refusing(complaint):
-        if zipfile.is_zipfile(path):
+        data = read_bytes(path)
+        if zipfile.is_zipfile(io.BytesIO(data)):
             return _from_arrays(read_arrays(path), path)
-        return _from_vec_normalize(inert.load(path.read_bytes()), path)
+        return _from_vec_normalize(inert.load(data), path)
 
 
 def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:

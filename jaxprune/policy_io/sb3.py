@@ -4,14 +4,13 @@
 are there twice: pickled under ":serialized:", which is never looked at, and as readable strings.
 """
 
-import io
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from jaxprune.families import InputError
+from jaxprune.policy_io.files import Archive, read_bytes
 from jaxprune.policy_io.state_dict import Layout, actor_critic
 from jaxprune.policy_io.torch_file import read_state_dict
 from jaxprune.types import Policy
@@ -31,9 +30,9 @@ def read_policy(path: Path) -> Policy:
     Raises:
         InputError: the agent is one that cannot be expressed here.
     """
-    with zipfile.ZipFile(path) as archive:
+    with Archive(read_bytes(path), path) as archive:
         settings = json.loads(archive.read("data"))
-        weights = io.BytesIO(archive.read("policy.pth"))
+        weights = archive.read("policy.pth")
     layout, activation = _described(settings, path)
     return actor_critic(read_state_dict(weights, path), layout, activation, path)
 

@@ -5,20 +5,21 @@ numbers in `NAME/data/KEY`. The unpickler knows the five things such a dictionar
 refuses all others; they build descriptions, which become arrays afterwards.
 """
 
-import io
 import math
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprune.families import InputError
+from jaxprune.policy_io import unpickle
+from jaxprune.policy_io.files import Archive
 
 # How a file of before PyTorch 1.6 starts: a pickle of a fixed number.
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+MAX_AXES = 32  # as numpy has
 ITEMS = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2"}
 
 
@@ -30,20 +31,20 @@ def old_format(source: str | Path) -> str:
     )
 
 
-def read_state_dict(file: BinaryIO, source: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(data: bytes, source: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict by name; a broken file raises anything.
 
     Args:
-        file: open for reading at its beginning.
+        data: what the file holds.
         source: what to call it in messages.
 
     Raises:
         InputError: it holds something else than tensors, or is in the old format.
     """
-    if file.read(len(OLD_FORMAT)) == OLD_FORMAT:
+    if data.startswith(OLD_FORMAT):
         raise InputError(old_format(source))
-    with zipfile.ZipFile(file) as archive:
-        (root,) = (n.removesuffix("data.pkl") for n in archive.namelist() if _is_pickle(n))
+    with Archive(data, source) as archive:
+        (root,) = (n.removesuffix("data.pkl") for n in archive.names if _is_pickle(n))
         named = _Unpickler(archive.read(f"{root}data.pkl"), source).load()
         _check_tensors(named, source)
         order = ">" if _is_big_endian(archive, root) else "<"
@@ -80,10 +81,17 @@ class _Builder:
         del state
 
 
+def _ordered_dict() -> _StateDict:
+    return _StateDict()
+
+
 def _tensor(
     storage: tuple[str, str], offset: int, size: Any, stride: Any, grad: bool, hooks: Any
 ) -> _Tensor:
     del grad, hooks
+    # Shapes that a pickle shares among its tensors, or nests, must not add up.
+    if len(size) > MAX_AXES or not all(isinstance(n, int) for n in (*size, *stride)):
+        raise ValueError("no shape")
     return _Tensor(*storage, offset, size, stride)
 
 
@@ -93,17 +101,17 @@ def _parameter(tensor: _Tensor, grad: bool, hooks: Any) -> _Tensor:
 
 
 BUILDERS = {
-    "collections.OrderedDict": _Builder(_StateDict),
+    "collections.OrderedDict": _Builder(_ordered_dict),
     "torch._utils._rebuild_tensor_v2": _Builder(_tensor),
     "torch._utils._rebuild_parameter": _Builder(_parameter),
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(unpickle.Unpickler):
     """Builds `_Tensor`s and dictionaries of them."""
 
     def __init__(self, data: bytes, source: str | Path):
-        super().__init__(io.BytesIO(data))
+        super().__init__(data)
         self.source = source
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
@@ -122,7 +130,9 @@ class _Unpickler(pickle.Unpickler):
         """Where a tensor's numbers are: ("storage", type, key, device, length) -> (type, key)."""
         kind, item, key, _, _ = pid
         if kind != "storage":
-            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+            raise ValueError("unknown persistent id")
+        if not (isinstance(item, str) and isinstance(key, str)):
+            raise ValueError("a storage without type or name")
         return item, key
 
 
@@ -138,7 +148,7 @@ def _check_tensors(named: Any, source: str | Path) -> None:
         )
 
 
-def _array(tensor: _Tensor, archive: zipfile.ZipFile, root: str, order: str) -> np.ndarray:
+def _array(tensor: _Tensor, archive: Archive, root: str, order: str) -> np.ndarray:
     """The numbers of a tensor; numpy checks that size and strides stay inside them."""
     item = np.dtype(order + tensor.item)
     numbers = archive.read(f"{root}data/{tensor.key}")
@@ -153,6 +163,6 @@ def _is_pickle(name: str) -> bool:
     return name.endswith("/data.pkl")
 
 
-def _is_big_endian(archive: zipfile.ZipFile, root: str) -> bool:
+def _is_big_endian(archive: Archive, root: str) -> bool:
     name = f"{root}byteorder"
-    return name in archive.namelist() and archive.read(name) == b"big"
+    return name in archive.names and archive.read(name) == b"big"

@@ -1,5 +1,6 @@
 """The outputs of a gate, read back as their readers would."""
 
+import io
 import json
 import xml.etree.ElementTree as ET
 
@@ -13,6 +14,7 @@ from benchmarks.baselines import COLUMNS, Run
 from benchmarks.comparison import Window
 from benchmarks.gate import judge
 from benchmarks.gate_report import Verdict, change_text
+from benchmarks.tables import plain
 
 
 def run_of(tables, path) -> Run:
@@ -122,3 +124,37 @@ def test_the_terminal_shows_both_directions(verdict):
 )
 def test_a_change_in_words(window, words):
     assert change_text(window) == words
+
+
+HOSTILE = "x\x1b[2J\x00\n::error::\u202e\ufffe\ud800]]>&<script>|`[y](z)" + "w" * 10**4
+
+
+def test_names_from_tables_and_settings_are_text_everywhere(verdict):
+    """Whatever they hold; no output has a longer line for it, or another number of lines."""
+    named = [c._replace(key=c.key._replace(method=HOSTILE), unit=HOSTILE) for c in verdict.compared]
+    settings_, facts = (
+        {**verdict.run.settings, "env": HOSTILE},
+        {"command": HOSTILE, "git": HOSTILE},
+    )
+    run = verdict.run._replace(settings=settings_, facts=facts)
+    hostile = Verdict(run, run, named)
+    root = ET.fromstring(gate_report.junit(hostile).encode())
+    assert len(root.findall("./testsuite/testcase")) == len(named)
+    console = Console(width=100, record=True, file=io.StringIO())
+    for table in gate_report.rich_tables(hostile):
+        console.print(table)
+    texts = [gate_report.junit(hostile), gate_report.markdown(hostile), console.export_text()]
+    texts += [gate_report.history(named, returns=returns) for returns in (True, False)]
+    for text in texts:
+        assert all(line.isprintable() for line in text.split("\n")) and len(text) < 10**5
+    summary, before = texts[1], gate_report.markdown(verdict)
+    assert summary.count("\n") == before.count("\n")
+    assert "<script" not in summary and "[y]" not in summary
+    assert [line.count("|") for line in summary.split("\n")] == [
+        line.count("|") for line in before.split("\n")
+    ]
+
+
+def test_usual_names_are_shown_as_they_are():
+    for name in ("gym/HalfCheetah-v4", "TV/iterative (layers)/mad@0.1", "--grid 0:0.9:10 --x a=b"):
+        assert plain(name) == name

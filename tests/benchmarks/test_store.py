@@ -124,3 +124,15 @@ def test_a_damaged_description_is_named(tmp_path: Path):
     (tmp_path / "experiment.json").write_text("{")
     with pytest.raises(InputError, match=r"experiment\.json is missing or no JSON"):
         RunFolder(tmp_path, SETTINGS)
+
+
+def test_text_of_a_table_is_read_as_harmless_text(tmp_path: Path):
+    """Of reports, which are drawn from tables, it becomes a part."""
+    folder = RunFolder(tmp_path, {})
+    rows = columns(3)
+    rows["method"] = ["magnitude", "a\x1b[2J\n::error::b", "x" * 10**5]
+    folder.write_table("returns", rows)
+    found = read_table(tmp_path, "returns")
+    short, ugly, long = found["method"]
+    assert (short, ugly) == ("magnitude", r"a\x1b[2J\n::error::b") and len(long) < 5000
+    np.testing.assert_array_equal(found["env"], rows["env"])

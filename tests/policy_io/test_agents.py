@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from policies import assert_same_bits, policy_of
 
 from jaxprune.families import InputError
@@ -51,13 +53,15 @@ def test_loaded_agents_can_be_pruned_and_evaluated(tmp_path):
     assert mean.shape == (2, 3)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
+@pytest.mark.parametrize("kind", ["nothing", "empty folder", "file", "another"])
 def test_no_agents_there(tmp_path, kind):
     path = tmp_path / "agents"
     if kind == "file":
         path.write_text("hello")
     elif kind == "empty folder":
         path.mkdir()
+    elif kind == "another":
+        ocp.save(str(path), {"params": np.ones(2)})
     with pytest.raises(InputError, match="no checkpoint of agents") as error:
         load_agents(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
