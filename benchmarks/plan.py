@@ -14,6 +14,7 @@ from benchmarks.pipeline import cell_count
 from benchmarks.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment
+from jaxprune.policy_io import PolicyFile
 
 # Env steps per second and device of one training or evaluation lane group, learner included;
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
@@ -74,8 +75,22 @@ class Plan(NamedTuple):
         return self.text
 
 
-def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Shard = ALONE) -> Plan:
-    """The plan of a resolved experiment; of a shard, with the amounts of the shard."""
+def make_plan(
+    experiment: Experiment,
+    env: Environment,
+    folder: Path,
+    shard: Shard = ALONE,
+    file: PolicyFile | None = None,
+) -> Plan:
+    """The plan of a resolved experiment; of a shard, with the amounts of the shard.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        folder: where the results go.
+        shard: which part of the experiment.
+        file: the policy of `--policy`, of which the plan tells what was assumed.
+    """
     blocks = len(blocks_of(experiment, shard))
     experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
     spec, config = env.spec, learner_config(experiment)
@@ -103,6 +118,7 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
         f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"
         if training
         else "train     nothing",
+        *([] if file is None else [f"policy    {experiment.policy}: {file}"]),
         f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
         f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
         f"attack    {', '.join(dict.fromkeys(case.attack for case in attacks))} "

@@ -28,7 +28,7 @@ from benchmarks.sharding import Shard, find_shard, join_processes
 from benchmarks.sinks import make_sink
 from benchmarks.stopping import RESTART, Stopped, Stopping
 from benchmarks.store import SHARDS, RunFolder
-from benchmarks.training import check_orders, load_file
+from benchmarks.training import check_orders, read_file
 from benchmarks.whole import sweep
 from benchmarks.work import Work
 from jaxprune import population
@@ -72,13 +72,14 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     if asked.distributed:
         join_processes()
     env = check(asked)
-    loaded = load_file(asked, env)
+    file = read_file(asked, env)
+    loaded = None if file is None else file.policy
     experiment = asked.resolved(env, loaded)
     check_orders(experiment, env, loaded)
     shard = find_shard(experiment)
     folder = RunFolder(where(experiment, shard), experiment.settings())
     sink = make_sink(experiment.sink, folder.path, folder.settings)
-    console.print(str(make_plan(experiment, env, folder.path, shard)), markup=False)
+    console.print(str(make_plan(experiment, env, folder.path, shard, file)), markup=False)
     if experiment.dry_run:
         return
     chunks_at = folder.path / "chunks"

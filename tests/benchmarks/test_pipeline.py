@@ -171,11 +171,11 @@ def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
     raw = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
     normalised = replace(raw, policy_stats=tmp_path / "stats.npz")
     for experiment, mean, std in ((raw, np.zeros(4), 1.0), (normalised, np.arange(4.0), 0.5)):
-        loaded = training.load_file(experiment, ENV)
-        assert loaded is not None
-        np.testing.assert_array_equal(loaded.obs_stats.mean, mean)
-        np.testing.assert_allclose(loaded.obs_stats.std, np.full(4, std), rtol=1e-6)
-    assert training.load_file(SMOKE, ENV) is None
+        file = training.read_file(experiment, ENV)
+        assert file is not None
+        np.testing.assert_array_equal(file.policy.obs_stats.mean, mean)
+        np.testing.assert_allclose(file.policy.obs_stats.std, np.full(4, std), rtol=1e-6)
+    assert training.read_file(SMOKE, ENV) is None
 
 
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
