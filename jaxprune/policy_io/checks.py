@@ -36,8 +36,8 @@ def numbers(array: np.ndarray, name: str, path: str | Path) -> np.ndarray:
     """
     if array.dtype.kind not in "fiu" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise InputError(
-            f"file {path} holds {array.dtype.name} in {name!r}, but weights and statistics are "
-            "real numbers: write them as float32"
+            f"file {path} is inconsistent: {name!r} holds {array.dtype.name}, but weights and "
+            "statistics are real numbers; write them as float32"
         )
     return array
 

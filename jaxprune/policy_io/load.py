@@ -25,16 +25,15 @@ class Kind(NamedTuple):
     """A format of policy files."""
 
     read: Callable[[Path], Policy]
-    writer: str
     says_activation: bool = True
     """Whether such a file says how its layers are activated; otherwise `read` assumes it."""
 
 
 READERS = {
-    "npz": Kind(npz.read_policy, "jaxprune.save_policy"),
-    "sb3": Kind(sb3.read_policy, "the save method of Stable-Baselines3"),
-    "torch": Kind(cleanrl.read_torch, "torch.save", says_activation=False),
-    "safetensors": Kind(cleanrl.read_safetensors, "safetensors", says_activation=False),
+    "npz": Kind(npz.read_policy),
+    "sb3": Kind(sb3.read_policy),
+    "torch": Kind(cleanrl.read_torch, says_activation=False),
+    "safetensors": Kind(cleanrl.read_safetensors, says_activation=False),
 }
 
 
@@ -108,10 +107,9 @@ def read_policy_file(
         lookup(ACTIVATIONS, activation, "activation")
     name = _kind(path)
     kind = READERS[name]
-    with refusing(
-        f"policy file {path} is {'truncated or ' if name == 'safetensors' else ''}damaged, or not "
-        f"all of it was written by {kind.writer}: {KINDS}"
-    ):
+    # An archive is listed at its end, so one that is read so far is whole.
+    state = "truncated or damaged" if name == "safetensors" else "damaged or holds pickled objects"
+    with refusing(f"policy file {path} is {state}: {KINDS}"):
         policy = kind.read(path)
     if stats is not None:
         if name == "npz":

@@ -63,13 +63,12 @@ class Settings:
             InputError: there is none.
         """
         found = self.values
-        for name in names:
+        for depth, name in enumerate(names, start=1):
             here = found if isinstance(found, dict) else {}
             spelled = [spelling for spelling in (name, f"_{name}") if spelling in here]
             if not spelled:
-                raise InputError(
-                    f"policy file {self.path} lacks the setting {'.'.join(names)!r}: {REMEDY}"
-                )
+                missing = ".".join(names[:depth])
+                raise InputError(f"policy file {self.path} lacks the setting {missing!r}: {REMEDY}")
             found = here[spelled[0]]
         return found
 
