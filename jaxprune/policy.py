@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.scipy.special import erf
 
 from jaxprune.families import InputError, lookup
-from jaxprune.types import TASK_BOX, ActionBox, Array, Key, ObsStats, Params, Policy
+from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
@@ -207,7 +207,7 @@ def action_box(policy: Policy, task: ActionBox | None) -> ActionBox | None:
     Raises:
         InputError: it is the task's, and that is not known.
     """
-    if policy.action_box != TASK_BOX:
+    if not isinstance(policy.action_box, str):  # the only word is TASK_BOX
         return policy.action_box
     if task is None:
         raise InputError(

@@ -64,8 +64,11 @@ def agents_of(
     box = static.get("action_box")
     if box is not None and not isinstance(box, str):  # JSON has made lists of it
         box = ActionBox(*map(tuple, box))
-    told = {name: static[name] for name in STATIC} | {"action_box": box}
-    policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **told)
+    policy = Policy(
+        _params(state["params"]),
+        ObsStats(**state["obs_stats"]),
+        **{**static, "action_box": box},
+    )
     return policy, {name: _params(mask) for name, mask in state["masks"].items()}
 
 

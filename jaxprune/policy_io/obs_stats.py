@@ -88,13 +88,13 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:
 
 def _from_pickle(pickled: Any, path: Path) -> Normaliser:
     """x = clip((obs - mean) / sqrt(var + epsilon), -clip, clip), of whatever holds these."""
-    state = pickled.state if isinstance(pickled, Inert) else None
-    held = state.keys() if isinstance(state, dict) else set()
-    if {"norm_obs", "clip_obs", "epsilon"} <= held:
+    held = pickled.state if isinstance(pickled, Inert) else None
+    state = held if isinstance(held, dict) else {}
+    if {"norm_obs", "clip_obs", "epsilon"} <= state.keys():
         return _from_vec_normalize(state, path)
-    if {"obs_rms", "epsilon"} <= held:  # NormalizeObservation
+    if {"obs_rms", "epsilon"} <= state.keys():  # NormalizeObservation
         return _from_moments(state["obs_rms"], state["epsilon"], OBS_CLIP, path)
-    if {"mean", "var", "count"} <= held:  # RunningMeanStd
+    if {"mean", "var", "count"} <= state.keys():  # RunningMeanStd
         return _from_moments(pickled, VARIANCE_OFFSET, OBS_CLIP, path)
     found = pickled.asked if isinstance(pickled, Inert) else type(pickled).__name__
     raise InputError(

@@ -25,6 +25,7 @@ ACTIVATIONS = {f"torch.nn.modules.activation.{k}": k.lower() for k in ("Tanh", "
 
 PLAIN_POLICY = "stable_baselines3.common.policies"
 PLAIN_FEATURES = "stable_baselines3.common.torch_layers.FlattenExtractor"
+REMEDY = "write it again with the agent's save method"
 
 
 def read_policy(path: Path) -> Policy:
@@ -44,9 +45,6 @@ def read_policy(path: Path) -> Policy:
     tensors = unwrapped(read_state_dict(weights, path), path)
     box = None if layout.log_std is None else _box(settings)
     return actor_critic(tensors, layout, activation, box, path)
-
-
-REMEDY = "write it again with the agent's save method"
 
 
 class Settings:
@@ -89,7 +87,7 @@ def _described(settings: Settings) -> tuple[Layout, str]:
         InputError: a setting that makes it another function than its tensors say.
     """
     need, require = settings.need, settings.require
-    kwargs = need("policy_kwargs")
+    kwargs = need("policy_kwargs") or {}  # null is nothing, too
     features = _class(kwargs.get("features_extractor_class", PLAIN_FEATURES))
     activation = _class(kwargs.get("activation_fn", "torch.nn.modules.activation.Tanh"))
     actions = _kind(need("action_space", ":type:"))
