@@ -215,13 +215,16 @@ def _named(line: Mapping[str, Any], name: str) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Settings that differ, by dotted name, with both values ("absent" where there is none)."""
+    """Settings that differ, by dotted name, with both values ("absent" where there is none).
+
+    One that is None was not given: it says as little as one that an older version did not know.
+    """
     for name in sorted(one.keys() | other.keys()):
         ours, theirs = one.get(name, "absent"), other.get(name, "absent")
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             for inner, *values in differences(ours, theirs):
                 yield (f"{name}.{inner}", *values)
-        elif ours != theirs:
+        elif one.get(name) != other.get(name):
             yield name, ours, theirs
 
 

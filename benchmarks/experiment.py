@@ -174,6 +174,9 @@ class Experiment:
     """A policy to prune, attack and certify instead of training: .npz, or of another library."""
     policy_stats: Path | None = None
     """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
+    policy_activation: str | None = None
+    """How the layers of a policy file that does not say it are activated, tanh or relu; default:
+    tanh, as in CleanRL. The plan says what was assumed."""
     out: Path | None = None
     """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
     seed: Annotated[int, SEED] = 0
@@ -353,6 +356,11 @@ def check(experiment: Experiment) -> Environment:
         raise InputError(
             f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
+        )
+    if experiment.policy_activation is not None and experiment.policy is None:
+        raise InputError(
+            f"policy activation {experiment.policy_activation!r} belongs to no policy: name it "
+            "with --policy, or give --activation for the one that is trained"
         )
     env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
     resolved = experiment.resolved(env)

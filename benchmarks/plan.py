@@ -17,6 +17,7 @@ from benchmarks.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.families import InputError
+from jaxprune.policy_io import PolicyFile
 from jaxprune.population import LANES
 
 # Env steps per second and device of one training or evaluation lane group, learner included;
@@ -109,8 +110,21 @@ class Plan(NamedTuple):
         return self.text
 
 
-def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Shard = ALONE) -> Plan:
+def make_plan(
+    experiment: Experiment,
+    env: Environment,
+    folder: Path,
+    shard: Shard = ALONE,
+    file: PolicyFile | None = None,
+) -> Plan:
     """The plan of a resolved experiment; of a shard, with the amounts of the shard.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        folder: where the results go.
+        shard: which part of the experiment.
+        file: the policy of `--policy`, of which the plan tells what was assumed.
 
     Raises:
         InputError: more than the memory of this machine, or than anybody waits for.
@@ -147,6 +161,7 @@ def make_plan(experiment: Experiment, env: Environment, folder: Path, shard: Sha
         f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"
         if training
         else "train     nothing",
+        *([] if file is None else [f"policy    {experiment.policy}: {file}"]),
         f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
         f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
         f"attack    {', '.join(dict.fromkeys(case.attack for case in attacks))} "

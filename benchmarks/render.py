@@ -228,7 +228,9 @@ def trajectory(
         state, obs, memory, done = carry
         key_t = jax.random.fold_in(key_act, t)
         moment = Moment(env, state)
-        action, memory, _ = act(key_t, victim, perturb, memory, obs, eps, DETERMINISTIC, moment)
+        action, memory, _ = act(
+            key_t, env.spec, victim, perturb, memory, obs, eps, DETERMINISTIC, moment
+        )
         after, seen = env.step(state, action)
         state, obs = jax.tree.map(
             lambda new, old: jnp.where(done, old, new), (after, seen.obs), (state, obs)

@@ -28,7 +28,7 @@ from benchmarks.sharding import Shard, find_shard
 from benchmarks.sinks import make_sink
 from benchmarks.stopping import RESTART, Stopped, Stopping
 from benchmarks.store import SHARDS, RunFolder
-from benchmarks.training import check_orders, load_file
+from benchmarks.training import check_orders, read_file
 from benchmarks.whole import sweep
 from benchmarks.work import Work
 from jaxprune import population
@@ -70,10 +70,11 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     started = time.monotonic()
     population.configure()
     env = check(asked)
-    loaded = load_file(asked, env)
+    file = read_file(asked, env)
+    loaded = None if file is None else file.policy
     experiment = asked.resolved(env, loaded)
     shard = find_shard(experiment)
-    plan = make_plan(experiment, env, where(experiment, shard), shard)
+    plan = make_plan(experiment, env, where(experiment, shard), shard, file)
     check_orders(experiment, env, loaded)
     folder = RunFolder(where(experiment, shard), experiment.settings())
     sink = make_sink(experiment.sink, folder.path, folder.settings)

@@ -73,6 +73,8 @@ class Options:
     """Trained policies, of any format that `jaxprune.load_policy` reads."""
     policy_stats: Path | None = None
     """Observation statistics of policies of another library."""
+    policy_activation: str | None = None
+    """Activation of policy files that do not say it, tanh or relu; default: tanh."""
     env: str | None = None
     """Task of the policies: local bounds are computed at states of their episodes."""
     random: Annotated[int, at_least(0, 1000)] = 0
@@ -168,7 +170,10 @@ def main(argv: Sequence[str]) -> int:
 
 def networks(options: Options) -> Iterator[Network]:
     """The policies at states of their own episodes, then the random networks at normal ones."""
-    policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
+    policies = {
+        path.stem: load_policy(path, options.policy_stats, options.policy_activation)
+        for path in options.policies
+    }
     if policies:
         env, key = make_env(str(options.env)), jax.random.key(options.seed)
         for policy in policies.values():

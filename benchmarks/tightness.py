@@ -57,6 +57,8 @@ class Options:
     """Policies to certify, in any format of `jaxprune.load_policy`."""
     policy_stats: Path | None = None
     """Observation statistics of a policy of another library."""
+    policy_activation: str | None = None
+    """Activation of policy files that do not say it, tanh or relu; default: tanh."""
     env: str = "gym/Hopper-v4"
     """Their task."""
     eps: Annotated[float | None, ANY_RADIUS] = None
@@ -119,7 +121,10 @@ def main(argv: Sequence[str]) -> int:
         population.configure()
         env = make_env(options.env)
         eps = env.spec.eps if options.eps is None else options.eps
-        policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
+        policies = {
+            path.stem: load_policy(path, options.policy_stats, options.policy_activation)
+            for path in options.policies
+        }
         for policy in policies.values():
             check_evaluation(env, policy, eps)
         measure(options, env, eps, policies, shlex.join(argv), console)

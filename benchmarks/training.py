@@ -34,7 +34,7 @@ from benchmarks.work import Work
 from jaxprune.envs import Environment
 from jaxprune.episodes import check_evaluation
 from jaxprune.losses import Hyper
-from jaxprune.policy_io import load_policy
+from jaxprune.policy_io import PolicyFile, read_policy_file
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import (
@@ -317,18 +317,20 @@ def training_table(block: Experiment, env: Environment, metrics: Metrics) -> Col
     }
 
 
-def load_file(experiment: Experiment, env: Environment) -> Policy | None:
-    """The policy of `--policy`; None if the experiment starts from nothing.
+def read_file(experiment: Experiment, env: Environment) -> PolicyFile | None:
+    """The policy of `--policy`, on the host; None if the experiment starts from nothing.
 
     Raises:
         InputError: the files hold no policy, or one that does not fit the task.
     """
     if experiment.policy is None:
         return None
-    policy = load_policy(experiment.policy, experiment.policy_stats)
+    file = read_policy_file(
+        experiment.policy, experiment.policy_stats, experiment.policy_activation
+    )
     for eps in experiment.eps or (env.spec.eps,):
-        check_evaluation(env, policy, eps)
-    return jax.tree.map(np.asarray, policy)
+        check_evaluation(env, file.policy, eps)
+    return file._replace(policy=jax.tree.map(np.asarray, file.policy))
 
 
 def stacked(trees: list[Any]) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.envs import Environment
 from jaxprune.families import InputError
+from jaxprune.policy import action_box
 from jaxprune.population import LANES, OverPopulation, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.rollout import Episode, Play, episode
@@ -42,6 +43,7 @@ def check_evaluation(env: Environment, policy: Policy, eps: float) -> None:
             f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
             "policy was trained on"
         )
+    action_box(policy, spec.action_box)  # known, if it is needed
     if eps > policy.obs_clip:
         raise InputError(
             f"eps {eps:g} is larger than the range that the policy clips observations to, "

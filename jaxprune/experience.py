@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxprune.envs import Environment
 from jaxprune.losses import Hyper, Sample
-from jaxprune.policy import action_distribution, normalise, state_value
+from jaxprune.policy import action_distribution, clip_action, normalise, state_value
 from jaxprune.types import Array, EnvState, Key, ObsStats, Policy
 
 
@@ -22,7 +22,7 @@ class Transition(NamedTuple):
     obs: Array  # [obs_size], raw
     next_obs: Array  # [obs_size], raw, before any reset
     seen: Array  # [obs_size], normalised, what the policy acted on
-    action: Array
+    action: Array  # as the policy chose it, before it is clipped for the simulator
     log_prob: Array  # [], under the policy that acted
     reward: Array  # [], raw
     terminated: Array  # bool []
@@ -77,7 +77,8 @@ def rollout(
             seen = perturb(jax.random.fold_in(key, 1), policy, seen)
         distribution = action_distribution(policy, seen)
         action = distribution.sample(key) if stochastic else distribution.mode()
-        env_state, after = env.step(worker.env_state, action)
+        taken = clip_action(policy, action, env.spec.action_box)
+        env_state, after = env.step(worker.env_state, taken)
         worker = Worker(
             env_state,
             after.obs,

@@ -108,7 +108,7 @@ def play_in_gymnasium(
         def one(key: Key, memory: Any, obs: Array):
             perturb = partial(adversary.perturb, params)
             key_t = jax.random.fold_in(key, time)
-            return act(key_t, victim, perturb, memory, obs, jnp.float32(eps))
+            return act(key_t, env.spec, victim, perturb, memory, obs, jnp.float32(eps))
 
         return jax.vmap(one)(keys, memory, obs)
 

@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax.scipy.special import erf
 
-from jaxprune.families import lookup
-from jaxprune.types import Array, Key, ObsStats, Params, Policy
+from jaxprune.families import InputError, lookup
+from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
@@ -250,9 +250,48 @@ def state_value(policy: Policy, obs_norm: Array) -> Array:
     return _apply(policy, policy.params.critic, obs_norm)[0]
 
 
+def action_box(policy: Policy, task: ActionBox | None) -> ActionBox | None:
+    """The box that the policy's actions are clipped to in a task with this box; None: they are not.
+
+    Raises:
+        InputError: it is the task's, and that is not known.
+    """
+    if not isinstance(policy.action_box, str):  # the only word is TASK_BOX
+        return policy.action_box
+    if task is None:
+        raise InputError(
+            "the policy clips its actions to the box of its task, which is not known here: give "
+            "the task's EnvSpec an action_box, or action_box=(low, high) to what takes one"
+        )
+    return task
+
+
+def clip_action(policy: Policy, action: Array, task: ActionBox | None) -> Array:
+    """What the simulator gets of an action of the policy, `[action_size]` or int `[]`.
+
+    Args:
+        policy: whose `action_box` it is.
+        action: the mean, the likeliest choice, or a draw.
+        task: the box of the task (`EnvSpec.action_box`).
+
+    Raises:
+        InputError: the policy clips to the task's box, and there is none.
+    """
+    box = action_box(policy, task)
+    if box is None:
+        return action
+    low, high = (jnp.asarray(end, action.dtype) for end in box)
+    return jnp.clip(action, low, high)
+
+
 def has_critic(policy: Policy) -> bool:
     """Whether the policy came with a critic; one that is zero everywhere stands for none."""
     return any(np.any(np.asarray(x)) for x in jax.tree.leaves(policy.params.critic))
+
+
+def no_critic(obs_size: int) -> dict[str, dict[str, Array]]:
+    """The critic that is zero everywhere, of a policy that came without one."""
+    return {"layer_0": {"kernel": jnp.zeros((obs_size, 1)), "bias": jnp.zeros(1)}}
 
 
 def affine_layers(policy: Policy) -> list[Affine]:

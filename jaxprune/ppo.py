@@ -53,7 +53,12 @@ SCORE_BATCHES = 32
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Static settings: each selects a program. `hyper` holds the defaults of the traced ones."""
+    """Static settings: each selects a program. `hyper` holds the defaults of the traced ones.
+
+    Actions are not clipped, neither in training nor later: the task gets them as they were drawn,
+    and may charge more than its motors can do. A policy from a file that clips (`action_box`) goes
+    on clipping while it is trained; its log-probabilities are of the draw before that.
+    """
 
     steps: Annotated[int, at_least(1, 10**12)] = 1_000_000
     """Environment steps per agent, rounded up to whole iterations."""

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.envs import Environment, Moment
-from jaxprune.policy import action_distribution, normalise
+from jaxprune.envs import Environment, EnvSpec, Moment
+from jaxprune.policy import action_distribution, clip_action, normalise
 from jaxprune.types import Array, Key, Policy
 
 # (memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory')
@@ -46,6 +46,7 @@ class Episode(NamedTuple):
 
 def act(
     key: Key,
+    spec: EnvSpec,
     victim: Policy,
     perturb: Perturb,
     memory: Any,
@@ -56,10 +57,12 @@ def act(
 ) -> tuple[Array, Any, Array]:
     """The victim's action at a perturbed observation: (action, memory', D).
 
-    D is how far the adversary moved the action distribution, without noise.
+    The action is what the simulator gets, clipped if the victim's are. D is how far the adversary
+    moved the action distribution, without noise and before clipping.
 
     Args:
         key: consumed.
+        spec: of the task.
         victim: the policy, already masked.
         perturb: the adversary's step.
         memory: what the adversary remembers.
@@ -75,6 +78,7 @@ def act(
     noise = play.noise * jax.random.normal(key_noise, seen.shape, seen.dtype)
     acting = action_distribution(victim, seen + noise)
     action = jnp.where(play.stochastic, acting.sample(key_action), acting.mode())
+    action = clip_action(victim, action, spec.action_box)
     return action, memory, clean.distance(attacked)
 
 
@@ -119,7 +123,7 @@ def episode(
         state, obs, memory, _, so_far = carry
         key_t = jax.random.fold_in(key_attack, so_far.length)
         action, memory, distance = act(
-            key_t, victim, perturb, memory, obs, eps, play, Moment(env, state)
+            key_t, env.spec, victim, perturb, memory, obs, eps, play, Moment(env, state)
         )
         state, after = env.step(state, action)
         now = times == so_far.length

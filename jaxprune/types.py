@@ -16,6 +16,17 @@ Key: TypeAlias = jax.Array  # a typed PRNG key, `jax.random.key`
 OBS_CLIP = 10.0
 
 
+# An `action_box` that is the task's own, whichever task that is.
+TASK_BOX = "task"
+
+
+class ActionBox(NamedTuple):
+    """Ends of the interval of every action, `[action_size]` each; infinite where there is none."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
 class Params(NamedTuple):
     """The trained numbers of an actor-critic policy."""
 
@@ -47,6 +58,9 @@ class Policy:
     distribution: str = struct.field(pytree_node=False, default="normal")
     obs_clip: float = struct.field(pytree_node=False, default=OBS_CLIP)  # normalised units
     obs_std_offset: float = struct.field(pytree_node=False, default=1e-8)  # added to the std
+    # What actions are clipped to on their way to the simulator: a box, TASK_BOX, or None for
+    # nothing. Distributions, and so log-probabilities and certificates, are of the action before.
+    action_box: ActionBox | str | None = struct.field(pytree_node=False, default=None)
 
 
 class EnvState(NamedTuple):

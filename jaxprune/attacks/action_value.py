@@ -48,7 +48,7 @@ def critic_layers(critic: Critic) -> list[Affine]:
 def critic_inputs(spec: EnvSpec, obs_norm: Array, action: Array) -> Array:
     """(s, phi(a)), `[obs_size + action_size]`: phi is the identity, or one-hot for a choice.
 
-    A Gaussian action is taken as drawn, before the task clips it.
+    A Gaussian action is taken as drawn, before the policy or the task clips it.
     """
     features = jax.nn.one_hot(action, spec.action_size) if spec.discrete else action
     return jnp.concatenate([obs_norm, features])

@@ -64,6 +64,7 @@ class AdversarialMDP:
             discrete=False,
             reward_range=None if task.reward_range is None else _negated(task.reward_range),
             reward_clip=_negated(task.reward_clip),
+            action_box=None,
         )
 
     def reset(self, key: Key) -> tuple[EnvState, Array]:
@@ -83,6 +84,7 @@ class AdversarialMDP:
 
         taken, _, _ = act(
             jax.random.fold_in(scene.key, state.time),
+            self.env.spec,
             self.victim,
             perturb,
             (),

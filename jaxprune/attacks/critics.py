@@ -12,7 +12,13 @@ from jaxprune.attacks.gradient import climb
 from jaxprune.ball import best_of, usable
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.experience import fresh_workers, rollout
-from jaxprune.policy import action_distribution, actor_output, normalise, state_value
+from jaxprune.policy import (
+    action_distribution,
+    actor_output,
+    clip_action,
+    normalise,
+    state_value,
+)
 from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
@@ -67,7 +73,9 @@ def lookahead(config: SearchConfig) -> Attack:
 
     def perturb(params, memory, key, victim, obs_norm, eps, moment: Moment):
         def score(x: Array) -> Array:
-            _, after = moment.env.step(moment.state, action_distribution(victim, x).mode())
+            action = action_distribution(victim, x).mode()
+            taken = clip_action(victim, action, moment.env.spec.action_box)
+            _, after = moment.env.step(moment.state, taken)
             future = jnp.where(after.terminated, 0.0, _value(victim, after.obs))
             total = params * after.reward + GAMMA * future
             return jnp.where(after.diverged, jnp.inf, total)

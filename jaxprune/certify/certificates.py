@@ -123,7 +123,9 @@ def certify(
 
     Returns:
         Name -> `Certificate`. All values bound the same D: standard deviations of the action
-        (Gaussian) or logits (categorical).
+        (Gaussian) or logits (categorical). They are of the policy before its actions are clipped
+        (`Policy.action_box`), and hold after it too: clipping maps no two actions further apart,
+        and no function of the action raises the total variation.
 
     Raises:
         InputError: unknown bound or precision, a local bound without obs, eps negative or beyond

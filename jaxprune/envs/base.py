@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class EnvSpec:
     """A-priori bounds of one reward, 0 included if episodes can terminate; None if unbounded."""
     reward_clip: tuple[float, float]
     """Value certificates hold for the return of rewards clipped to this; `reward_range` if any."""
+    action_box: ActionBox | None = None
+    """Where its motors end: what policies that clip to the task's box clip to. None: not said."""
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])

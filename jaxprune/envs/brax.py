@@ -14,7 +14,7 @@ import numpy as np
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 with quiet():
     from brax import envs as brax_envs
@@ -60,6 +60,7 @@ class BraxEnv:
             eps=eps,
             reward_range=reward_range,
             reward_clip=reward_clip,
+            action_box=ActionBox(*((end,) * self._env.action_size for end in (-1.0, 1.0))),
         )
 
     @traced_once

@@ -11,7 +11,7 @@ from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.gym_tasks import TASKS, Outcome
 from jaxprune.envs.physics import Data, Physics
 from jaxprune.families import InputError
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 
 class MujocoState(NamedTuple):
@@ -57,6 +57,7 @@ class MujocoEnv:
             eps=eps,
             reward_range=reward_range,
             reward_clip=reward_clip,
+            action_box=ActionBox(*map(tuple, self.physics.c_model.actuator_ctrlrange.T.tolist())),
         )
 
     @traced_once

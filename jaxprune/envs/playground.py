@@ -16,7 +16,7 @@ from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
 from jaxprune.families import InputError
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 
 def _load(name: str) -> tuple[Any, int]:
@@ -64,6 +64,7 @@ class PlaygroundEnv:
             eps=eps,
             reward_range=(0.0, 1.0),
             reward_clip=(0.0, 1.0),
+            action_box=ActionBox(*((end,) * self._env.action_size for end in (-1.0, 1.0))),
         )
 
     @traced_once

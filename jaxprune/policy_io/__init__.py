@@ -7,15 +7,17 @@ Nothing that a file holds is ever executed.
 
 from jaxprune.policy_io.agents import load_agents, save_agents
 from jaxprune.policy_io.export import export_policy, load_exported, numpy_policy
-from jaxprune.policy_io.load import load_policy
+from jaxprune.policy_io.load import PolicyFile, load_policy, read_policy_file
 from jaxprune.policy_io.npz import save_policy
 
 __all__ = [
+    "PolicyFile",
     "export_policy",
     "load_agents",
     "load_exported",
     "load_policy",
     "numpy_policy",
+    "read_policy_file",
     "save_agents",
     "save_policy",
 ]

@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxprune.families import InputError
 from jaxprune.policy_io.files import refusing
 from jaxprune.policy_io.npz import STATIC
-from jaxprune.types import Masks, ObsStats, Params, Policy
+from jaxprune.types import ActionBox, Masks, ObsStats, Params, Policy
 
 
 def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) -> None:
@@ -52,14 +52,24 @@ def agents_state(
         "obs_stats": policy.obs_stats._asdict(),
         "masks": {name: _named(mask) for name, mask in masks.items()},
     }
-    return _to_host(state), {name: getattr(policy, name) for name in STATIC}
+    static = {name: getattr(policy, name) for name in STATIC}
+    if policy.action_box is not None:
+        static["action_box"] = policy.action_box
+    return _to_host(state), static
 
 
 def agents_of(
     state: Mapping[str, Any], static: Mapping[str, Any]
 ) -> tuple[Policy, dict[str, Masks]]:
     """(policy `[agents]`, masks by method), of what `agents_state` made."""
-    policy = Policy(_params(state["params"]), ObsStats(**state["obs_stats"]), **static)
+    box = static.get("action_box")
+    if box is not None and not isinstance(box, str):  # JSON has made lists of it
+        box = ActionBox(*map(tuple, box))
+    policy = Policy(
+        _params(state["params"]),
+        ObsStats(**state["obs_stats"]),
+        **{**static, "action_box": box},
+    )
     return policy, {name: _params(mask) for name, mask in state["masks"].items()}
 
 

@@ -1,11 +1,12 @@
 """Policies for other programs: a StableHLO artefact, and a plain numpy function.
 
 Both take raw observations and give the deterministic action, the mean or the likeliest choice;
-normalisation and masks are part of them.
+normalisation, masks and the clipping of actions are part of them.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +14,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from numpy.typing import ArrayLike
 
 from jaxprune.families import InputError
-from jaxprune.policy import action_distribution, normalise
+from jaxprune.policy import action_box as box_of
+from jaxprune.policy import action_distribution, clip_action, normalise
 from jaxprune.policy_io.checks import one_policy
 from jaxprune.policy_io.files import read_bytes, refusing, whole_file
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import ActionBox, Array, Masks, Policy
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_policy(path: str | Path, policy: Policy, masks: Masks | None = None) -> None:
+def export_policy(
+    path: str | Path,
+    policy: Policy,
+    masks: Masks | None = None,
+    action_box: tuple[ArrayLike, ArrayLike] | None = None,
+) -> None:
     """The deterministic policy as a serialized `jax.export` artefact (StableHLO).
 
     It maps float32 `[b, obs]`, raw, to actions `[b, act]` or int32 choices `[b]`, for any batch
@@ -34,11 +42,13 @@ def export_policy(path: str | Path, policy: Policy, masks: Masks | None = None) 
         path: of the file; an old one is replaced.
         policy: a single one.
         masks: folded in; None keeps everything.
+        action_box: of the task, as for `numpy_policy`.
 
     Raises:
-        InputError: policy or masks have leading axes.
+        InputError: policy or masks have leading axes, or the box is needed.
     """
-    policy = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), one_policy(policy, masks))
+    policy = _boxed(one_policy(policy, masks), action_box)
+    policy = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), policy)
     (batch,) = export.symbolic_shape("b")
     obs = jax.ShapeDtypeStruct((batch, *policy.obs_stats.mean.shape), jnp.float32)
     act = jax.jit(jax.vmap(partial(_act, policy)))
@@ -76,7 +86,9 @@ def load_exported(path: str | Path) -> Callable[[np.ndarray | Array], Array]:
 
 
 def numpy_policy(
-    policy: Policy, masks: Masks | None = None
+    policy: Policy,
+    masks: Masks | None = None,
+    action_box: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Callable[[np.ndarray], np.ndarray | np.generic]:
     """The deterministic policy as a function on numpy arrays, e.g. for a Gymnasium loop.
 
@@ -88,17 +100,22 @@ def numpy_policy(
             done = terminated or truncated
 
     It takes raw observations `[obs]` or `[n, obs]` and gives actions `[act]` or `[n, act]`, or
-    int32 choices `[]` or `[n]`. Means are not clipped: that is up to the environment. One program
-    is compiled per n.
+    int32 choices `[]` or `[n]`. Means are clipped as the policy's library clips them: those of our
+    own learner are not, those of Stable-Baselines3 to the box that the file holds, those of CleanRL
+    to `action_box`. One program is compiled per n.
 
     Args:
         policy: a single one.
         masks: folded in; None keeps everything.
+        action_box: (low, high) of the task, `[act]` or one number each, for a policy that clips to
+            it; others do not look at it. `(space.low, space.high)` of a Gymnasium Box, or
+            `env.spec.action_box`.
 
     Raises:
-        InputError: policy or masks have leading axes; from the function, other shapes.
+        InputError: policy or masks have leading axes, or the policy clips to the box of a task that
+            is not given; from the function, other shapes.
     """
-    policy = jax.tree.map(jnp.asarray, one_policy(policy, masks))
+    policy = jax.tree.map(jnp.asarray, _boxed(one_policy(policy, masks), action_box))
     mean = policy.obs_stats.mean
 
     def act(obs: np.ndarray) -> np.ndarray | np.generic:
@@ -114,8 +131,28 @@ def numpy_policy(
 
 
 def _act(policy: Policy, obs: Array) -> Array:
-    """The deterministic action at a raw observation `[obs]`."""
-    return action_distribution(policy, normalise(policy, obs)).mode()
+    """The deterministic action at a raw observation `[obs]`, of a policy whose box is its own."""
+    action = action_distribution(policy, normalise(policy, obs)).mode()
+    return clip_action(policy, action, None)
+
+
+def _boxed(policy: Policy, task: tuple[ArrayLike, ArrayLike] | None) -> Policy:
+    """The policy with the box that it clips to as its own; `task` is (low, high) of the task.
+
+    Raises:
+        InputError: the policy needs the box of the task, which is None or of another size.
+    """
+    box = None
+    if task is not None:
+        shape = policy.params.log_std.shape
+        try:
+            low, high = (np.broadcast_to(np.asarray(end, float), shape).tolist() for end in task)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"action_box {task!r} does not fit actions {shape}: give (low, high)"
+            ) from None
+        box = ActionBox(tuple(low), tuple(high))
+    return replace(policy, action_box=box_of(policy, box))
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 `obs_mean`, `obs_std` `[obs]`, `obs_count`, `obs_clip`, `obs_std_offset`, `activation`,
 `distribution`, `log_std` `[act]` (normal only), and `policy/i/kernel` `[in, out]`,
-`policy/i/bias` `[out]`, `value/i/...` per layer.
+`policy/i/bias` `[out]`, `value/i/...` per layer. Where actions are clipped: `action_low` and
+`action_high` `[act]`, or `action_box` = "task" for the box of the task.
 """
 
 import io
@@ -17,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.families import InputError
-from jaxprune.policy_io.checks import one_policy
+from jaxprune.policy import no_critic
+from jaxprune.policy_io.checks import numbers, one_policy
 from jaxprune.policy_io.files import Archive, read_bytes, whole_file
-from jaxprune.types import Masks, ObsStats, Params, Policy
+from jaxprune.types import TASK_BOX, ActionBox, Masks, ObsStats, Params, Policy
 
-# Policy's static fields, which are part of every format of our own.
+# Policy's static fields, which are part of every format of our own; `action_box` is one more.
 STATIC = ("activation", "distribution", "obs_clip", "obs_std_offset")
 # Kinds of numpy's types that hold neither objects nor fields.
 PLAIN = "biufcSUmM"
@@ -47,6 +49,10 @@ def save_policy(path: str | Path, policy: Policy, masks: Masks | None = None) ->
     arrays |= {name: getattr(policy, name) for name in STATIC}
     if policy.distribution == "normal":
         arrays["log_std"] = policy.params.log_std
+    if isinstance(policy.action_box, ActionBox):
+        arrays |= {f"action_{end}": ends for end, ends in policy.action_box._asdict().items()}
+    elif policy.action_box is not None:
+        arrays["action_box"] = policy.action_box
     for prefix, layers in (("policy", policy.params.actor), ("value", policy.params.critic)):
         for i in range(len(layers)):
             for leaf, array in layers[f"layer_{i}"].items():
@@ -59,7 +65,7 @@ def read_policy(path: Path) -> Policy:
     """What `save_policy` wrote; arrays in JAX's default float type, not yet checked.
 
     Raises:
-        InputError: an array is missing.
+        InputError: an array is missing or of the wrong type.
     """
     raw = read_arrays(path)
 
@@ -70,34 +76,53 @@ def read_policy(path: Path) -> Policy:
             )
         return raw[name]
 
+    def need_numbers(name: str) -> np.ndarray:
+        return numbers(need(name), name, path)
+
+    def floats(name: str) -> jax.Array:
+        return jnp.asarray(need_numbers(name), float)
+
     def network(prefix: str) -> dict[str, dict[str, jax.Array]]:
         count = len({name.split("/")[1] for name in raw if name.startswith(f"{prefix}/")})
         names = {leaf: f"{prefix}/{{}}/{leaf}" for leaf in ("kernel", "bias")}
         return {
-            f"layer_{i}": {leaf: jnp.asarray(need(n.format(i)), float) for leaf, n in names.items()}
+            f"layer_{i}": {leaf: floats(n.format(i)) for leaf, n in names.items()}
             for i in range(max(count, 1))
         }
 
     def scalar(name: str) -> float:
-        value = need(name)
-        if value.shape or value.dtype.kind not in "fiu":
+        value = need_numbers(name)
+        if value.shape:
             raise InputError(f"policy file {path} is inconsistent: {name} is not one number")
         return float(value)
+
+    def action_box() -> ActionBox | str | None:
+        if "action_box" in raw:
+            if str(raw["action_box"]) != TASK_BOX:
+                raise InputError(
+                    f"policy file {path} is inconsistent: action_box is not {TASK_BOX!r}; a box of "
+                    "its own is action_low and action_high"
+                )
+            return TASK_BOX
+        if not raw.keys() & {"action_low", "action_high"}:
+            return None
+        ends = (need_numbers(f"action_{end}") for end in ActionBox._fields)
+        return ActionBox(*(tuple(np.ravel(end).tolist()) for end in ends))
 
     if any(name.startswith("value/") for name in raw):
         critic = network("value")
     else:  # a controller without one, see jaxprune.policy.has_critic
-        inputs = need("policy/0/kernel").shape[:1]
-        critic = {"layer_0": {"kernel": jnp.zeros((*inputs, 1)), "bias": jnp.zeros(1)}}
+        critic = no_critic(len(need_numbers("policy/0/kernel")))
     distribution = str(need("distribution"))
-    log_std = need("log_std") if distribution == "normal" else np.zeros(0)
+    log_std = floats("log_std") if distribution == "normal" else jnp.zeros(0)
     return Policy(
-        params=Params(network("policy"), critic, jnp.asarray(log_std, float)),
-        obs_stats=ObsStats(*(jnp.asarray(need(f"obs_{x}"), float) for x in ObsStats._fields)),
+        params=Params(network("policy"), critic, log_std),
+        obs_stats=ObsStats(*(floats(f"obs_{name}") for name in ObsStats._fields)),
         activation=str(need("activation")),
         distribution=distribution,
         obs_clip=scalar("obs_clip"),
         obs_std_offset=scalar("obs_std_offset"),
+        action_box=action_box(),
     )
 
 

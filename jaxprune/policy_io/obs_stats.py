@@ -3,7 +3,10 @@
 - .npz: `obs_mean` `[obs]`; `obs_std` `[obs]`, by which to divide (plus `obs_std_offset`, 0), or
   `obs_var` `[obs]`, to which 1e-8 is added under the root, as the wrappers of Gymnasium (so
   CleanRL's) and Stable-Baselines3 do; `obs_clip` (10, as in both); `obs_count` (0).
-- the pickle that Stable-Baselines3's VecNormalize saves.
+- the pickle that Stable-Baselines3's VecNormalize saves;
+- a pickled `RunningMeanStd`, which Gymnasium's (and gym's) `NormalizeObservation` keeps as
+  `obs_rms`, or that wrapper itself: 1e-8, or its own epsilon, is added under the root, and the clip
+  is 10, as CleanRL's, since the wrapper has none.
 """
 
 import io
@@ -16,15 +19,18 @@ import numpy as np
 
 from jaxprune.families import InputError
 from jaxprune.policy_io import inert
+from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.files import read_bytes, refusing
 from jaxprune.policy_io.inert import Inert
 from jaxprune.policy_io.npz import read_arrays
-from jaxprune.types import ObsStats
+from jaxprune.types import OBS_CLIP, ObsStats
 
 # Clipping here changes no float32 but the infinite ones, and unlike inf it is a number that files,
 # checks and interval arithmetic take.
 NO_CLIP = float(np.finfo(np.float32).max)
 VARIANCE_OFFSET = 1e-8
+# The arrays of a .npz, beside which it may hold others.
+NAMES = ("obs_mean", "obs_std", "obs_var", "obs_count", "obs_clip", "obs_std_offset")
 
 
 class Normaliser(NamedTuple):
@@ -42,7 +48,7 @@ def raw_observations(size: int) -> Normaliser:
 
 
 def read_normaliser(path: Path) -> Normaliser:
-    """The normaliser in a .npz or in a pickle of VecNormalize.
+    """The normaliser in a .npz or in a pickle of a wrapper or of its statistics.
 
     Raises:
         InputError: the file is missing, broken, or about something else.
@@ -53,18 +59,20 @@ def read_normaliser(path: Path) -> Normaliser:
         )
     complaint = (
         f"statistics file {path} is truncated or of no kind that is read: give a .npz with "
-        "obs_mean and obs_var or obs_std, or what VecNormalize.save wrote"
+        "obs_mean and obs_var or obs_std, what VecNormalize.save wrote, or a pickled RunningMeanStd"
     )
     with refusing(complaint):
         data = read_bytes(path)
         if zipfile.is_zipfile(io.BytesIO(data)):
             return _from_arrays(read_arrays(path), path)
-        return _from_vec_normalize(inert.load(data), path)
+        return _from_pickle(inert.load(data), path)
 
 
 def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:
+    known = {name: numbers(x, name, path) for name, x in arrays.items() if name in NAMES}
+
     def number(name: str, default: float) -> float:
-        return float(arrays.get(name, default))
+        return float(known.get(name, default))
 
     for names in (("obs_mean",), ("obs_std", "obs_var")):
         if len(arrays.keys() & set(names)) != 1:
@@ -72,33 +80,50 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:
                 f"statistics file {path} holds {', '.join(sorted(arrays)) or 'nothing'}: it needs "
                 f"exactly one of {', '.join(names)}"
             )
-    count, clip = number("obs_count", 0.0), number("obs_clip", 10.0)
-    if "obs_std" in arrays:
-        std, offset = arrays["obs_std"], number("obs_std_offset", 0.0)
+    count, clip = number("obs_count", 0.0), number("obs_clip", OBS_CLIP)
+    if "obs_std" in known:
+        std, offset = known["obs_std"], number("obs_std_offset", 0.0)
     else:
-        std, offset = _std(arrays["obs_var"], VARIANCE_OFFSET), 0.0
-    return Normaliser(_stats(arrays["obs_mean"], std, count), clip, offset)
+        std, offset = _std(known["obs_var"], VARIANCE_OFFSET), 0.0
+    return Normaliser(_stats(known["obs_mean"], std, count), clip, offset)
 
 
-def _from_vec_normalize(pickled: Any, path: Path) -> Normaliser:
-    """SB3: x = clip((obs - mean) / sqrt(var + epsilon), -clip_obs, clip_obs)."""
-    state = pickled.state if isinstance(pickled, Inert) else None
-    if not isinstance(state, dict) or not {"norm_obs", "clip_obs", "epsilon"} <= state.keys():
-        found = pickled.asked if isinstance(pickled, Inert) else type(pickled).__name__
+def _from_pickle(pickled: Any, path: Path) -> Normaliser:
+    """x = clip((obs - mean) / sqrt(var + epsilon), -clip, clip), of whatever holds these."""
+    held = pickled.state if isinstance(pickled, Inert) else None
+    state = held if isinstance(held, dict) else {}
+    if {"norm_obs", "clip_obs", "epsilon"} <= state.keys():
+        return _from_vec_normalize(state, path)
+    if {"obs_rms", "epsilon"} <= state.keys():  # NormalizeObservation
+        return _from_moments(state["obs_rms"], state["epsilon"], OBS_CLIP, path)
+    if {"mean", "var", "count"} <= state.keys():  # RunningMeanStd
+        return _from_moments(pickled, VARIANCE_OFFSET, OBS_CLIP, path)
+    found = pickled.asked if isinstance(pickled, Inert) else type(pickled).__name__
+    raise InputError(
+        f"statistics file {path} is a pickle of {found}: only those of VecNormalize (save it with "
+        "VecNormalize.save), of Gymnasium's NormalizeObservation and of its RunningMeanStd are read"
+    )
+
+
+def _from_vec_normalize(state: dict[str, Any], path: Path) -> Normaliser:
+    if state["norm_obs"] is not True:
         raise InputError(
-            f"statistics file {path} is a pickle of {found}: only VecNormalize's is read; save it "
-            "with VecNormalize.save"
+            f"statistics file {path} normalises no observations: give one saved with "
+            "norm_obs=True, or none, and the policy acts on raw observations"
         )
-    rms = state.get("obs_rms")
-    if state["norm_obs"] is not True or not isinstance(rms, Inert):
+    clip = min(float(inert.array(state["clip_obs"])), NO_CLIP)
+    return _from_moments(state.get("obs_rms"), state["epsilon"], clip, path)
+
+
+def _from_moments(rms: Any, epsilon: Any, clip: float, path: Path) -> Normaliser:
+    """Of the statistics `rms` themselves."""
+    if not isinstance(rms, Inert):
         raise InputError(
-            f"statistics file {path} normalises no observations, or those of a dictionary: only "
-            "flat ones with norm_obs=True have statistics; without them the policy acts on raw "
-            "observations"
+            f"statistics file {path} is about observations in a dictionary, or about none: only "
+            "flat ones are read"
         )
     mean, var, count = (inert.array(rms.state[name]) for name in ("mean", "var", "count"))
-    std = _std(var, float(inert.array(state["epsilon"])))
-    clip = min(float(inert.array(state["clip_obs"])), NO_CLIP)
+    std = _std(var, float(inert.array(epsilon)))
     return Normaliser(_stats(mean, std, float(count)), clip, 0.0)
 
 

@@ -8,10 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.families import InputError
+from jaxprune.policy import no_critic
+from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.obs_stats import raw_observations
-from jaxprune.types import Params, Policy
+from jaxprune.types import ActionBox, Params, Policy
 
 Tensors = dict[str, np.ndarray]
+
+# What torch.compile and DataParallel put in front of the names of what they wrap.
+WRAPPERS = ("_orig_mod", "module")
 
 
 class Layout(NamedTuple):
@@ -26,13 +31,43 @@ class Layout(NamedTuple):
     log_std: str | None  # [act] or rows of it; None for a categorical policy
 
 
-def actor_critic(tensors: Tensors, layout: Layout, activation: str, path: Path) -> Policy:
-    """The policy that the tensors of a plain actor-critic are, on raw observations.
+def unwrapped(tensors: Tensors, path: Path) -> Tensors:
+    """The tensors by the names that they have in a module that nothing wraps.
 
     Raises:
-        InputError: a tensor is missing, or there is one that such a policy does not have.
+        InputError: two of them have the same name then.
+    """
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if bare in found:
+            raise InputError(
+                f"policy file {path} holds {bare!r} more than once, with and without "
+                f"{' or '.join(WRAPPERS)} in its name: save one agent alone"
+            )
+        found[bare] = tensor
+    return found
+
+
+def actor_critic(
+    tensors: Tensors,
+    layout: Layout,
+    activation: str,
+    action_box: ActionBox | str | None,
+    path: Path,
+) -> Policy:
+    """The policy that the tensors of a plain actor-critic are, on raw observations.
+
+    A file without any tensor of the critic is an actor alone: its critic is zero everywhere.
+
+    Raises:
+        InputError: a tensor is missing or holds no real numbers, or there is one that such a policy
+            does not have.
     """
     actor, critic = _modules(tensors, layout.actor), _modules(tensors, layout.critic)
+    own = tuple(part.removesuffix("*") for part in layout.critic if part not in layout.actor)
+    if not any(name.startswith(own) for name in tensors):
+        critic = []
     wanted = {f"{name}.{leaf}" for name in actor + critic for leaf in ("weight", "bias")}
     if layout.log_std is not None:
         wanted.add(layout.log_std)
@@ -45,16 +80,20 @@ def actor_critic(tensors: Tensors, layout: Layout, activation: str, path: Path) 
                 "continuous actions a deviation that does not depend on the state: train one of "
                 "these (MlpPolicy, or CleanRL's ppo.py and ppo_continuous_action.py)"
             )
+    tensors = {name: numbers(tensor, name, path) for name, tensor in tensors.items()}
     log_std = np.zeros(0) if layout.log_std is None else _row(tensors[layout.log_std], path)
     network = _network(tensors, actor)
-    normaliser = raw_observations(network["layer_0"]["kernel"].shape[0])
+    obs_size = network["layer_0"]["kernel"].shape[0]
+    values = _network(tensors, critic) if critic else no_critic(obs_size)
+    normaliser = raw_observations(obs_size)
     return Policy(
-        params=Params(network, _network(tensors, critic), jnp.asarray(log_std, float)),
+        params=Params(network, values, jnp.asarray(log_std, float)),
         obs_stats=normaliser.stats,
         activation=activation,
         distribution="categorical" if layout.log_std is None else "normal",
         obs_clip=normaliser.clip,
         obs_std_offset=normaliser.std_offset,
+        action_box=action_box,
     )
 
 

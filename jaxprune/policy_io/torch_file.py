@@ -5,6 +5,7 @@ numbers in `NAME/data/KEY`. The unpickler knows the five things such a dictionar
 refuses all others; they build descriptions, which become arrays afterwards.
 """
 
+import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from jaxprune.policy_io.files import Archive
 # How a file of before PyTorch 1.6 starts: a pickle of a fixed number.
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 MAX_AXES = 32  # as numpy has
+MAX_ENTRIES = 100  # of a checkpoint; a pickle may name one large dictionary under each of them
+SAVE_ALONE = "torch.save(agent.state_dict(), FILE) and nothing else"
 ITEMS = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2"}
 
 
@@ -39,14 +42,14 @@ def read_state_dict(data: bytes, source: str | Path) -> dict[str, np.ndarray]:
         source: what to call it in messages.
 
     Raises:
-        InputError: it holds something else than tensors, or is in the old format.
+        InputError: it holds no state dict, alone or as the only one of a checkpoint such as
+            {"model_weights": ..., "args": ...}, or is in the old format.
     """
     if data.startswith(OLD_FORMAT):
         raise InputError(old_format(source))
     with Archive(data, source) as archive:
         (root,) = (n.removesuffix("data.pkl") for n in archive.names if _is_pickle(n))
-        named = _Unpickler(archive.read(f"{root}data.pkl"), source).load()
-        _check_tensors(named, source)
+        named = _state_dict(_Unpickler(archive.read(f"{root}data.pkl"), source).load(), source)
         order = ">" if _is_big_endian(archive, root) else "<"
         return {name: _array(tensor, archive, root, order) for name, tensor in named.items()}
 
@@ -136,16 +139,29 @@ class _Unpickler(unpickle.Unpickler):
         return item, key
 
 
-def _check_tensors(named: Any, source: str | Path) -> None:
-    """Raises `InputError` unless these are tensors by name."""
-    strangers = ["the whole"]
-    if isinstance(named, dict):
-        strangers = [k for k, v in named.items() if not isinstance(v, _Tensor)]
-    if strangers:
-        raise InputError(
-            f"policy file {source} is no state dict ({strangers[0]!r} is no tensor): "
-            "torch.save(agent.state_dict(), FILE) and nothing else"
-        )
+def _state_dict(held: Any, source: str | Path) -> dict[str, _Tensor]:
+    """The tensors by name: all that a file holds, or the one dictionary of them in a checkpoint.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    if not isinstance(held, dict):
+        raise InputError(f"policy file {source} is no state dict: {SAVE_ALONE}")
+    strangers = [name for name, value in held.items() if not isinstance(value, _Tensor)]
+    if not strangers:
+        return held
+    inner = {
+        name: value
+        for name, value in itertools.islice(held.items(), MAX_ENTRIES)
+        if isinstance(value, dict) and value and all(isinstance(x, _Tensor) for x in value.values())
+    }
+    if len(inner) == 1 and len(strangers) == len(held) <= MAX_ENTRIES:
+        return next(iter(inner.values()))
+    found = "is no tensor" if len(inner) < 2 else "is one of several dictionaries of tensors"
+    raise InputError(
+        f"policy file {source} is no state dict ({(list(inner) or strangers)[0]!r} {found}): "
+        f"{SAVE_ALONE}"
+    )
 
 
 def _array(tensor: _Tensor, archive: Archive, root: str, order: str) -> np.ndarray:

@@ -244,7 +244,7 @@ def test_other_cells_are_refused(baseline, run, column, old, new, problem):
 
 
 def test_differences_are_found_at_every_depth():
-    one = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": 2}
+    one = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": 2, "not given": None}
     other = {"a": 1, "b": {"c": [1, 3], "d": {"e": 0}}, "g": 2}
     assert list(differences(one, other)) == [
         ("b.c", [1, 2], [1, 3]),

@@ -141,6 +141,7 @@ OTHER = {
     "prune_window": (0.1, 0.5),
     "policy": Path("policy.npz"),
     "policy_stats": Path("stats.npz"),
+    "policy_activation": "relu",
     "seed": 5,
     "lanes": 8,
     "attack": AttackConfig(mad=MADConfig(steps=3)),

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import attacking, pipeline, training
 from benchmarks.arms import Arm, arms, learner_config, trainings
 from benchmarks.cells import ATTACK, CERTIFY, PRUNE, TRAIN, blocks, key_for
-from benchmarks.experiment import PRESETS, parse_grid
+from benchmarks.experiment import PRESETS, check, parse_grid
 from benchmarks.plan import make_plan
 from jaxprune.envs import make_env
 from jaxprune.families import InputError
@@ -171,11 +171,27 @@ def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
     raw = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
     normalised = replace(raw, policy_stats=tmp_path / "stats.npz")
     for experiment, mean, std in ((raw, np.zeros(4), 1.0), (normalised, np.arange(4.0), 0.5)):
-        loaded = training.load_file(experiment, ENV)
-        assert loaded is not None
-        np.testing.assert_array_equal(loaded.obs_stats.mean, mean)
-        np.testing.assert_allclose(loaded.obs_stats.std, np.full(4, std), rtol=1e-6)
-    assert training.load_file(SMOKE, ENV) is None
+        file = training.read_file(experiment, ENV)
+        assert file is not None
+        np.testing.assert_array_equal(file.policy.obs_stats.mean, mean)
+        np.testing.assert_allclose(file.policy.obs_stats.std, np.full(4, std), rtol=1e-6)
+    assert training.read_file(SMOKE, ENV) is None
+
+
+def test_the_plan_tells_what_was_assumed_about_a_policy_file():
+    policy = Path(__file__).parents[1] / "data" / "cleanrl_discrete.pt"
+    asked = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
+    for activation, words in ((None, "tanh (assumed"), ("relu", "relu (as given")):
+        experiment = replace(asked, policy_activation=activation)
+        file = training.read_file(experiment, ENV)
+        plan = str(make_plan(experiment.resolved(ENV), ENV, Path("results/x"), file=file))
+        (line,) = (line for line in plan.splitlines() if line.startswith("policy "))
+        for said in (str(policy), words, "actions are choices", "raw observations"):
+            assert said in line
+    settings = [replace(asked, policy_activation=a).settings() for a in (None, "relu")]
+    assert settings[0] != settings[1]
+    with pytest.raises(InputError, match="belongs to no policy"):
+        check(replace(SMOKE, policy_activation="relu"))
 
 
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():

@@ -1,5 +1,7 @@
 """Populations and their masks: exact round trips through Orbax."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from jaxprune.families import InputError
 from jaxprune.policy import action_distribution
 from jaxprune.policy_io import load_agents, save_agents
 from jaxprune.pruning import prune
+from jaxprune.types import TASK_BOX, ActionBox
 
 
 def stack(policy, count):
@@ -33,6 +36,12 @@ def test_agents_round_trip_with_their_masks(tmp_path, discrete):
     for name in ("activation", "distribution", "obs_clip", "obs_std_offset"):
         assert getattr(loaded, name) == getattr(agents, name)
     assert [p.name for p in tmp_path.iterdir()] == ["agents"]
+
+
+@pytest.mark.parametrize("box", [None, TASK_BOX, ActionBox((-np.inf, -1.0, 0.1), (np.inf,) * 3)])
+def test_agents_keep_what_their_actions_are_clipped_to(tmp_path, box):
+    save_agents(tmp_path / "agents", replace(stack(policy_of(), 2), action_box=box), {})
+    assert load_agents(tmp_path / "agents")[0].action_box == box
 
 
 def test_agents_without_masks_and_overwritten(tmp_path):

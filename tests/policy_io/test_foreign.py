@@ -18,9 +18,12 @@ import pytest
 from policies import Payload, assert_refused, assert_same_bits, torch_file
 from safetensors.numpy import load_file, save_file
 
+from jaxprune.envs import make_env
+from jaxprune.evaluation import evaluate
 from jaxprune.families import InputError
-from jaxprune.policy import action_distribution, normalise, state_value
-from jaxprune.policy_io import load_policy, save_policy
+from jaxprune.policy import action_distribution, has_critic, normalise, state_value
+from jaxprune.policy_io import load_policy, numpy_policy, read_policy_file, save_policy
+from jaxprune.types import TASK_BOX, ActionBox
 
 DATA = Path(__file__).parents[1] / "data"
 PENDULUM = DATA / "sb3_pendulum.zip"
@@ -209,8 +212,8 @@ def test_nothing_is_executed(place, tmp_path):
         with_entries(path, PENDULUM, **{"policy.pth": hostile.raw})
     else:
         sb3_file(path, change=hostile.among_tensors)
-    found = "pickled" if place in ("plain", "policy.pth") else "'io.open'"
-    assert_refused(path, found)
+    found = {"plain": "pickled", "policy.pth": "damaged"}
+    assert_refused(path, found.get(place, "'io.open'"))
     assert not hostile.witness.exists()
     pickle.loads(hostile.raw).close()  # and this is what it would have done
     assert hostile.witness.exists()
@@ -235,11 +238,11 @@ def test_pickles_in_the_settings_are_not_even_decoded(tmp_path):
         (lambda p: p.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), ["_v3", "executed"]),
         (lambda p: p.replace(b"ctorch\nFloatStorage", b"ctorch\nLongStorage"), ["LongStorage"]),
         (lambda p: p.replace(b"ctorch\nFloatStorage", b"ctorc\nFloatStorage"), ["'torc.Float"]),
-        (lambda p: p.replace(b"storage", b"stowage"), ["truncated"]),
+        (lambda p: p.replace(b"storage", b"stowage"), ["damaged"]),
         (lambda p: p[:-2] + b"X\x01\x00\x00\x00xK\x01u.", ["'x' is no tensor", "state_dict()"]),
         (lambda p: b"\x80\x02K\x01.", ["no state dict", "state_dict()"]),
-        (lambda p: p[:-2] + b"ub.", ["truncated"]),  # a state for what cannot have one
-        (lambda p: p.replace(b"K\x00(", b"K\x7f("), ["truncated"]),  # an offset past the end
+        (lambda p: p[:-2] + b"ub.", ["damaged"]),  # a state for what cannot have one
+        (lambda p: p.replace(b"K\x00(", b"K\x7f("), ["damaged"]),  # an offset past the end
     ],
     ids=["builder", "type", "module", "persistent id", "number", "no dict", "state", "offset"],
 )
@@ -269,8 +272,9 @@ def test_archives_of_other_things(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert_refused(tmp_path / "other.zip", "of no kind that is read", "PPO .zip")
-    assert_refused(with_entries(tmp_path / "no_data.zip", PENDULUM, data=None), "truncated")
-    assert_refused(with_entries(tmp_path / "text.zip", PENDULUM, data="{"), "truncated")
+    assert_refused(with_entries(tmp_path / "no_data.zip", PENDULUM, data=None), "lacks", "'data'")
+    assert_refused(with_entries(tmp_path / "text.zip", PENDULUM, data="{"), "damaged")
+    assert_refused(tmp_path, "cannot be read", "give a .npz")  # a folder
     assert_refused(tmp_path / "missing.zip", "no policy file", "give the path")
 
 
@@ -282,7 +286,10 @@ def class_(name: str) -> str:
 
 
 SETTINGS = [
-    ({"policy_class": {"__module__": "stable_baselines3.sac.policies"}}, ["sac", "PPO or A2C"]),
+    (
+        {"policy_class": {"__module__": "stable_baselines3.sac.policies"}},
+        ["sac", "A2C or TRPO"],
+    ),
     ({"policy_class": {"__module__": "mine"}}, ["'mine'", "stable_baselines3.common.policies"]),
     ({"use_sde": True}, ["use_sde True", "False"]),
     ({"policy_kwargs": {"squash_output": True}}, ["squash_output True"]),
@@ -349,12 +356,12 @@ def test_weights_that_are_no_plain_actor_critic(change, words, tmp_path):
     [
         (lambda t: {"fc1.weight": np.zeros((2, 2))}, ["holds 'fc1.weight'", "actor_mean.*"]),
         (lambda t: {**t, "actor_logstd.weight": np.zeros((1, 8))}, ["holds 'actor_logstd.weight'"]),
-        (lambda t: {k: v for k, v in t.items() if "critic" not in k}, ["lacks 'critic.0.bias'"]),
+        (lambda t: {k: v for k, v in t.items() if k != "critic.0.bias"}, ["lacks 'critic.0.bias'"]),
         (lambda t: {k: v for k, v in t.items() if "actor_mean" not in k}, ["lacks 'actor_mean.0"]),
         (lambda t: {"action_net.weight": np.zeros((1, 8))}, ["Stable-Baselines3", "whole .zip"]),
         (lambda t: {}, ["lacks 'actor_logstd'"]),
     ],
-    ids=["sac", "state-dependent std", "no critic", "no actor", "sb3", "nothing"],
+    ids=["sac", "state-dependent std", "half a critic", "no actor", "sb3", "nothing"],
 )
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
 def test_state_dicts_that_are_no_plain_actor_critic(change, words, kind, tmp_path):
@@ -371,3 +378,211 @@ def test_rows_of_log_std_that_agree_are_one(tmp_path):
     tensors["log_std"] = np.stack([tensors["log_std"]] * 3)
     path = sb3_file(tmp_path / "policy.zip", tensors=tensors)
     assert_same_bits(load_policy(path), load_policy(PENDULUM))
+
+
+# --- what the same policies look like elsewhere ---------------------------------------------------
+
+
+def test_published_agents_of_before_gym_0_20(published):
+    """Two that other people trained: their Box, their statistics, and what one of them earns."""
+    cheetah, statistics, cartpole = (
+        published / "sb3" / name
+        for name in ("a2c-halfcheetah.zip", "a2c-halfcheetah-stats.npz", "ppo-cartpole.zip")
+    )
+    policy = load_policy(cheetah, statistics)
+    assert policy.action_box == ActionBox((-1.0,) * 6, (1.0,) * 6)
+    assert policy.obs_stats.mean.shape == (17,) and policy.obs_clip == 10.0
+    policy = load_policy(cartpole)
+    assert (policy.action_box, policy.distribution) == (None, "categorical")
+    returns = evaluate(make_env("cartpole"), policy, episodes=4)["return"]
+    np.testing.assert_array_equal(returns, 500.0)
+
+
+@pytest.mark.parametrize("shape", [[3], "(3,)", "(np.int64(3),)"])
+def test_spaces_of_all_versions_of_gym(shape, tmp_path):
+    def settings(data):
+        del data["observation_space"]["_shape"]
+        data["observation_space"]["shape"] = shape
+        data["action_space"]["shape"] = data["action_space"].pop("_shape")
+
+    found = load_policy(sb3_file(tmp_path / "policy.zip", settings=settings))
+    assert_same_bits(found, load_policy(PENDULUM))
+    assert found.action_box == ActionBox((-2.0,), (2.0,))
+
+
+MISSING = {
+    "use_sde": ("use_sde",),
+    "policy_kwargs": ("policy_kwargs",),
+    "policy_class.__module__": ("policy_class", "__module__"),
+    "observation_space.shape": ("observation_space", "_shape"),
+    "action_space": ("action_space",),
+    "action_space.:type:": ("action_space", ":type:"),
+    "action_space.low": ("action_space", "low"),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_missing_setting_is_named(missing, tmp_path):
+    def settings(data):
+        *above, name = MISSING[missing]
+        for key in above:
+            data = data[key]
+        del data[name]
+
+    path = sb3_file(tmp_path / "policy.zip", settings=settings)
+    assert_refused(path, f"lacks the setting {missing!r}", "save method")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        ("[-2. -2.]", "[2. 2.]", ["action_low 2", "(1,)"]),
+        ("[2.]", "[-2.]", ["not below"]),
+        ("[nan]", "[2.]", ["not below"]),
+        ("[-2. ... -2.]", "[2.]", ["damaged"]),
+    ],
+)
+def test_boxes_that_are_none(low, high, words, tmp_path):
+    def settings(data):
+        data["action_space"] |= {"low": low, "high": high}
+
+    assert_refused(sb3_file(tmp_path / "policy.zip", settings=settings), *words)
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace("actor_mean.", "actor_mean._orig_mod."),
+    ],
+    ids=["compiled", "parallel", "both", "in part"],
+)
+def test_wrapped_modules(wrapped, kind, tmp_path):
+    tensors = {wrapped(name): tensor for name, tensor in weights_of(SAFETENSORS).items()}
+    path = tmp_path / "policy"
+    torch_file(path, tensors) if kind == "torch" else save_file(tensors, path)
+    assert_same_bits(load_policy(path), load_policy(CLEANRL))
+    doubled = tensors | weights_of(SAFETENSORS)
+    torch_file(path, doubled) if kind == "torch" else save_file(doubled, path)
+    assert_refused(path, "more than once", "save one agent alone")
+
+
+@pytest.mark.parametrize("library", ["cleanrl", "sb3"])
+def test_an_actor_alone_has_no_critic(library, tmp_path):
+    source = {"cleanrl": SAFETENSORS, "sb3": PENDULUM}[library]
+    own = ("critic", "value_net", "mlp_extractor.value_net")
+    tensors = {k: v for k, v in weights_of(source).items() if not k.startswith(own)}
+    path = tmp_path / "policy"
+    torch_file(path, tensors) if library == "cleanrl" else sb3_file(path, tensors=tensors)
+    found, whole = load_policy(path), load_policy(source)
+    assert not has_critic(found) and has_critic(whole)
+    assert_same_bits(found.params.actor, whole.params.actor)
+    assert float(state_value(found, jnp.ones(3))) == 0.0
+
+
+def test_layers_shared_by_actor_and_critic(tmp_path):
+    """Before version 1.8: tanh(W x + b) goes into both, and weights are what numpy computes."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "mlp_extractor.shared_net.0": (5, 3),
+        "mlp_extractor.policy_net.0": (4, 5),
+        "action_net": (1, 4),
+        "value_net": (1, 5),
+    }
+    tensors = {"log_std": np.zeros(1, np.float32)}
+    for name, (rows, columns) in sizes.items():
+        tensors[f"{name}.weight"] = rng.standard_normal((rows, columns)).astype(np.float32)
+        tensors[f"{name}.bias"] = rng.standard_normal(rows).astype(np.float32)
+
+    def layer(name, x):
+        return tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"]
+
+    obs = np.array([0.3, -0.2, 0.1], np.float32)
+    shared, policy_net, action_net, value_net = sizes
+    trunk = np.tanh(layer(shared, obs))
+    policy = load_policy(sb3_file(tmp_path / "policy.zip", tensors=tensors))
+    mean = action_distribution(policy, jnp.asarray(obs)).mode()
+    expected = layer(action_net, np.tanh(layer(policy_net, trunk)))
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        state_value(policy, jnp.asarray(obs)), layer(value_net, trunk)[0], rtol=1e-5
+    )
+
+
+def entry(name: str) -> bytes:
+    return b"X" + len(name).to_bytes(4, "little") + name.encode()
+
+
+ARGS = entry("args") + b"}" + entry("seed") + b"K\x01s" + entry("epoch") + b"K\x07"
+
+
+@pytest.mark.parametrize("name", ["model_weights", "state_dict", "agent"])
+def test_a_state_dict_inside_of_a_checkpoint(name, tmp_path):
+    """{name: the tensors, "args": {"seed": 1}, "epoch": 7}."""
+    torch_file(
+        tmp_path / "policy.pt",
+        weights_of(SAFETENSORS),
+        change=lambda p: b"\x80\x02}(" + entry(name) + p[2:-1] + ARGS + b"u.",
+    )
+    assert_same_bits(load_policy(tmp_path / "policy.pt"), load_policy(CLEANRL))
+
+
+def test_checkpoints_that_leave_a_choice_or_none(tmp_path):
+    path = tmp_path / "policy.pt"
+    twice = lambda p: b"\x80\x02}(" + entry("a") + p[2:-1] + entry("b") + p[2:-1] + b"u."  # noqa: E731
+    torch_file(path, weights_of(SAFETENSORS), change=twice)
+    assert_refused(path, "'a' is one of several", "torch.save(agent.state_dict(), FILE)")
+    torch_file(path, {}, change=lambda p: b"\x80\x02}(" + ARGS + b"u.")
+    assert_refused(path, "'args' is no tensor", "torch.save(agent.state_dict(), FILE)")
+
+
+@pytest.mark.parametrize("dtype", [bool, "complex64"])
+def test_tensors_that_are_no_real_numbers(dtype, tmp_path):
+    tensors = weights_of(SAFETENSORS)
+    tensors["actor_mean.0.weight"] = tensors["actor_mean.0.weight"].astype(dtype)
+    try:
+        save_file(tensors, tmp_path / "policy")
+    except Exception:  # this version of safetensors has no such type
+        pytest.skip(f"safetensors writes no {dtype}")
+    assert_refused(tmp_path / "policy", "actor_mean.0.weight", "real numbers")
+
+
+def test_a_hidden_layer_without_units(tmp_path):
+    tensors = weights_of(PENDULUM)
+    name = "mlp_extractor.policy_net.2"
+    tensors[f"{name}.weight"], tensors[f"{name}.bias"] = np.zeros((0, 8)), np.zeros(0)
+    tensors["action_net.weight"] = np.zeros((1, 0))
+    assert_refused(sb3_file(tmp_path / "policy.zip", tensors=tensors), "has no entry")
+
+
+# --- what a file says and what is assumed ---------------------------------------------------------
+
+
+def test_cleanrl_clips_to_the_box_of_the_task():
+    policy = load_policy(CLEANRL)
+    assert policy.action_box == TASK_BOX
+    with np.load(DATA / "cleanrl_continuous.expected.npz") as archive:
+        obs, output = archive["seen"], archive["output"]
+    limit = np.median(np.abs(output))
+    act = numpy_policy(policy, action_box=(-limit, limit))
+    np.testing.assert_allclose(act(obs), np.clip(output, -limit, limit), rtol=1e-5, atol=1e-6)
+    assert load_policy(DATA / "cleanrl_discrete.pt").action_box is None
+
+
+def test_activations_are_said_by_the_caller_or_assumed():
+    assumed, given = read_policy_file(CLEANRL), read_policy_file(CLEANRL, activation="relu")
+    assert assumed.policy.activation == "tanh" and "tanh (assumed" in str(assumed)
+    assert given.policy.activation == "relu" and "relu (as given" in str(given)
+    assert load_policy(CLEANRL, activation="relu").activation == "relu"
+    told = read_policy_file(PENDULUM, VEC_NORMALIZE, activation="tanh")
+    assert "tanh (the file says so)" in str(told)
+    for words in ("the box in the file", str(VEC_NORMALIZE), "clipped to +-3"):
+        assert words in str(told)
+    assert "the task's box" in str(assumed) and "raw observations" in str(assumed)
+    with pytest.raises(InputError, match=r"says that its activation is 'tanh', not 'relu'"):
+        load_policy(PENDULUM, activation="relu")
+    with pytest.raises(InputError, match=r"activation 'gelu'"):
+        load_policy(CLEANRL, activation="gelu")

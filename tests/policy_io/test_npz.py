@@ -28,7 +28,7 @@ from jaxprune.policy import (
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import NO_CLIP
 from jaxprune.pruning import mask_policy, prune
-from jaxprune.types import ObsStats
+from jaxprune.types import TASK_BOX, ActionBox, ObsStats
 
 
 @pytest.fixture
@@ -349,3 +349,68 @@ def test_unknown_members(saved, name):
     path, arrays = saved
     rewrite(path, {**arrays, name: np.array("gelu")})
     assert_refused(path, f"unknown {name}", "'gelu'", "choose from")
+
+
+@pytest.mark.parametrize("box", [TASK_BOX, ActionBox((-1.0, -0.4, -np.inf), (1.0, 0.4, np.inf))])
+def test_the_box_of_the_actions_is_kept(box, tmp_path):
+    path = tmp_path / "policy.npz"
+    save_policy(path, replace(policy_of(), action_box=box))
+    assert load_policy(path).action_box == box
+    with np.load(path) as archive:
+        has = archive.files
+    assert ("action_box" in has, "action_low" in has) == (box == TASK_BOX, box != TASK_BOX)
+
+
+WRONG = {
+    "complex": (lambda x: x + 1j, "'policy/0/kernel' holds complex64"),
+    "text": (lambda x: x.astype(str), "'policy/0/kernel' holds str"),
+    "date": (lambda x: x.astype("datetime64[s]"), "'policy/0/kernel' holds datetime64[s]"),
+    "duration": (lambda x: x.astype("timedelta64[s]"), "'policy/0/kernel' holds timedelta64[s]"),
+    "truth": (lambda x: x > 0, "'policy/0/kernel' holds bool"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_weights_that_are_no_real_numbers(saved, kind):
+    path, arrays = saved
+    change, words = WRONG[kind]
+    np.savez(path, **{**arrays, "policy/0/kernel": change(arrays["policy/0/kernel"])})
+    assert_refused(path, words, "real numbers")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"obs_count": np.float32(-1)}, ["obs_count -1 is negative"]),
+        ({"obs_mean": np.full(4, 1j)}, ["'obs_mean' holds complex128"]),
+        (
+            {
+                "policy/1/kernel": np.zeros((8, 0)),
+                "policy/1/bias": np.zeros(0),
+                "policy/2/kernel": np.zeros((0, 3)),
+            },
+            ["has no entry"],
+        ),
+        ({"action_low": np.zeros(3)}, ["lacks 'action_high'"]),
+        ({"action_low": np.zeros(2), "action_high": np.ones(2)}, ["action_low 2", "(3,)"]),
+        ({"action_low": np.ones(3), "action_high": np.zeros(3)}, ["not below"]),
+        ({"action_box": np.str_("mine")}, ["not 'task'"]),
+    ],
+    ids=["count", "statistics", "no units", "half a box", "size", "order", "box"],
+)
+def test_numbers_that_make_no_policy(saved, changed, words):
+    path, arrays = saved
+    np.savez(path, **{**arrays, **changed})
+    assert_refused(path, *words)
+
+
+def test_choices_are_not_clipped(tmp_path):
+    save_policy(tmp_path / "p.npz", replace(policy_of(discrete=True), action_box=TASK_BOX))
+    assert_refused(tmp_path / "p.npz", "actions that are choices")
+
+
+def test_the_activation_of_our_own_file_is_not_for_others_to_say(saved):
+    path, _ = saved
+    assert load_policy(path, activation="tanh").activation == "tanh"
+    with pytest.raises(InputError, match="says that its activation is 'tanh'"):
+        load_policy(path, activation="relu")

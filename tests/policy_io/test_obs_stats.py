@@ -4,6 +4,7 @@ import collections
 import pickle
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from policies import Payload, assert_refused, policy_of
@@ -36,6 +37,20 @@ class VecNormalize:
         self.__dict__.update(changed)
 
 
+class NormalizeObservation:
+    """Stands for Gymnasium's wrapper of that name."""
+
+    def __init__(self):
+        self.env, self.obs_rms, self.epsilon = object(), RunningMeanStd(), 1e-4
+
+
+class Stranger:
+    """Stands for anything else."""
+
+    def __init__(self):
+        self.mean = MEAN
+
+
 def pickled(path, value, protocol=4):
     path.write_bytes(pickle.dumps(value, protocol))
     return path
@@ -48,6 +63,25 @@ def test_vec_normalize(protocol, tmp_path):
     np.testing.assert_array_equal(stats.mean, MEAN.astype(np.float32))
     np.testing.assert_array_equal(stats.std, np.sqrt(VAR + 1e-8).astype(np.float32))
     assert (float(stats.count), clip, offset) == (10.0, 10.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("saved", "epsilon"), [(RunningMeanStd(), 1e-8), (NormalizeObservation(), 1e-4)]
+)
+def test_statistics_of_gymnasium(saved, epsilon, tmp_path):
+    """Its wrapper divides by sqrt(var + epsilon) and leaves the clip at 10 to CleanRL."""
+    stats, clip, offset = read_normaliser(pickled(tmp_path / "s.pkl", saved))
+    np.testing.assert_array_equal(stats.mean, MEAN.astype(np.float32))
+    np.testing.assert_array_equal(stats.std, np.sqrt(VAR + epsilon).astype(np.float32))
+    assert (float(stats.count), clip, offset) == (10.0, 10.0, 0.0)
+
+
+def test_statistics_of_the_real_gymnasium(tmp_path):
+    saved = gymnasium.wrappers.utils.RunningMeanStd(shape=(3,))
+    saved.update(np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    stats, *_ = read_normaliser(pickled(tmp_path / "s.pkl", saved))
+    np.testing.assert_allclose(stats.mean, saved.mean, rtol=1e-6)
+    np.testing.assert_allclose(stats.std, np.sqrt(saved.var + 1e-8), rtol=1e-6)
 
 
 @pytest.mark.parametrize("number", [5, np.float32(5), np.float64(5), np.array(5.0)])
@@ -101,7 +135,7 @@ def no_obs_rms():
         (VecNormalize(norm_obs=False), ["normalises no observations"]),
         (no_obs_rms(), ["normalises no observations"]),
         (VecNormalize(obs_rms={"a": RunningMeanStd()}), ["dictionary", "flat"]),
-        (RunningMeanStd(), ["RunningMeanStd", "only VecNormalize"]),
+        (Stranger(), ["Stranger", "VecNormalize.save", "RunningMeanStd"]),
         ({"mean": 0}, ["pickle of dict", "VecNormalize.save"]),
         (VecNormalize(obs_rms=RunningMeanStd(mean="x")), ["truncated"]),
         (VecNormalize(obs_rms=RunningMeanStd(mean=np.array([None]))), ["truncated"]),
@@ -175,12 +209,17 @@ def test_a_policy_of_our_own_can_lend_its_statistics(tmp_path):
         ({"a": MEAN}, "holds a"),
         ({}, "holds nothing"),
         ({"obs_mean": MEAN, "obs_var": VAR, "obs_clip": MEAN}, "truncated"),
-        ({"obs_mean": MEAN, "obs_var": np.array(["a", "b", "c"])}, "truncated"),
+        (
+            {"obs_mean": MEAN, "obs_var": np.array(["a", "b", "c"])},
+            "'obs_var' holds str",
+        ),
+        ({"obs_mean": MEAN + 1j, "obs_var": VAR}, "'obs_mean' holds complex128"),
+        ({"obs_mean": MEAN, "obs_var": VAR, "obs_count": -1}, "obs_count -1 is negative"),
         ({"obs_mean": MEAN, "obs_var": np.array([{}])}, "truncated"),
         ({"obs_mean": MEAN, "obs_std": VAR - 1}, "not positive"),
         ({"obs_mean": MEAN, "obs_var": VAR, "obs_clip": -1.0}, "not positive"),
     ],
-    ids=[str(i) for i in range(10)],
+    ids=[str(i) for i in range(12)],
 )
 def test_npz_of_something_else(values, words, tmp_path):
     with pytest.raises(InputError, match=words):

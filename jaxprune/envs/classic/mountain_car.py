@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune.envs.base import EnvSpec, conclude
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 
 class MountainCar:
@@ -79,6 +79,7 @@ class MountainCarContinuous(MountainCar):
         eps=0.1,
         reward_range=None,
         reward_clip=(-0.1, 100.0),
+        action_box=ActionBox((-MAX_ACTION,), (MAX_ACTION,)),
     )
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxprune.envs.base import EnvSpec, conclude
 from jaxprune.envs.classic.angles import wrap
-from jaxprune.types import Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
 
 class Pendulum:
@@ -38,6 +38,7 @@ class Pendulum:
         eps=0.1,
         reward_range=REWARD_RANGE,
         reward_clip=REWARD_RANGE,
+        action_box=ActionBox((-MAX_TORQUE,), (MAX_TORQUE,)),
     )
 
     def reset(self, key: Key) -> tuple[EnvState, Array]:
