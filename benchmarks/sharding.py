@@ -19,11 +19,12 @@ AUTO = "auto"
 # How many shards there are, where the scheduler does not say it or says something else.
 COUNT = "JAXPRUNE_SHARDS"
 # What a launcher tells each of its processes: its index and how many there are.
+# srun comes last, since mpirun starts its daemons with it.
 RANKS = {
     "JAX": ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
-    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "MPICH": ("PMI_RANK", "PMI_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
 TPU_INDEX, TPU_HOSTS = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
 
