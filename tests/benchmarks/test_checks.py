@@ -85,6 +85,7 @@ def test_a_sound_evaluation_passes_all():
         CORNERS,
         CONVERGED,
         GRADIENTS,
+        DEFINED,
         TRANSFERRED,
     }
     assert list(warnings_of(found)) == []
