@@ -29,8 +29,9 @@ from rich.table import Table
 
 from benchmarks.arms import trainings
 from benchmarks.attacking import Battery
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.experiment import Experiment, check, parse
+from benchmarks.guard import guarded
 from benchmarks.plan import BASE_GIB
 from benchmarks.playing import CHUNKS_PER_CALL
 from benchmarks.programs import Programs
@@ -118,18 +119,15 @@ class Fit(NamedTuple):
     lanes: int
 
 
+@guarded("nothing was measured to the end")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options, rest = tyro.cli(
-            Options, args=list(argv), prog="benchmarks.capacity", return_unknown_args=True
-        )
-        command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
-        measure(options, rest, command, console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options, rest = tyro.cli(
+        Options, args=list(argv), prog="benchmarks.capacity", return_unknown_args=True
+    )
+    command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
+    measure(options, rest, command, console)
     return 0
 
 

@@ -25,7 +25,8 @@ import tyro
 from pyarrow import csv
 from rich.console import Console
 
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
+from benchmarks.guard import guarded
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
 from jaxprune import population
@@ -94,19 +95,16 @@ class Options:
                 raise InputError(f"{name} {getattr(self, name)} is too few: give at least {least}")
 
 
+@guarded("start it again")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.parity")
-        population.configure()
-        options.check()
-        policies = {path.stem: load_policy(path) for path in options.policies}
-        options.out.mkdir(parents=True, exist_ok=True)
-        compare(options, policies, " ".join(argv), console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = tyro.cli(Options, args=list(argv), prog="benchmarks.parity")
+    population.configure()
+    options.check()
+    policies = {path.stem: load_policy(path) for path in options.policies}
+    options.out.mkdir(parents=True, exist_ok=True)
+    compare(options, policies, " ".join(argv), console)
     return 0
 
 

@@ -25,9 +25,10 @@ from rich.console import Console
 
 from benchmarks import analysis
 from benchmarks.arms import RESCALED
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.evidence import GIF
 from benchmarks.frames import simulator
+from benchmarks.guard import guarded
 from benchmarks.labels import Labels
 from benchmarks.report import write_report
 from benchmarks.store import RunFolder, read_json, read_table
@@ -317,21 +318,19 @@ def encoded(frames: Sequence[Image.Image], seconds: float) -> bytes:
         kept, seconds = kept[::2], 2 * seconds
 
 
+@guarded("the tables are as they were")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
+    if len(argv) != 1:
+        raise InputError("give one folder of a run: python -m benchmarks.render results/RUN")
+    path = Path(argv[0])
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+    population.configure()
     try:
-        if len(argv) != 1:
-            raise InputError("give one folder of a run: python -m benchmarks.render results/RUN")
-        path = Path(argv[0])
-        folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
-        population.configure()
         film(folder, console)
     except NoGLError as reason:
         console.print(f"skipped: {reason}", markup=False)
-    except InputError as error:
-        complain(error)
-        return 2
     return 0
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import analysis, figures, report_terminal
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.evidence import gather
+from benchmarks.guard import guarded
 from benchmarks.html_figures import charts
 from benchmarks.html_report import page
 from benchmarks.report_text import lines
@@ -49,17 +50,14 @@ def _with_pictures(text: Iterable[str], files: Sequence[str]) -> Iterator[str]:
             yield line
 
 
+@guarded("the tables are as they were")
 def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
-    try:
-        if len(argv) != 1:
-            raise InputError("give one folder of a run: python -m benchmarks.report results/RUN")
-        path = Path(argv[0])
-        folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
-        write_report(folder, make_console())
-    except InputError as error:
-        complain(error)
-        return 2
+    if len(argv) != 1:
+        raise InputError("give one folder of a run: python -m benchmarks.report results/RUN")
+    path = Path(argv[0])
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+    write_report(folder, make_console())
     return 0
 
 

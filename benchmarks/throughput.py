@@ -26,7 +26,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
+from benchmarks.guard import guarded
 from benchmarks.store import provenance
 from jaxprune import population
 from jaxprune.attacks import AttackConfig, Victims, make_attack
@@ -120,15 +121,12 @@ class Rate(NamedTuple):
     compile_seconds: float
 
 
+@guarded("nothing was measured to the end")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.throughput")
-        measure(options, console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = tyro.cli(Options, args=list(argv), prog="benchmarks.throughput")
+    measure(options, console)
     return 0
 
 

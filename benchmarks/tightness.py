@@ -23,8 +23,9 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.experiment import Grid
+from benchmarks.guard import guarded
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
 from jaxprune import population
@@ -109,22 +110,19 @@ class Options:
             raise InputError("no policy to certify: give --policies FILE ...")
 
 
+@guarded("start it again")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = tyro.cli(Options, args=list(argv), prog="benchmarks.tightness")
-        options.check()
-        population.configure()
-        env = make_env(options.env)
-        eps = env.spec.eps if options.eps is None else options.eps
-        policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
-        for policy in policies.values():
-            check_evaluation(env, policy, eps, options.episodes)
-        measure(options, env, eps, policies, shlex.join(argv), console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = tyro.cli(Options, args=list(argv), prog="benchmarks.tightness")
+    options.check()
+    population.configure()
+    env = make_env(options.env)
+    eps = env.spec.eps if options.eps is None else options.eps
+    policies = {path.stem: load_policy(path, options.policy_stats) for path in options.policies}
+    for policy in policies.values():
+        check_evaluation(env, policy, eps, options.episodes)
+    measure(options, env, eps, policies, shlex.join(argv), console)
     return 0
 
 
