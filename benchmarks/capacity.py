@@ -30,8 +30,9 @@ from rich.table import Table
 from benchmarks.arms import trainings
 from benchmarks.attacking import Battery
 from benchmarks.command_line import read_some_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.experiment import Experiment, check, parse
+from benchmarks.guard import guarded
 from benchmarks.memory import check_memory, needs
 from benchmarks.plan import BASE_GIB
 from benchmarks.playing import CHUNKS_PER_CALL
@@ -120,16 +121,13 @@ class Fit(NamedTuple):
     lanes: int
 
 
+@guarded("nothing was measured to the end")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options, rest = read_some_options(Options, argv, "benchmarks.capacity")
-        command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
-        measure(options, rest, command, console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options, rest = read_some_options(Options, argv, "benchmarks.capacity")
+    command = shlex.join(["python", "-m", "benchmarks.capacity", *argv])
+    measure(options, rest, command, console)
     return 0
 
 

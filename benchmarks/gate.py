@@ -27,14 +27,16 @@ from benchmarks.baselines import (
 )
 from benchmarks.command_line import read_options
 from benchmarks.comparison import compare
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.gate_report import Verdict
+from benchmarks.guard import guarded
 from benchmarks.pairing import RETURN
 from benchmarks.whole import write_whole
 from jaxprune.families import MESSAGE, InputError, shown
 from jaxprune.population import check_devices
 
-FINE, WORSE, CANNOT_COMPARE = 0, 1, 2
+# What cannot be compared ends with 2, as in every program.
+FINE, WORSE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,13 @@ class Options:
     """File for a summary in Markdown; default: added to $GITHUB_STEP_SUMMARY if that is set."""
 
 
+@guarded("nothing was decided")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = read_options(Options, argv, "benchmarks.gate")
-        check_devices()
-        return update(options, console) if options.update else gate(options, console)
-    except InputError as error:
-        complain(error)
-        return CANNOT_COMPARE
+    options = read_options(Options, argv, "benchmarks.gate")
+    check_devices()
+    return update(options, console) if options.update else gate(options, console)
 
 
 def gate(options: Options, console: Console) -> int:
@@ -146,8 +145,17 @@ def write(verdict: Verdict, options: Options) -> None:
     if options.summary is not None:
         _write(options.summary, summary)
     elif os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(os.environ["GITHUB_STEP_SUMMARY"], "a", encoding="utf-8") as file:
-            file.write(summary)
+        _add(Path(os.environ["GITHUB_STEP_SUMMARY"]), summary)
+
+
+def _add(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(
+            f"cannot write GITHUB_STEP_SUMMARY {path} ({error.strerror}): give --summary FILE"
+        ) from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,8 +16,9 @@ import tyro
 
 from benchmarks import report
 from benchmarks.command_line import read_options
-from benchmarks.display import BAD_INPUT, NOT_WRITTEN, complain, make_console
+from benchmarks.display import make_console
 from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
+from benchmarks.guard import guarded
 from benchmarks.pipeline import Results, counted, summed
 from benchmarks.sharding import Shard, parse_shard
 from benchmarks.store import SCHEMAS, SHARDS, RunFolder, checksum, read_json, read_table
@@ -44,18 +45,12 @@ class Part(NamedTuple):
     described: dict[str, Any]
 
 
+@guarded("the shards are as they were")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    try:
-        options = read_options(Options, argv, "benchmarks.merge")
-        check_devices()
-        merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
-    except InputError as error:
-        complain(error)
-        return BAD_INPUT
-    except OSError as error:
-        complain(f"{error}: the shards are as they were")
-        return NOT_WRITTEN
+    options = read_options(Options, argv, "benchmarks.merge")
+    check_devices()
+    merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
     return 0
 
 

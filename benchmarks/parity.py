@@ -26,7 +26,8 @@ from pyarrow import csv
 from rich.console import Console
 
 from benchmarks.command_line import read_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
+from benchmarks.guard import guarded
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
 from jaxprune import population
@@ -37,7 +38,7 @@ from jaxprune.envs.mujoco import MujocoEnv, MujocoState
 from jaxprune.envs.quiet import quiet
 from jaxprune.episodes import episode_keys
 from jaxprune.evaluation import arm
-from jaxprune.families import InputError, lookup
+from jaxprune.families import lookup
 from jaxprune.gymnasium_bridge import play_in_gymnasium
 from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.population import layout, over_population, take
@@ -94,19 +95,16 @@ class Options:
         self.attack.check()
 
 
+@guarded("start it again")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = read_options(Options, argv, "benchmarks.parity")
-        population.configure()
-        options.check()
-        policies = {path.stem: load_policy(path) for path in options.policies}
-        options.out.mkdir(parents=True, exist_ok=True)
-        compare(options, policies, " ".join(argv), console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = read_options(Options, argv, "benchmarks.parity")
+    population.configure()
+    options.check()
+    policies = {path.stem: load_policy(path) for path in options.policies}
+    options.out.mkdir(parents=True, exist_ok=True)
+    compare(options, policies, " ".join(argv), console)
     return 0
 
 

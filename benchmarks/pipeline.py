@@ -22,8 +22,9 @@ from benchmarks.arms import (
     arms,
     posthoc_methods,
     regimes,
+    trainings,
 )
-from benchmarks.attacking import Battery, Seconds
+from benchmarks.attacking import Battery, Seconds, attack_plan
 from benchmarks.cells import PRUNE, PRUNE_DATA, Case, Columns, Population, Row, described, key_for
 from benchmarks.certification import certify_population
 from benchmarks.diagnosing import diagnose_population
@@ -118,6 +119,12 @@ def cell_count(experiment: Experiment) -> int:
     dense_count = sum(arm.mode == DENSE for arm in arms(experiment))
     curves = sum(len(allocations(experiment, name)) for name in posthoc_methods(experiment))
     return policy_count(experiment) + dense_count * curves * len(experiment.sparsity_grid)
+
+
+def chunk_count(experiment: Experiment, blocks: int) -> int:
+    """Chunks that so many blocks leave: of training, every attack, and three other stages."""
+    trained, radii = bool(trainings(experiment)), len(set(experiment.eps))
+    return blocks * (trained + len(attack_plan(experiment)) + 2 * radii + 1)
 
 
 # --- all stages -----------------------------------------------------------------------------------

@@ -27,9 +27,10 @@ from rich.console import Console
 from benchmarks import analysis
 from benchmarks.arms import RESCALED
 from benchmarks.command_line import read_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.evidence import GIF
 from benchmarks.frames import simulator
+from benchmarks.guard import guarded
 from benchmarks.labels import Labels
 from benchmarks.report import write_report
 from benchmarks.store import RunFolder, read_json, read_table
@@ -329,19 +330,17 @@ class Options:
     """Its folder, e.g. results/RUN."""
 
 
+@guarded("the tables are as they were")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
+    path = read_options(Options, argv, "benchmarks.render").run
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+    population.configure()
     try:
-        path = read_options(Options, argv, "benchmarks.render").run
-        folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
-        population.configure()
         film(folder, console)
     except NoGLError as reason:
         console.print(f"skipped: {reason}", markup=False)
-    except InputError as error:
-        complain(error)
-        return 2
     return 0
 
 

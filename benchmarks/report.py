@@ -14,13 +14,13 @@ from rich.console import Console
 
 from benchmarks import analysis, figures, report_terminal
 from benchmarks.command_line import read_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.evidence import gather
+from benchmarks.guard import guarded
 from benchmarks.html_figures import charts
 from benchmarks.html_report import page
 from benchmarks.report_text import lines
 from benchmarks.store import RunFolder, read_json
-from jaxprune.families import InputError
 from jaxprune.population import check_devices
 
 PICTURE = re.compile(r"!\[.*\]\((.+)\)")
@@ -61,16 +61,13 @@ class Options:
     """Its folder, e.g. results/RUN."""
 
 
+@guarded("the tables are as they were")
 def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
-    try:
-        path = read_options(Options, argv, "benchmarks.report").run
-        check_devices()
-        folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
-        write_report(folder, make_console())
-    except InputError as error:
-        complain(error)
-        return 2
+    path = read_options(Options, argv, "benchmarks.report").run
+    check_devices()
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+    write_report(folder, make_console())
     return 0
 
 

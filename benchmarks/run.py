@@ -20,42 +20,27 @@ from rich.console import Console
 
 from benchmarks import pipeline, report
 from benchmarks.chunks import Chunks
-from benchmarks.display import BAD_INPUT, NOT_WRITTEN, Display, complain, make_console
+from benchmarks.display import Display, make_console
 from benchmarks.experiment import Experiment, check, parse
 from benchmarks.finishing import finish
+from benchmarks.guard import guarded
 from benchmarks.plan import make_plan
-from benchmarks.sharding import Shard, find_shard
+from benchmarks.sharding import Shard, blocks_of, find_shard
 from benchmarks.sinks import make_sink
-from benchmarks.stopping import RESTART, Stopped, Stopping
+from benchmarks.stopping import Stopping
 from benchmarks.store import SHARDS, RunFolder
 from benchmarks.training import check_orders, read_file
 from benchmarks.whole import sweep
 from benchmarks.work import Work
 from jaxprune import population
-from jaxprune.families import InputError
 
-# The exit status of Ctrl-C; that of SIGTERM is `RESTART`.
-INTERRUPTED = 130
 AGAIN = "the same command goes on from there"
 
 
+@guarded(f"what was finished is kept, and when the cause is gone {AGAIN}")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    console = make_console()
-    try:
-        run(parse(argv), shlex.join(["python", "-m", "benchmarks.run", *argv]), console)
-    except InputError as error:
-        complain(error)
-        return BAD_INPUT
-    except OSError as error:
-        complain(f"{error}; what was finished is kept: when the cause is gone, {AGAIN}")
-        return NOT_WRITTEN
-    except Stopped:
-        console.print(f"stopped: what was finished is kept, and {AGAIN}")
-        return RESTART
-    except KeyboardInterrupt:
-        console.print(f"interrupted: what was finished is kept, and {AGAIN}")
-        return INTERRUPTED
+    run(parse(argv), shlex.join(["python", "-m", "benchmarks.run", *argv]), make_console())
     return 0
 
 
@@ -94,13 +79,16 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     chunks = Chunks(chunks_at, folder.identity(), stopping.boundary)
     if not experiment.resume:
         chunks.clear()
-    with Display(console) as display, closing(sink):
+    count = pipeline.chunk_count(experiment, len(blocks_of(experiment, shard)))
+    with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
         results = pipeline.run(experiment, env, loaded, work, shard)
     facts |= {**results.facts, "stages": display.seconds(), "damaged_chunks": chunks.damaged}
     facts |= {"seconds": round(time.monotonic() - started, 1)}
     finish(folder, results, facts, is_shard=shard.count > 1)
     chunks.clear()
+    if display.resumed():
+        console.print(display.resumed())
     for name in chunks.damaged:
         console.print(f"warning: the chunk {name} was damaged and has been computed again")
     if shard.count > 1:

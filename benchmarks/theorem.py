@@ -26,8 +26,9 @@ import numpy as np
 import tyro
 
 from benchmarks.command_line import read_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.experiment import parse_grid
+from benchmarks.guard import guarded
 from benchmarks.theorem_report import (
     ATTACK,
     JACOBIAN,
@@ -138,28 +139,25 @@ class Options:
         return grid
 
 
+@guarded("start it again")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = read_options(Options, argv, "benchmarks.theorem")
-        options.check()
-        population.configure()
-        found = list(networks(options))
-        console.print(
-            f"{len(found)} networks, {len(options.grid())} sparsities, {options.orders} random "
-            f"orders, {options.singles} single weights, {options.states} states, bounds "
-            f"{', '.join(options.bounds)}; results in {options.out}"
-        )
-        lines: list[Line] = []
-        for network in found:
-            lines += study(network, options)
-            console.print(f"{network.name}: done")
-        command = shlex.join(["python", "-m", "benchmarks.theorem", *argv])
-        write(options.out, Findings(lines), vars(options), command)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = read_options(Options, argv, "benchmarks.theorem")
+    options.check()
+    population.configure()
+    found = list(networks(options))
+    console.print(
+        f"{len(found)} networks, {len(options.grid())} sparsities, {options.orders} random "
+        f"orders, {options.singles} single weights, {options.states} states, bounds "
+        f"{', '.join(options.bounds)}; results in {options.out}"
+    )
+    lines: list[Line] = []
+    for network in found:
+        lines += study(network, options)
+        console.print(f"{network.name}: done")
+    command = shlex.join(["python", "-m", "benchmarks.theorem", *argv])
+    write(options.out, Findings(lines), vars(options), command)
     for sentence in verdict(Findings(lines)):
         console.print(sentence, markup=False)
     return 0

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import read_options
-from benchmarks.display import complain, make_console
+from benchmarks.display import make_console
 from benchmarks.experiment import Grid
+from benchmarks.guard import guarded
 from benchmarks.store import provenance
 from benchmarks.whole import write_whole
 from jaxprune import population
@@ -112,25 +113,22 @@ class Options:
             raise InputError("no policy to certify: give --policies FILE ...")
 
 
+@guarded("start it again")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    try:
-        options = read_options(Options, argv, "benchmarks.tightness")
-        options.check()
-        population.configure()
-        env = make_env(options.env)
-        eps = env.spec.eps if options.eps is None else options.eps
-        policies = {
-            path.stem: load_policy(path, options.policy_stats, options.policy_activation)
-            for path in options.policies
-        }
-        for policy in policies.values():
-            check_evaluation(env, policy, eps)
-        measure(options, env, eps, policies, shlex.join(argv), console)
-    except InputError as error:
-        complain(error)
-        return 2
+    options = read_options(Options, argv, "benchmarks.tightness")
+    options.check()
+    population.configure()
+    env = make_env(options.env)
+    eps = env.spec.eps if options.eps is None else options.eps
+    policies = {
+        path.stem: load_policy(path, options.policy_stats, options.policy_activation)
+        for path in options.policies
+    }
+    for policy in policies.values():
+        check_evaluation(env, policy, eps)
+    measure(options, env, eps, policies, shlex.join(argv), console)
     return 0
 
 

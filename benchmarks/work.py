@@ -20,6 +20,10 @@ class Progress(Protocol):
         """So many units of the current stage are done."""
         ...
 
+    def chunk(self, resumed: bool) -> None:
+        """A chunk of the current stage is there: computed, or resumed from a killed run."""
+        ...
+
 
 class Record(Protocol):
     """Where finished pieces of the tables go, beside the chunks."""
@@ -53,10 +57,12 @@ class Work(NamedTuple):
         held = self.chunks.get(**what)
         if held is not None:
             self.progress.advance(units)
+            self.progress.chunk(resumed=True)
             return held
         held = compute()
         self.chunks.put(held, **what)
         self.record(table, part(table, held))
+        self.progress.chunk(resumed=False)
         return held
 
 

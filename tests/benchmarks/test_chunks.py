@@ -100,12 +100,15 @@ def test_the_run_may_stop_after_every_chunk_and_the_chunk_stays(tmp_path: Path):
 
 
 def test_a_stage_computes_a_piece_once_and_reports_it(tmp_path: Path):
-    told, done = [], []
+    told, done, pieces = [], [], []
 
     class Counting:
         def stage(self, name: str, total: int) -> None: ...
         def advance(self, units: int) -> None:
             done.append(units)
+
+        def chunk(self, resumed: bool) -> None:
+            pieces.append(resumed)
 
     work = Work(Chunks(tmp_path, {}), Counting(), lambda stage, table: told.append((stage, table)))
 
@@ -115,6 +118,7 @@ def test_a_stage_computes_a_piece_once_and_reports_it(tmp_path: Path):
     first = work.piece(compute, 5, "returns", stage="attack")
     second = work.piece(lambda: pytest.fail("computed again"), 5, "returns", stage="attack")
     assert same(first, second)
+    assert pieces == [False, True]
     assert done == [5]  # the second time: `compute` reports for itself
     ((name, table),) = told
     assert name == "returns" and list(table) == ["eps"]
