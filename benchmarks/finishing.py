@@ -38,6 +38,7 @@ def finish(
         files.append(SHARD_AGENTS)
     else:
         write_agents(folder.path / AGENTS, results.policy, results.masks)
+        files.append(AGENTS)
     known = {name: checksum(folder.path / name) for name in files}
     folder.describe({**facts, "files": known})
 

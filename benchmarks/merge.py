@@ -72,10 +72,11 @@ def merge(out: Path, paths: Sequence[Path]) -> None:
         "seconds": sum(part.described["seconds"] for part in parts),
         "stages": _sums([part.described["stages"] for part in parts]),
     }
-    folder.begin(facts)
-    finish(folder, results, facts)
     console = make_console()
-    report.write_report(folder, console)
+    with folder.locked():
+        folder.begin(facts)
+        finish(folder, results, facts)
+        report.write_report(folder, console)
     console.print(f"united {len(parts)} shards in {out}")
 
 
@@ -112,8 +113,8 @@ def complete_set(parts: Sequence[Part], out: Path) -> list[Part]:
         raise InputError(f"{out / SHARDS} holds no shards: give their folders with --shards")
     first = parts[0]
     for part in parts[1:]:
-        for name in ("settings", "code", "versions"):
-            ours, theirs = (p.described[name] for p in (first, part))
+        for name in ("settings", "code", "versions", "members", "switches"):
+            ours, theirs = (p.described.get(name) for p in (first, part))
             if ours != theirs:
                 raise InputError(
                     f"{part.path} and {first.path} are mixed: they differ in "

@@ -335,7 +335,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     path = read_options(Options, argv, "benchmarks.render").run
-    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings") or {})
     population.configure()
     try:
         film(folder, console)

@@ -66,8 +66,9 @@ def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
     path = read_options(Options, argv, "benchmarks.report").run
     check_devices()
-    folder = RunFolder(path, read_json(path / "experiment.json").get("settings", {}))
-    write_report(folder, make_console())
+    folder = RunFolder(path, read_json(path / "experiment.json").get("settings") or {})
+    with folder.locked():
+        write_report(folder, make_console())
     return 0
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,14 +27,18 @@ from benchmarks.finishing import finish
 from benchmarks.guard import guarded
 from benchmarks.plan import make_plan
 from benchmarks.sharding import Shard, blocks_of, find_shard
-from benchmarks.sinks import make_sink
+from benchmarks.sinks import Sink, make_sink
 from benchmarks.stopping import Stopping
 from benchmarks.store import SHARDS, RunFolder
 from benchmarks.training import check_orders, read_file
 from benchmarks.whole import sweep
 from benchmarks.work import Work
 from jaxprune import population
+from jaxprune.envs import Environment
+from jaxprune.types import Policy
 
+# The folder of the finished pieces of a run, inside of it.
+CHUNKS = "chunks"
 AGAIN = "the same command goes on from there"
 
 
@@ -66,17 +71,42 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     console.print(str(plan), markup=False)
     if experiment.dry_run:
         return
-    chunks_at = folder.path / "chunks"
-    if experiment.resume and folder.is_complete():
-        Chunks(chunks_at, {}).clear()  # of a process that was killed after its last file
-        console.print(f"{folder.path} is complete (--no-resume computes it again)")
-        return report.write_report(folder, console) if shard.count == 1 else None
+    with folder.locked():
+        if experiment.resume and not folder.missing():
+            Chunks(folder.path / CHUNKS, {}).clear()  # of a process killed after its last file
+            console.print(f"{folder.path} is complete (--no-resume computes it again)")
+        else:
+            facts = {"command": command, "shard": str(shard)}
+            compute(experiment, env, loaded, shard, folder, facts, sink, console)
+        if shard.count > 1:
+            console.print(
+                f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
+                f"python -m benchmarks.merge {experiment.folder()}"
+            )
+            return
+        report.write_report(folder, console)
+    seconds = round(time.monotonic() - started, 1)
+    console.print(f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s")
 
-    facts = {"command": command, "shard": str(shard)}
+
+def compute(
+    experiment: Experiment,
+    env: Environment,
+    loaded: Policy | None,
+    shard: Shard,
+    folder: RunFolder,
+    facts: dict[str, Any],
+    sink: Sink,
+    console: Console,
+) -> None:
+    """Computes what is not in the chunks of a locked folder, and writes the tables and agents."""
+    started, chunks_at = time.monotonic(), folder.path / CHUNKS
+    if (folder.path / "experiment.json").exists():
+        console.print(f"not complete: {', '.join(folder.missing())}", markup=False)
     folder.begin(facts)
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()
-    chunks = Chunks(chunks_at, folder.identity(), stopping.boundary)
+    chunks = Chunks(chunks_at, folder.identity, stopping.boundary)
     if not experiment.resume:
         chunks.clear()
     count = pipeline.chunk_count(experiment, len(blocks_of(experiment, shard)))
@@ -91,15 +121,6 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         console.print(display.resumed())
     for name in chunks.damaged:
         console.print(f"warning: the chunk {name} was damaged and has been computed again")
-    if shard.count > 1:
-        console.print(
-            f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
-            f"python -m benchmarks.merge {experiment.folder()}"
-        )
-        return
-    report.write_report(folder, console)
-    seconds = round(time.monotonic() - started, 1)
-    console.print(f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s")
 
 
 def where(experiment: Experiment, shard: Shard) -> Path:

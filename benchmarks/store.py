@@ -5,18 +5,18 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import jaxprune
+from benchmarks.identity import differences, identity
+from benchmarks.lock import LOCK, hold
 from benchmarks.whole import sweep, write_whole
 from jaxprune.families import MESSAGE, InputError, shown
 
@@ -171,7 +171,7 @@ class RunFolder:
         self.settings = dict(settings)
         described = path / "experiment.json"
         if described.exists():
-            held = read_json(described).get("settings", {})
+            held = read_json(described).get("settings") or {}
             if held != self.settings:
                 differing = sorted(
                     k for k in held.keys() | settings.keys() if held.get(k) != settings.get(k)
@@ -185,43 +185,55 @@ class RunFolder:
                 f"{path} exists and holds no experiment: choose another --out, or leave it out"
             )
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the folder for this process, and removes what a killed one left half written.
+
+        Raises:
+            InputError: another process writes here, or nothing can be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = hold(self.path)
+        except OSError as error:
+            raise InputError(_unwritable(self.path, error)) from None
+        with lock:
+            sweep(self.path)
+            yield
+
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Create the folder and describe what is going to be in it.
+        """Describe what is going to be in the folder.
 
         Raises:
             InputError: nothing can be written there.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            sweep(self.path)
             self.describe(facts)
         except OSError as error:
-            raise InputError(
-                f"{self.path} cannot be written ({error.strerror}): choose another --out, or make "
-                "it writable"
-            ) from None
+            raise InputError(_unwritable(self.path, error)) from None
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write experiment.json: the settings, where they ran, and `facts`."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("experiment.json", {"settings": self.settings, **provenance(), **facts})
+        self.write_json("experiment.json", {**provenance(), **self.identity, **facts})
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What determines the tables: settings, code and versions."""
-        told = provenance()
-        return {"settings": self.settings, "code": told["code"], "versions": told["versions"]}
+        """What determines the tables: the settings, and what `benchmarks.identity` names."""
+        return {"settings": self.settings, **identity()}
 
-    def is_complete(self) -> bool:
-        """Whether a finished run of the same code and settings left all its tables, undamaged."""
+    def missing(self) -> list[str]:
+        """Returns why the folder is not complete: what differs from this run, or files.
+
+        Empty for a finished run of the same identity with all its tables and agents undamaged.
+        """
         try:
             held = read_json(self.path / "experiment.json")
         except InputError:
-            return False
-        same = {name: held.get(name) for name in ("settings", "code", "versions")}
-        files = held.get("files")
-        if same != self.identity() or not files:
-            return False
-        return all(checksum(self.path / name) == known for name, known in files.items())
+            return ["experiment.json"]
+        different = differences(self.identity, held)
+        files = held.get("files") or {"tables": ""}
+        return different or [n for n, known in files.items() if checksum(self.path / n) != known]
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file; NaN is written as null."""
@@ -240,11 +252,21 @@ class RunFolder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises `InputError` if the file is missing or no JSON."""
+    """Returns what `experiment.json` holds.
+
+    Raises:
+        InputError: the file is missing, no JSON, or no description of a run.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{path} is missing or no JSON: give the folder of a run") from None
+    kinds = {"settings": dict, "files": dict, "shard": str, "command": str}
+    if not isinstance(held, dict) or not all(
+        held.get(name) is None or isinstance(held[name], kind) for name, kind in kinds.items()
+    ):
+        raise InputError(f"{path} does not describe a run: give the folder of one")
+    return held
 
 
 def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
@@ -253,21 +275,43 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: the table is missing, damaged or of another version.
     """
-    file = path / f"{name}.parquet"
+    file, schema = path / f"{name}.parquet", SCHEMAS[name]
     try:
         held = _with_victim(pq.read_table(file))
-        absent = set(SCHEMAS[name].names) - set(held.column_names)
+        absent = set(schema.names) - set(held.column_names)
         if absent:
             raise InputError(
                 f"{file} lacks the column {min(absent)!r}: another version wrote it; run the "
                 "command in experiment.json again"
             )
-        table = held.select(SCHEMAS[name].names)
-    except (OSError, pa.ArrowInvalid):
+        columns = {field.name: _column(held, field, file) for field in schema}
+        return {column: values_of(values) for column, values in columns.items()}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{file} is missing or damaged: give the folder of a complete run"
         ) from None
-    return {column: values_of(table[column]) for column in table.column_names}
+
+
+def _column(table: pa.Table, field: pa.Field, file: Path) -> pa.ChunkedArray:
+    """Returns a column in the type that it was written in.
+
+    Raises:
+        InputError: it is of another kind, or has empty entries.
+    """
+    column = table[field.name]
+    alike = column.type == field.type or any(
+        of_kind(column.type) and of_kind(field.type)
+        for of_kind in (pa.types.is_integer, pa.types.is_floating)
+    )
+    if not alike or column.null_count:
+        raise InputError(
+            f"{file} is damaged: its column {field.name!r} holds {column.type} with "
+            f"{column.null_count} empty entries, and {field.type} is written; run the command in "
+            "experiment.json again"
+        )
+    return column.cast(field.type)
 
 
 def values_of(column: pa.ChunkedArray) -> np.ndarray:
@@ -290,35 +334,25 @@ def _with_victim(table: pa.Table) -> pa.Table:
     return table.append_column("victim", pa.array([victim] * len(table), pa.string()))
 
 
-def checksum(file: Path) -> str | None:
-    """SHA-256 of a file; None if it is missing."""
+def checksum(path: Path) -> str | None:
+    """Returns the SHA-256 of a file, or of all files of a folder; None if it is missing."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        if not path.is_dir():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        found = hashlib.sha256()
+        for file in sorted(x for x in path.rglob("*") if x.is_file()):
+            found.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
+        return found.hexdigest()
     except OSError:
         return None
 
 
-@cache
-def code_digest() -> str:
-    """SHA-256 of the sources of the library and the programs."""
-    found = hashlib.sha256()
-    for package in (Path(jaxprune.__file__).parent, Path(__file__).parent):
-        for file in sorted(package.rglob("*.py")):
-            found.update(file.relative_to(package.parent).as_posix().encode())
-            found.update(file.read_bytes())
-    return found.hexdigest()
-
-
 def provenance() -> dict[str, Any]:
-    """Versions, machine and revision."""
-    packages = ("jaxprune", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "mujoco-mjx")
-    devices = jax.local_devices()
+    """Returns versions, machine and revision."""
     return {
-        "versions": {name: metadata.version(name) for name in packages},
+        **identity(),
         "python": platform.python_version(),
-        "device": f"{len(devices)} x {devices[0].device_kind}",
         "cores": os.cpu_count(),
-        "code": code_digest(),
         "git": _git_revision(),
     }
 
@@ -334,8 +368,12 @@ def _git_revision() -> str | None:
 
 
 def _empty(path: Path) -> bool:
-    """Whether a path is a folder with nothing in it but the shards of a run."""
-    return path.is_dir() and all(entry.name == SHARDS for entry in path.iterdir())
+    """Whether a path is a folder with nothing in it but the shards of a run, or its lock."""
+    return path.is_dir() and all(entry.name in (SHARDS, LOCK) for entry in path.iterdir())
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be written ({error.strerror}): choose another --out, or make it writable"
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Result folders: one experiment each, whole files, nothing of another run touched."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.store import RETURNS, SCHEMAS, RunFolder, read_json, read_table
+from benchmarks.store import RETURNS, SCHEMAS, RunFolder, checksum, read_json, read_table
 from jaxprune.families import InputError
 
 SETTINGS = {"env": "cartpole", "seeds": 2}
@@ -136,3 +137,42 @@ def test_text_of_a_table_is_read_as_harmless_text(tmp_path: Path):
     short, ugly, long = found["method"]
     assert (short, ugly) == ("magnitude", r"a\x1b[2J\n::error::b") and len(long) < 5000
     np.testing.assert_array_equal(found["env"], rows["env"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "held"),
+    [
+        ("return", ["1.5", "2"], "string with 0 empty"),
+        ("seed", [0.5, 1.5], "double with 0 empty"),
+        ("length", [None, 3], "int64 with 1 empty"),
+        ("terminated", [0, 1], "int64 with 0 empty"),
+    ],
+)
+def test_a_column_of_another_kind_is_damage(column: str, values: list, held: str, tmp_path: Path):
+    table = pa.table({**columns(2), column: pa.array(values)})
+    pq.write_table(table, tmp_path / "returns.parquet")
+    with pytest.raises(InputError, match=f"damaged: its column '{column}' holds {held}"):
+        read_table(tmp_path, "returns")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"settings": []}', '{"files": [1]}', '{"shard": 3}', "[" * 10**5, "\xff"]
+)
+def test_a_description_of_another_shape_is_refused(text: str, tmp_path: Path):
+    (tmp_path / "experiment.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"is missing or no JSON|does not describe a run"):
+        read_json(tmp_path / "experiment.json")
+
+
+def test_agents_are_part_of_what_a_folder_promises(tmp_path: Path):
+    folder = RunFolder(tmp_path, {})
+    agents = tmp_path / "agents" / "deep"
+    agents.mkdir(parents=True)
+    (agents / "weights").write_bytes(b"1")
+    known = checksum(tmp_path / "agents")
+    folder.describe({"files": {"agents": known}})
+    assert folder.missing() == []
+    (agents / "weights").write_bytes(b"2")
+    assert checksum(tmp_path / "agents") != known and folder.missing() == ["agents"]
+    shutil.rmtree(tmp_path / "agents")
+    assert checksum(tmp_path / "agents") is None and folder.missing() == ["agents"]
