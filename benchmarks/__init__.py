@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import stopping
+from benchmarks.runtime import preemption
 
 if sys.argv[:1] == ["-m"]:  # `python -m benchmarks.PROGRAM` is about to import its modules
-    stopping.leave_while_importing()
+    preemption.leave_while_importing()

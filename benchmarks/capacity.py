@@ -27,23 +27,24 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.arms import trainings
-from benchmarks.attacking import Battery
-from benchmarks.command_line import read_some_options
-from benchmarks.display import make_console
-from benchmarks.experiment import Experiment, check, parse
-from benchmarks.guard import guarded
-from benchmarks.memory import check_memory, needs
-from benchmarks.plan import BASE_GIB
-from benchmarks.playing import CHUNKS_PER_CALL
-from benchmarks.programs import Programs
-from benchmarks.store import provenance
-from benchmarks.training import prepare_training
-from benchmarks.whole import write_whole
-from jaxprune import population
+from benchmarks.experiment.config import Experiment, parse
+from benchmarks.experiment.design import trainings
+from benchmarks.experiment.memory import check_memory, needs
+from benchmarks.experiment.plan import BASE_GIB
+from benchmarks.experiment.validate import check
+from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.command_line import read_some_options
+from benchmarks.runtime.compilation import Programs
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.run_folder import provenance
+from benchmarks.stages.attack import Battery
+from benchmarks.stages.evaluator import CHUNKS_PER_CALL
+from benchmarks.stages.train import prepare_training
+from jaxprune import devices
 from jaxprune.envs import Environment
-from jaxprune.families import InputError
 from jaxprune.ppo import initial_policy
+from jaxprune.validation import InputError
 
 GIB = 2**30
 # Agents, or cells, that the smallest program processes at a time.
@@ -137,7 +138,7 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
     Raises:
         InputError: settings that no run could honour, or that train nothing; nothing was compiled.
     """
-    population.configure()
+    devices.configure()
     asked = [task_of(text, rest) for text in options.env]
     found = []
     for experiment, env in asked:
@@ -256,7 +257,7 @@ def fit(found: Capacity, device: Device) -> Fit:
     assert experiment.backend is not None  # resolved
     base = BASE_GIB[experiment.backend] if device.hosts else 0
     share = ((1 - RESERVE) * device.gib - base) * GIB / device.parts
-    most = max(population.LANES[device.platform] // experiment.ppo.num_envs, 1)
+    most = max(devices.LANES[device.platform] // experiment.ppo.num_envs, 1)
     left = max(share - training.fixed, 0)
     agents = int(left / (training.kept + training.working))
     if agents > most:

@@ -14,17 +14,24 @@ import jax
 import numpy as np
 import tyro
 
-from benchmarks import report
-from benchmarks.command_line import read_options
-from benchmarks.display import make_console
-from benchmarks.finishing import SHARD_AGENTS, finish, read_shard_agents
-from benchmarks.guard import guarded
-from benchmarks.pipeline import Results, counted, summed
-from benchmarks.sharding import Shard, parse_shard
-from benchmarks.store import SCHEMAS, SHARDS, RunFolder, checksum, read_json, read_table
-from benchmarks.trees import joined
-from jaxprune.families import InputError
-from jaxprune.population import check_devices, take
+from benchmarks.experiment.sharding import Shard, parse_shard
+from benchmarks.report.write import write_report
+from benchmarks.runtime.arrays import joined
+from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.run_folder import SHARDS, RunFolder, checksum, read_json, read_table
+from benchmarks.runtime.schemas import SCHEMAS
+from benchmarks.stages.results import (
+    SHARD_AGENTS,
+    Results,
+    counted,
+    finish,
+    read_shard_agents,
+    summed,
+)
+from jaxprune.devices import check_devices, take
+from jaxprune.validation import InputError
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def merge(out: Path, paths: Sequence[Path]) -> None:
     with folder.locked():
         folder.begin(facts)
         finish(folder, results, facts)
-        report.write_report(folder, console)
+        write_report(folder, console)
     console.print(f"united {len(parts)} shards in {out}")
 
 

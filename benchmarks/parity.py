@@ -25,28 +25,27 @@ import tyro
 from pyarrow import csv
 from rich.console import Console
 
-from benchmarks.command_line import read_options
-from benchmarks.display import make_console
-from benchmarks.guard import guarded
-from benchmarks.store import provenance
-from benchmarks.whole import write_whole
-from jaxprune import population
+from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.run_folder import provenance
+from jaxprune import devices
 from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs, make_attack
+from jaxprune.cells import as_cells
+from jaxprune.devices import layout, over_population, take
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
 from jaxprune.envs.quiet import quiet
-from jaxprune.episodes import episode_keys
-from jaxprune.evaluation import arm
-from jaxprune.families import lookup
-from jaxprune.gymnasium_bridge import play_in_gymnasium
+from jaxprune.evaluation.episodes import episode_keys
+from jaxprune.evaluation.evaluate import arm
+from jaxprune.evaluation.gymnasium import play_in_gymnasium
 from jaxprune.policy_io import load_policy, numpy_policy
-from jaxprune.population import layout, over_population, take
 from jaxprune.ppo import PPOConfig, make_train
-from jaxprune.pruning.cells import as_cells
-from jaxprune.ranges import at_least, check_ranges
 from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import Array, EnvState, Key, Policy
+from jaxprune.validation import at_least, check_ranges, lookup
 
 simulator: Any = mujoco  # its type stubs lack the enumerations
 
@@ -100,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     options = read_options(Options, argv, "benchmarks.parity")
-    population.configure()
+    devices.configure()
     options.check()
     policies = {path.stem: load_policy(path) for path in options.policies}
     options.out.mkdir(parents=True, exist_ok=True)

@@ -19,21 +19,23 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import pipeline, report
-from benchmarks.chunks import Chunks
-from benchmarks.display import Display, make_console
-from benchmarks.experiment import Experiment, check, parse
-from benchmarks.finishing import finish
-from benchmarks.guard import guarded
-from benchmarks.plan import make_plan
-from benchmarks.sharding import Shard, blocks_of, find_shard
-from benchmarks.sinks import Sink, make_sink
-from benchmarks.stopping import Stopping
-from benchmarks.store import SHARDS, RunFolder
-from benchmarks.training import check_orders, read_file
-from benchmarks.whole import sweep
-from benchmarks.work import Work
-from jaxprune import population
+from benchmarks.experiment.config import Experiment, parse
+from benchmarks.experiment.plan import make_plan
+from benchmarks.experiment.sharding import Shard, blocks_of, find_shard
+from benchmarks.experiment.validate import check
+from benchmarks.report.sinks import Sink, make_sink
+from benchmarks.report.write import write_report
+from benchmarks.runtime.atomic import sweep
+from benchmarks.runtime.checkpoints import Chunks, Work
+from benchmarks.runtime.console import Display, make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.preemption import Stopping
+from benchmarks.runtime.run_folder import SHARDS, RunFolder
+from benchmarks.stages import pipeline
+from benchmarks.stages.pipeline import chunk_count
+from benchmarks.stages.results import finish
+from benchmarks.stages.train import check_orders, read_file
+from jaxprune import devices
 from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
@@ -58,7 +60,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
         Stopped: after SIGTERM, at the end of a chunk.
     """
     started = time.monotonic()
-    population.configure()
+    devices.configure()
     env = check(asked)
     file = read_file(asked, env)
     loaded = None if file is None else file.policy
@@ -84,7 +86,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
                 f"python -m benchmarks.merge {experiment.folder()}"
             )
             return
-        report.write_report(folder, console)
+        write_report(folder, console)
     seconds = round(time.monotonic() - started, 1)
     console.print(f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s")
 
@@ -109,7 +111,7 @@ def compute(
     chunks = Chunks(chunks_at, folder.identity, stopping.boundary)
     if not experiment.resume:
         chunks.clear()
-    count = pipeline.chunk_count(experiment, len(blocks_of(experiment, shard)))
+    count = chunk_count(experiment, len(blocks_of(experiment, shard)))
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
         results = pipeline.run(experiment, env, loaded, work, shard)

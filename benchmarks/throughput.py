@@ -26,22 +26,23 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command_line import read_options
-from benchmarks.display import make_console
-from benchmarks.guard import guarded
-from benchmarks.memory import FLOAT, Need, check_memory, network_size
-from benchmarks.store import provenance
-from jaxprune import population
+from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
+from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.run_folder import provenance
+from jaxprune import devices
 from jaxprune.attacks import AttackConfig, Victims, find_attack, make_attack
+from jaxprune.attacks.members import blanks, prepared
+from jaxprune.cells import Cell, as_cells
 from jaxprune.certify import BOUNDS, certify
+from jaxprune.devices import lane_width, layout, over_population
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
-from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
-from jaxprune.families import InputError, lookup
+from jaxprune.evaluation.episodes import Shared, cell_program, episode_keys, split, timeless
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
-from jaxprune.population import lane_width, layout, over_population
 from jaxprune.ppo import PPOConfig, TrainState, make_learner
 from jaxprune.pruning import (
     Directive,
@@ -52,11 +53,9 @@ from jaxprune.pruning import (
     mask_policy,
     prune,
 )
-from jaxprune.pruning.cells import Cell, as_cells
-from jaxprune.ranges import COUNT, at_least, check_ranges
 from jaxprune.rollout import Play
-from jaxprune.selection import blanks, prepared
 from jaxprune.types import Array, Masks, Policy
+from jaxprune.validation import COUNT, InputError, at_least, check_ranges, lookup
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def measure(options: Options, console: Console) -> None:
         find_attack(name)
     for name in options.bounds:
         lookup(BOUNDS, name, "bound")
-    population.configure()
+    devices.configure()
     env = make_env(options.env, options.backend)
     check_memory(_needs(options, env))
     rates = [rate for name in options.rates for rate in RATES[name](options, env)]

@@ -23,24 +23,31 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.command_line import read_options
-from benchmarks.display import make_console
-from benchmarks.experiment import Grid
-from benchmarks.guard import guarded
-from benchmarks.store import provenance
-from benchmarks.whole import write_whole
-from jaxprune import population
+from benchmarks.experiment.config import Grid
+from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.runtime.run_folder import provenance
+from jaxprune import devices
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify
 from jaxprune.envs import TASKS, Environment, make_env
-from jaxprune.episodes import check_evaluation
 from jaxprune.evaluation import evaluate, visited
-from jaxprune.families import InputError, lookup
+from jaxprune.evaluation.episodes import check_evaluation
+from jaxprune.evaluation.pointwise import reached
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import METHODS, find_method, prune
-from jaxprune.ranges import ANY_RADIUS, SEED, SPARSITY, at_least, check_ranges
-from jaxprune.reach import reached
 from jaxprune.types import Policy
+from jaxprune.validation import (
+    ANY_RADIUS,
+    SEED,
+    SPARSITY,
+    InputError,
+    at_least,
+    check_ranges,
+    lookup,
+)
 
 # An attack strong enough to be compared with: its D is the lower end of what is true.
 ATTACK = MADConfig(steps=50, restarts=6)
@@ -119,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
     console = make_console()
     options = read_options(Options, argv, "benchmarks.tightness")
     options.check()
-    population.configure()
+    devices.configure()
     env = make_env(options.env)
     eps = env.spec.eps if options.eps is None else options.eps
     policies = {

@@ -10,15 +10,14 @@
     small  = jaxprune.compact(policy, masks)  # without the units that nothing reaches
 
 All of them take leading batch axes on policy and masks. Training is in `jaxprune.ppo`, devices and
-the compilation cache in `jaxprune.population`.
+the compilation cache in `jaxprune.devices`.
 """
 
 from jaxprune.certify import Certificate, certify
-from jaxprune.collection import collect_batch
 from jaxprune.envs import Environment, EnvSpec, make_env
-from jaxprune.evaluation import evaluate, visited
-from jaxprune.families import InputError
-from jaxprune.gymnasium_bridge import evaluate_in_gymnasium
+from jaxprune.evaluation.evaluate import evaluate, visited
+from jaxprune.evaluation.gymnasium import evaluate_in_gymnasium
+from jaxprune.evaluation.on_policy import collect_batch
 from jaxprune.policy_io import (
     export_policy,
     load_agents,
@@ -32,6 +31,7 @@ from jaxprune.pruning import Scope, mask_policy, prune
 from jaxprune.pruning.accounting import account
 from jaxprune.pruning.compact import compact
 from jaxprune.types import Masks, Policy
+from jaxprune.validation import InputError
 
 __all__ = [
     "Certificate",

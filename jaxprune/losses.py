@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxprune.policy import action_distribution, state_value
-from jaxprune.ranges import DISCOUNT, FACTOR, FRACTION, LEARNING_RATE, RADIUS, WEIGHT, Range
 from jaxprune.types import Array, Params, Policy
+from jaxprune.validation import DISCOUNT, FACTOR, FRACTION, LEARNING_RATE, RADIUS, WEIGHT, Range
 
 
 @struct.dataclass
@@ -40,7 +40,7 @@ class Hyper:
     weight_decay: Annotated[float, WEIGHT] = 0.0
     """Decoupled (AdamW), of the kernels that may be pruned: w <- w - rate * weight_decay * w."""
     kappa: Annotated[float, WEIGHT] = 0.0
-    """Of the SA-PPO regulariser (see `jaxprune.robust`); 0 is plain PPO."""
+    """Of the SA-PPO regulariser (see `jaxprune.ppo.robust`); 0 is plain PPO."""
     sa_eps: Annotated[float, RADIUS] = 0.0
     """Radius of the regulariser's l_inf ball in normalised units, at the end of its ramp."""
     sa_ramp: Annotated[float, FRACTION] = 0.75

@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax.scipy.special import erf
 
-from jaxprune.families import InputError, lookup
 from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy
+from jaxprune.validation import InputError, lookup
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 

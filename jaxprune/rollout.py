@@ -1,7 +1,9 @@
-"""Whole episodes of a policy under an observation adversary.
+"""Episodes and rollouts of a policy in an environment.
 
-One episode is a `while` loop that stops where the episode stops; `vmap` turns the condition into
-"until the last lane is done", so nothing is computed past the longest episode of a batch.
+An evaluation plays whole episodes under an observation adversary. One episode is a `while` loop
+that stops where the episode stops; `vmap` turns the condition into "until the last lane is done",
+so nothing is computed past the longest episode of a batch. A learner instead takes a fixed number
+of steps of every worker (`rollout`).
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.policy import action_distribution, clip_action, normalise
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import Array, EnvState, Key, Policy
 
 # (memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory')
 Perturb: TypeAlias = Callable[[Any, Key, Policy, Array, Array, Any], tuple[Array, Any]]
@@ -141,3 +143,94 @@ def episode(
 
     *_, result = jax.lax.while_loop(unfinished, step, (state, obs, memory, false, start))
     return result
+
+
+class Transition(NamedTuple):
+    """One step as the learner needs it; `[unroll, num_envs]` after a rollout."""
+
+    obs: Array  # [obs_size], raw
+    next_obs: Array  # [obs_size], raw, before any reset
+    seen: Array  # [obs_size], normalised, what the policy acted on
+    action: Array  # as the policy chose it, before it is clipped for the simulator
+    log_prob: Array  # [], under the policy that acted
+    reward: Array  # [], raw
+    terminated: Array  # bool []
+    truncated: Array  # bool []
+    diverged: Array  # bool []
+    episode_return: Array  # [], raw return of the episode so far, this step included
+    discounted_return: Array  # [], the same with older rewards discounted
+
+
+class Worker(NamedTuple):
+    """One environment of an agent and its running sums."""
+
+    env_state: EnvState
+    obs: Array  # [obs_size], raw
+    episode_return: Array  # []
+    discounted_return: Array  # []
+
+
+def fresh_workers(key: Key, env: Environment, count: int) -> Worker:
+    """So many environments at the start of an episode: `Worker [count]`. The key is consumed."""
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key, count))
+    return Worker(env_state, obs, jnp.zeros(count), jnp.zeros(count))
+
+
+def rollout(
+    key: Key,
+    env: Environment,
+    policy: Policy,
+    gamma: Array | float,
+    workers: Worker,
+    length: int,
+    perturb: Callable[[Key, Policy, Array], Array] | None = None,
+    stochastic: bool = True,
+) -> tuple[Worker, Transition]:
+    """`length` steps of every worker under the policy: `Transition [length, N]`.
+
+    With `perturb`, the policy acts on what that makes of the normalised observation. It draws its
+    actions, unless it is not `stochastic`: then it takes the mean or the likeliest.
+
+    An episode that ends continues from a fresh state drawn once per rollout and worker: resetting
+    inside the loop would double the cost of a step. Workers that finish twice in one rollout start
+    from that state twice, with different action noise.
+    """
+    count = workers.obs.shape[0]
+    key_reset, key_act = jax.random.split(key)
+    fresh = fresh_workers(key_reset, env, count)
+
+    def one(key: Key, worker: Worker, fresh: Worker) -> tuple[Worker, Transition]:
+        obs = worker.obs
+        seen = normalise(policy, obs)
+        if perturb is not None:
+            seen = perturb(jax.random.fold_in(key, 1), policy, seen)
+        distribution = action_distribution(policy, seen)
+        action = distribution.sample(key) if stochastic else distribution.mode()
+        taken = clip_action(policy, action, env.spec.action_box)
+        env_state, after = env.step(worker.env_state, taken)
+        worker = Worker(
+            env_state,
+            after.obs,
+            worker.episode_return + after.reward,
+            worker.discounted_return * gamma + after.reward,
+        )
+        step = Transition(
+            obs=obs,
+            next_obs=after.obs,
+            seen=seen,
+            action=action,
+            log_prob=distribution.log_prob(action),
+            reward=after.reward,
+            terminated=after.terminated,
+            truncated=after.truncated,
+            diverged=jnp.asarray(after.diverged),
+            episode_return=worker.episode_return,
+            discounted_return=worker.discounted_return,
+        )
+        done = after.terminated | after.truncated
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, worker), step
+
+    def step(workers: Worker, key: Key):
+        return jax.vmap(one)(jax.random.split(key, count), workers, fresh)
+
+    return jax.lax.scan(step, workers, jax.random.split(key_act, length))

@@ -7,9 +7,9 @@ import jax
 import pytest
 from hypothesis import settings
 
-from jaxprune import population
+from jaxprune import devices
 
-population.configure(cpu_devices=2)
+devices.configure(cpu_devices=2)
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.chunks import Chunks
-from benchmarks.work import Work
+from benchmarks.runtime.checkpoints import Chunks, Work
 
 
 class Silent:

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import probe_spec
 
 import jaxprune
 from jaxprune.attacks import make_attack
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP
 from jaxprune.envs import Moment
 from jaxprune.envs.base import conclude
-from jaxprune.experience import fresh_workers, rollout
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy
+from jaxprune.rollout import fresh_workers, rollout
 from jaxprune.types import TASK_BOX, ActionBox, EnvState
+from jaxprune.validation import InputError
+from tests.probes import probe_spec
 
 MEAN, STEPS = 5.0, 2
 OWN, TASK = ActionBox((-2.0,), (2.0,)), ActionBox((-3.0,), (3.0,))

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxprune.families import InputError
 from jaxprune.policy import (
     HEADS,
     Categorical,
@@ -26,6 +25,7 @@ from jaxprune.policy import (
     state_value,
 )
 from jaxprune.types import ObsStats
+from jaxprune.validation import InputError
 
 ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
 

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import (
+
+from jaxprune.attacks import make_attack
+from jaxprune.envs import Environment, make_env
+from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.rollout import Episode, Play, episode
+from jaxprune.types import ObsStats, Policy
+from tests.probes import (
     WHERE,
     Breakdown,
     ConstantReward,
@@ -16,12 +22,6 @@ from probes import (
     ObservationReward,
     Treadmill,
 )
-
-from jaxprune.attacks import make_attack
-from jaxprune.envs import Environment, make_env
-from jaxprune.policy import action_distribution, init_policy, normalise
-from jaxprune.rollout import Episode, Play, episode
-from jaxprune.types import ObsStats, Policy
 
 
 def policy_for(env: Environment, seed: int = 0, scale: float = 100.0) -> Policy:

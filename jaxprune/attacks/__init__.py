@@ -21,9 +21,9 @@ from jaxprune.attacks.search import corner_search, evolution
 from jaxprune.attacks.transfer import snooping, transfer
 from jaxprune.attacks.worst_policy import worst_policy
 from jaxprune.envs import EnvSpec
-from jaxprune.families import InputError, lookup
 from jaxprune.policy import has_critic
 from jaxprune.types import Policy
+from jaxprune.validation import InputError, lookup
 
 
 class Kind(NamedTuple):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from jaxprune.attacks.config import MADConfig
 from jaxprune.attacks.gradient import climb
-from jaxprune.ball import usable
 from jaxprune.envs import EnvSpec
+from jaxprune.pgd import usable
 from jaxprune.policy import MLP, Affine, action_distribution
 from jaxprune.types import Array, Key, Policy
 

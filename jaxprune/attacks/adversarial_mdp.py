@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from jaxprune.ball import projected
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.pgd import projected
 from jaxprune.policy import normalise
 from jaxprune.rollout import Play, act
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep

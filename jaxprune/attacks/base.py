@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune.ball import projected
+from jaxprune.cells import Cell
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.pruning.cells import Cell
+from jaxprune.pgd import projected
 from jaxprune.types import Array, Key, Policy
 
 

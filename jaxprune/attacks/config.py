@@ -3,17 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from jaxprune.families import InputError, lookup
-from jaxprune.ranges import (
+from jaxprune.validation import (
     COUNT,
     FACTOR,
     LEARNING_RATE,
     LOG_STD,
     RADIUS,
     WEIGHT,
+    InputError,
     Range,
     at_least,
     check_ranges,
+    lookup,
 )
 
 # What is repeated at every attacked step, or over all data.

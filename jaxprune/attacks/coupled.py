@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Victims, within
 from jaxprune.envs import EnvSpec
-from jaxprune.families import InputError
 from jaxprune.types import Array, Key, Policy
+from jaxprune.validation import InputError
 
 
 class Coupled(NamedTuple):

@@ -9,18 +9,12 @@ import jax.numpy as jnp
 from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import climb
-from jaxprune.ball import best_of, usable
+from jaxprune.cells import Cell, masked_policy
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment, EnvSpec, Moment
-from jaxprune.experience import fresh_workers, rollout
-from jaxprune.policy import (
-    action_distribution,
-    actor_output,
-    clip_action,
-    normalise,
-    state_value,
-)
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.pgd import best_of, usable
+from jaxprune.policy import action_distribution, actor_output, clip_action, normalise, state_value
+from jaxprune.rollout import fresh_workers, rollout
 from jaxprune.types import Array, Key, Policy
 
 # Of `lookahead`: the discount of what comes after.

@@ -21,11 +21,12 @@ from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.attacks.imitation import fit
 from jaxprune.attacks.robust_sarsa import grid
 from jaxprune.attacks.training import Start
+from jaxprune.cells import Cell, masked_policy
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment
-from jaxprune.experience import Transition, fresh_workers, rollout, update_stats
 from jaxprune.policy import action_distribution, normalise
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.ppo.advantages import update_stats
+from jaxprune.rollout import Transition, fresh_workers, rollout
 from jaxprune.types import Array, Key, Policy
 
 TRIALS = 8  # environments in which every critic is tried,

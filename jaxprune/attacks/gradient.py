@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Cost, memoryless
 from jaxprune.attacks.config import MADConfig
-from jaxprune.ball import ascend, noisy_ascend, usable
+from jaxprune.pgd import ascend, noisy_ascend, usable
 from jaxprune.policy import action_distribution
 from jaxprune.types import Array, Key, Policy
 
@@ -94,7 +94,7 @@ def mad_sgld() -> Attack:
     reference attacks deterministic policies by setting all sigma_j to the same number.
 
     Source: Zhang et al. 2020 (arXiv 2003.08938), Algorithm 3 and appendix C, with the constants of
-    github.com/huanzhang12/SA_PPO; see `jaxprune.ball.noisy_ascend`.
+    github.com/huanzhang12/SA_PPO; see `jaxprune.pgd.noisy_ascend`.
     """
 
     def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
@@ -129,7 +129,7 @@ def climb(
 ) -> Array:
     """The best s' that projected sign-gradient ascent of `objective` finds, `[obs_size]`.
 
-    See `jaxprune.ball.ascend`; by these settings climb all attacks that have an objective.
+    See `jaxprune.pgd.ascend`; by these settings climb all attacks that have an objective.
     """
     return ascend(
         key,

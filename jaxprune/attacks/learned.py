@@ -21,12 +21,12 @@ from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, MADConfig, SarsaConfig
 from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
-from jaxprune.ball import best_of, usable
+from jaxprune.cells import Cell, masked_policy
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
+from jaxprune.pgd import best_of, usable
 from jaxprune.policy import action_distribution, actor_output, normalise
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, masked_policy
 from jaxprune.types import Array, Key, Policy
 
 TINY = 1e-24  # keeps the norm of no change differentiable; its root is far below float32's noise

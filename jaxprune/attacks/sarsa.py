@@ -32,20 +32,14 @@ from jaxprune.attacks.action_value import (
 )
 from jaxprune.attacks.base import Victims
 from jaxprune.attacks.config import MADConfig, SarsaConfig
+from jaxprune.cells import Cell, masked_policy
+from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.query import make_query
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.experience import (
-    Transition,
-    Worker,
-    fresh_workers,
-    no_returns,
-    rollout,
-    update_stats,
-)
 from jaxprune.policy import normalise
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, masked_policy
-from jaxprune.robust import output_changes
+from jaxprune.ppo.advantages import no_returns, update_stats
+from jaxprune.rollout import Transition, Worker, fresh_workers, rollout
 from jaxprune.types import Array, Key, Policy
 
 GAMMA = 0.99

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxprune.attacks.base import Attack, Cost, memoryless
 from jaxprune.attacks.config import SearchConfig
 from jaxprune.attacks.gradient import divergence
-from jaxprune.ball import best_of, finite_or
+from jaxprune.pgd import best_of, finite_or
 from jaxprune.types import Array, Key, Policy
 
 # Of the evolution strategy, in units of eps: four coordinates in five start on the surface.

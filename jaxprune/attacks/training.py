@@ -12,7 +12,7 @@ from jaxprune.attacks.config import AdversaryConfig
 from jaxprune.envs import Environment
 from jaxprune.losses import Hyper
 from jaxprune.policy import init_policy
-from jaxprune.ppo import PPOConfig, dense_directives, make_learner
+from jaxprune.ppo.learner import PPOConfig, dense_directives, make_learner
 from jaxprune.pruning.masks import dense
 from jaxprune.pruning.methods import METHODS
 from jaxprune.types import Array, Key, Policy

@@ -17,11 +17,11 @@ from jaxprune.attacks.base import Attack, Victims, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import mad
 from jaxprune.attacks.imitation import fit
+from jaxprune.cells import Cell, masked_policy
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.experience import fresh_workers, rollout
 from jaxprune.policy import MLP, action_distribution, normalise
-from jaxprune.population import lane_width, layout, over_population, take
-from jaxprune.pruning.cells import Cell, masked_policy
+from jaxprune.rollout import fresh_workers, rollout
 from jaxprune.types import Array, Key, Policy
 
 ENVS, HIDDEN = 32, (64, 64)  # where the clone watches, and its hidden widths

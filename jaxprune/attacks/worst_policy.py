@@ -11,10 +11,10 @@ from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, MADConfig
 from jaxprune.attacks.gradient import climb
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
+from jaxprune.devices import lane_width, layout, over_population, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, normalise
-from jaxprune.population import lane_width, layout, over_population, take
 from jaxprune.types import Array, Policy
 
 FEWEST = 2  # bad policies: one alone may have found a poor way to fail

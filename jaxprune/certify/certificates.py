@@ -11,18 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import lipschitz, norms
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
 from jaxprune.certify.interval import Box, enclosing, ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
-from jaxprune.families import InputError, lookup
+from jaxprune.devices import layout, over_population, take
 from jaxprune.policy import Affine, affine_layers, inverse_std, normalise
-from jaxprune.population import layout, over_population, take
-from jaxprune.pruning.cells import Cell, as_cells, masked_policy
-from jaxprune.ranges import ANY_RADIUS, check_arguments
 from jaxprune.types import Array, Masks, Policy
+from jaxprune.validation import ANY_RADIUS, InputError, check_arguments, lookup
 
 # What a device bounds in one vectorised call; limits the memory of a large grid.
 CHUNK = 256  # masks, of a global bound

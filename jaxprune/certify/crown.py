@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jaxprune.certify.interval import SLOPES, Box, enclosing, ibp, tanh_slope
 from jaxprune.certify.query import Query, unit_ball_weights
 from jaxprune.certify.rounding import known, outward, slack, vanished
-from jaxprune.families import lookup
 from jaxprune.types import Array
+from jaxprune.validation import lookup
 
 # Of alpha-CROWN: iterates, and the first of the steps between them, which shrink to nothing.
 ITERATES = 11

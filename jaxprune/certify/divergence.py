@@ -16,8 +16,8 @@ from scipy import special
 
 from jaxprune.certify.interval import Box
 from jaxprune.certify.rounding import outward, slack
-from jaxprune.families import InputError
 from jaxprune.types import Array
+from jaxprune.validation import InputError
 
 Ends = tuple[Any, Any]  # (low, high), arrays
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxprune.certify.query import Query
 from jaxprune.certify.rounding import slack, vanished
-from jaxprune.families import lookup
 from jaxprune.types import Array
+from jaxprune.validation import lookup
 
 
 class Box(NamedTuple):

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from jaxprune.certify.query import Query, length, unit_ball_weights
 from jaxprune.certify.rounding import outward, product
-from jaxprune.families import lookup
 from jaxprune.types import Array
+from jaxprune.validation import lookup
 
 # Squarings of the Gram iteration; the excess over sigma_max is at most rank^(2^-21), 2e-6 at 64.
 GRAM_ITERATIONS = 20

@@ -6,9 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxprune.certify.certificates import Certificate, certify
-from jaxprune.families import InputError
-from jaxprune.ranges import ANY_RADIUS, Range, at_least, check_arguments
 from jaxprune.types import Masks, Policy
+from jaxprune.validation import ANY_RADIUS, InputError, Range, at_least, check_arguments
 
 
 def certified_radius(

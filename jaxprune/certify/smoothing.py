@@ -15,8 +15,8 @@ import math
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from jaxprune.concentration import quantile_lower
-from jaxprune.families import InputError, lookup
+from jaxprune.statistics.concentration import quantile_lower
+from jaxprune.validation import InputError, lookup
 
 # The l_2 radius of the unit ball by norm, from the size of the observation.
 L2_RADIUS = {"l2": lambda obs_size: 1.0, "linf": math.sqrt}
@@ -60,7 +60,7 @@ def certified_quantile(
 
     Raises:
         InputError: sigma <= 0, eps < 0, horizon or obs_size < 1, unknown norm, or what
-            `jaxprune.concentration.quantile_lower` refuses.
+            `jaxprune.statistics.concentration.quantile_lower` refuses.
     """
     at = shifted_quantile(quantile, eps, sigma, horizon, obs_size, norm=norm)
     if at == 0:  # underflow: no number of episodes is enough

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.concentration import ROUNDING, mean_lower, mean_upper, tail_probability
-from jaxprune.families import InputError
+from jaxprune.statistics.concentration import ROUNDING, mean_lower, mean_upper, tail_probability
 from jaxprune.types import Array
+from jaxprune.validation import InputError
 
 Numbers = float | Array | np.ndarray
 
@@ -198,7 +198,7 @@ def sampled_value_gap(
         gamma: discount in [0, 1); None for the undiscounted return of T steps.
         reward_range: a-priori (r_lo, r_hi), 0 included if episodes can terminate.
         level: of the statement; of all of them together if there are `comparisons`.
-        method: see `jaxprune.concentration.mean_upper`.
+        method: see `jaxprune.statistics.concentration.mean_upper`.
         comparisons: how many such statements (policies, radii) are to hold at once.
         cut: from this step on count actions as different. Tighter if they probably are; choose it
             before seeing the episodes.
@@ -258,7 +258,7 @@ def certified_return(
             undiscounted return of T steps.
         reward_range: a-priori (r_lo, r_hi), 0 included if episodes can terminate.
         level: of the statement; of all of them together if there are `comparisons`.
-        method: see `jaxprune.concentration.mean_lower`.
+        method: see `jaxprune.statistics.concentration.mean_lower`.
         comparisons: how many such statements (policies, radii) are to hold at once.
 
     Returns:
@@ -320,7 +320,7 @@ def attacked_return(
         horizon: most steps of an episode.
         reward_range: a-priori (r_lo, r_hi) of every reward.
         level: of the statement; of all of them together if there are `comparisons`.
-        method: see `jaxprune.concentration.mean_lower`.
+        method: see `jaxprune.statistics.concentration.mean_lower`.
         comparisons: how many such statements (bounds, policies) are to hold at once.
 
     Raises:

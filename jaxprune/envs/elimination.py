@@ -2,7 +2,7 @@
 
 On CPU, JAX hands Cholesky factors and triangular solves of a batch to LAPACK, and LAPACK's calls to
 the threads on which XLA also runs the devices. Where there are as many devices as threads, as
-`jaxprune.population.configure` makes them, and a batch is worth splitting, every thread can come to
+`jaxprune.devices.configure` makes them, and a batch is worth splitting, every thread can come to
 wait for pieces that no thread is left to compute, forever. What is written here is part of the
 compiled program and calls nothing. For the sizes of robots it is not slower.
 """

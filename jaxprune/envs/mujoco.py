@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.gym_tasks import TASKS, Outcome
 from jaxprune.envs.physics import Data, Physics
-from jaxprune.families import InputError
 from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
+from jaxprune.validation import InputError
 
 
 class MujocoState(NamedTuple):

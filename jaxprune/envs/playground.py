@@ -15,8 +15,8 @@ import numpy as np
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
-from jaxprune.families import InputError
 from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
+from jaxprune.validation import InputError
 
 
 def _load(name: str) -> tuple[Any, int]:

@@ -6,14 +6,8 @@ from functools import partial
 from typing import Any
 
 from jaxprune.envs.base import Environment
-from jaxprune.envs.classic import (
-    Acrobot,
-    CartPole,
-    MountainCar,
-    MountainCarContinuous,
-    Pendulum,
-)
-from jaxprune.families import InputError, lookup
+from jaxprune.envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
+from jaxprune.validation import InputError, lookup
 
 
 @dataclass(frozen=True)

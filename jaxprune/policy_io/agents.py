@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxprune.families import InputError
 from jaxprune.policy_io.files import refusing
 from jaxprune.policy_io.npz import STATIC
 from jaxprune.types import ActionBox, Masks, ObsStats, Params, Policy
+from jaxprune.validation import InputError
 
 
 def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) -> None:

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS, HEADS
 from jaxprune.pruning.masks import mask_policy
 from jaxprune.types import ActionBox, Masks, Policy
+from jaxprune.validation import InputError, lookup
 
 
 def one_policy(policy: Policy, masks: Masks | None) -> Policy:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from safetensors.numpy import load
 
-from jaxprune.families import InputError
 from jaxprune.policy_io.files import read_bytes
 from jaxprune.policy_io.state_dict import Layout, Tensors, actor_critic, unwrapped
 from jaxprune.policy_io.torch_file import read_state_dict
 from jaxprune.types import TASK_BOX, Policy
+from jaxprune.validation import InputError
 
 CONTINUOUS = Layout(("actor_mean.*",), ("critic.*",), "actor_logstd")
 DISCRETE = Layout(("actor.*",), ("critic.*",), None)

@@ -16,12 +16,12 @@ import numpy as np
 from jax import export
 from numpy.typing import ArrayLike
 
-from jaxprune.families import InputError
 from jaxprune.policy import action_box as box_of
 from jaxprune.policy import action_distribution, clip_action, normalise
 from jaxprune.policy_io.checks import one_policy
 from jaxprune.policy_io.files import read_bytes, refusing, whole_file
 from jaxprune.types import ActionBox, Array, Masks, Policy
+from jaxprune.validation import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

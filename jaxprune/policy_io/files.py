@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
 
 # Of a file, and of all that is read from an archive: a policy of 60 million numbers.
 MAX_BYTES = 2**28

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxprune.families import InputError, lookup
 from jaxprune.policy import ACTIVATIONS
 from jaxprune.policy_io import cleanrl, npz, sb3, torch_file
 from jaxprune.policy_io.checks import check_policy
 from jaxprune.policy_io.files import Archive, read_bytes, refusing
 from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
 from jaxprune.types import TASK_BOX, Policy
+from jaxprune.validation import InputError, lookup
 
 ZIP = b"PK\x03\x04"  # how a zip archive starts
 KINDS = (

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.policy import no_critic
 from jaxprune.policy_io.checks import numbers, one_policy
 from jaxprune.policy_io.files import Archive, read_bytes, whole_file
 from jaxprune.types import TASK_BOX, ActionBox, Masks, ObsStats, Params, Policy
+from jaxprune.validation import InputError
 
 # Policy's static fields, which are part of every format of our own; `action_box` is one more.
 STATIC = ("activation", "distribution", "obs_clip", "obs_std_offset")

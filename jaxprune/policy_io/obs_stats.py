@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.policy_io import inert
 from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.files import read_bytes, refusing
 from jaxprune.policy_io.inert import Inert
 from jaxprune.policy_io.npz import read_arrays
 from jaxprune.types import OBS_CLIP, ObsStats
+from jaxprune.validation import InputError
 
 # Clipping here changes no float32 but the infinite ones, and unlike inf it is a number that files,
 # checks and interval arithmetic take.

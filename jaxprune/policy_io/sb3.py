@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxprune.families import InputError
 from jaxprune.policy_io.files import Archive, read_bytes
 from jaxprune.policy_io.state_dict import Layout, actor_critic, unwrapped
 from jaxprune.policy_io.torch_file import read_state_dict
 from jaxprune.types import ActionBox, Policy
+from jaxprune.validation import InputError
 
 # Before version 1.8 the first layers could be shared: they are part of both networks then.
 SHARED = "mlp_extractor.shared_net.*"

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.policy import no_critic
 from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.obs_stats import raw_observations
 from jaxprune.types import ActionBox, Params, Policy
+from jaxprune.validation import InputError
 
 Tensors = dict[str, np.ndarray]
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.policy_io import unpickle
 from jaxprune.policy_io.files import Archive
+from jaxprune.validation import InputError
 
 # How a file of before PyTorch 1.6 starts: a pickle of a fixed number.
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune.families import InputError
-from jaxprune.pruning.cells import check_arrays
-from jaxprune.pruning.masks import dense, mask_policy
+from jaxprune.pruning.masks import check_arrays, dense, mask_policy
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.types import Masks, Params, Policy
+from jaxprune.validation import InputError
 
 Network = dict[str, dict[str, Any]]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
 
 Shape: TypeAlias = tuple[int, ...]
 

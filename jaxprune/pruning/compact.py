@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.families import lookup
 from jaxprune.policy import ACTIVATIONS
 from jaxprune.pruning.accounting import Network, check_one_agent, find_paths, in_order
 from jaxprune.pruning.masks import mask_policy
 from jaxprune.pruning.scope import NETWORKS
 from jaxprune.types import Masks, Policy
+from jaxprune.validation import lookup
 
 Layers = list[dict[str, Any]]
 Activation = Callable[[Any], Any]

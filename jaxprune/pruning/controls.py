@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.pruning.accounting import Network, check_one_agent, in_order
 from jaxprune.pruning.allocation import exact
 from jaxprune.pruning.masks import dense
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.types import Masks, Params, Policy
+from jaxprune.validation import InputError
 
 # --- as small, nothing removed --------------------------------------------------------------------
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.families import InputError
 from jaxprune.pruning.allocation import exact
 from jaxprune.pruning.methods import Method, Target, make_target
 from jaxprune.pruning.schedules import SCHEDULES, counts_per_event, window_iterations
 from jaxprune.pruning.scope import Scope
 from jaxprune.types import Params
+from jaxprune.validation import InputError
 
 # Fraction of the kept weights that SET and RigL exchange at first; it falls to 0 as a cosine.
 DROP = 0.3

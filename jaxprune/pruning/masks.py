@@ -4,9 +4,23 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.types import Array, Masks, Params, Policy
+from jaxprune.validation import InputError
+
+
+def check_arrays(policy: Policy, masks: Masks | None) -> None:
+    """Raises `InputError` unless parameters are floating-point numbers, and masks booleans."""
+    for what, tree, kind, wanted in (
+        ("policy", policy.params, jnp.floating, "floating-point numbers"),
+        ("masks", masks, jnp.bool_, "booleans, True = keep"),
+    ):
+        for path, leaf in [] if tree is None else named_leaves(tree):
+            dtype = getattr(leaf, "dtype", np.dtype(object))
+            if not jnp.issubdtype(dtype, kind):
+                raise InputError(f"{what} {path} is an array of {dtype}: give {wanted}")
 
 
 def dense(params: Params) -> Masks:

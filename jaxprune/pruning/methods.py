@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.families import InputError, lookup
 from jaxprune.pruning.allocation import ALLOCATIONS, EQUAL, Shares, apportioned, exact, share_out
 from jaxprune.pruning.schedules import SCHEDULES
 from jaxprune.pruning.scope import Scope, prunable_shapes
 from jaxprune.pruning.scores import SCORES
 from jaxprune.pruning.structures import STRUCTURES, Competing
 from jaxprune.types import Params
+from jaxprune.validation import InputError, lookup
 
 AFTER = "after"
 

@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.families import InputError
-from jaxprune.pruning.cells import check_arrays
-from jaxprune.pruning.masks import dense
+from jaxprune.pruning.masks import check_arrays, dense
 from jaxprune.pruning.methods import Method, Target, find_method, make_target
 from jaxprune.pruning.removal import masks_at, next_masks, rank_units
 from jaxprune.pruning.scope import Scope
 from jaxprune.pruning.scores import Batch
-from jaxprune.ranges import SPARSITY, check_arguments
 from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.validation import SPARSITY, InputError, check_arguments
 
 
 def prune(

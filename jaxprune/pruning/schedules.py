@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
 
 # (event k, events K, final sparsity) -> fraction of the final count
 Schedule = Callable[[int, int, Fraction], Fraction]

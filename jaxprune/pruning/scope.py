@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import jax
 
-from jaxprune.families import InputError, lookup
-from jaxprune.ranges import SPARSITY, at_least, check_ranges
 from jaxprune.types import Params
+from jaxprune.validation import SPARSITY, InputError, at_least, check_ranges, lookup
 
 # path, e.g. "actor/layer_0/kernel" -> whether that leaf may be pruned
 Prunable = Callable[[str], bool]

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.ball import ascend
 from jaxprune.losses import Hyper, Sample, ppo_loss
+from jaxprune.pgd import ascend
 from jaxprune.policy import (
     ACTIVATIONS,
     action_distribution,

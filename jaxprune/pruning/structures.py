@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.families import InputError
 from jaxprune.pruning.allocation import Shape, Shares
 from jaxprune.pruning.ranking import Units
 from jaxprune.pruning.scope import Prunable, named_leaves
 from jaxprune.types import Array, Masks, Params
+from jaxprune.validation import InputError
 
 Shapes = dict[str, Shape]
 

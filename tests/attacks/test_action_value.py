@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear import linear_critic, monotone_policy
-from probes import probe_spec
 
 from jaxprune.attacks import MADConfig, SarsaConfig
 from jaxprune.attacks.action_value import (
@@ -28,8 +26,10 @@ from jaxprune.attacks.robust_sarsa import (
     rs_mad,
     rs_reference,
 )
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy
+from jaxprune.validation import InputError
+from tests.attacks.linear import linear_critic, monotone_policy
+from tests.probes import probe_spec
 
 SPECS = {
     head: probe_spec("any", 5, obs_size=3, action_size=2, discrete=head == "categorical")

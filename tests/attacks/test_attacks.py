@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Wander
 
 from jaxprune.attacks import (
     ATTACKS,
@@ -24,13 +23,14 @@ from jaxprune.attacks import (
 )
 from jaxprune.attacks.base import lowest, memoryless
 from jaxprune.attacks.coupled import coupled
+from jaxprune.attacks.members import blanks, prepared
+from jaxprune.cells import as_cells
 from jaxprune.certify import certify
 from jaxprune.envs import Moment
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy
 from jaxprune.pruning import mask_policy, prune
-from jaxprune.pruning.cells import as_cells
-from jaxprune.selection import blanks, prepared
+from jaxprune.validation import InputError
+from tests.probes import Wander
 
 HEADS = ["normal", "categorical"]
 ENVS = {head: Wander(discrete=head == "categorical") for head in HEADS}

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import probe_spec
-from victims import tanh_policy
 
 from jaxprune.attacks.base import Attack, Cost
 from jaxprune.attacks.config import MADConfig
 from jaxprune.attacks.coupled import coupled
 from jaxprune.attacks.gradient import mad
 from jaxprune.attacks.noise import corners, fixed
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
+from tests.attacks.victims import tanh_policy
+from tests.probes import probe_spec
 
 SIZE, EPS, STEPS = 4, 0.2, 40
 SPEC = probe_spec("any", STEPS, obs_size=SIZE)

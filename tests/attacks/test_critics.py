@@ -6,23 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ContinuousAction, Drift, Treadmill, probe_spec
-from victims import attacked, layer, linear_policy, tanh_policy
 
 from jaxprune.attacks.base import Victims
 from jaxprune.attacks.config import MADConfig, SearchConfig
-from jaxprune.attacks.critics import (
-    _units,
-    candidates,
-    lookahead,
-    reward_unit,
-    value_attack,
-)
+from jaxprune.attacks.critics import _units, candidates, lookahead, reward_unit, value_attack
+from jaxprune.cells import as_cells
 from jaxprune.envs import Moment
 from jaxprune.envs.base import conclude
-from jaxprune.families import InputError
-from jaxprune.pruning.cells import as_cells
 from jaxprune.types import EnvState
+from jaxprune.validation import InputError
+from tests.attacks.victims import attacked, layer, linear_policy, tanh_policy
+from tests.probes import ContinuousAction, Drift, Treadmill, probe_spec
 
 RNG = np.random.default_rng(0)
 STATES = jnp.asarray(RNG.standard_normal((24, 5)), jnp.float32)

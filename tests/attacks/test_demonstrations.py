@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import probe_spec
 
 from jaxprune.attacks import AdversaryConfig, AttackConfig, MADConfig, SarsaConfig, Victims
 from jaxprune.attacks.action_value import init_critic
@@ -23,17 +22,18 @@ from jaxprune.attacks.demonstrations import (
 from jaxprune.attacks.imitation import fit
 from jaxprune.attacks.learned import DIRECTION, PERTURBATION, PUBLISHED, paad, sa_rl
 from jaxprune.attacks.training import Size, starts
+from jaxprune.cells import Cell
+from jaxprune.devices import take
 from jaxprune.envs import EnvSpec, make_env
 from jaxprune.evaluation import evaluate
-from jaxprune.experience import Transition, fresh_workers, rollout
-from jaxprune.families import InputError
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.policy_io import load_policy
-from jaxprune.population import take
 from jaxprune.pruning import dense
-from jaxprune.pruning.cells import Cell
+from jaxprune.rollout import Transition, fresh_workers, rollout
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
+from jaxprune.validation import InputError
+from tests.probes import probe_spec
 
 EPS = 0.5
 RS = SarsaConfig(steps=2048, num_envs=16, epochs=4, batch=64, radii=(0.1,), weights=(0.1, 1.0))

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from victims import attacked, linear_policy, tanh_policy
 
 from jaxprune.attacks.config import MADConfig
 from jaxprune.attacks.gradient import (
@@ -20,8 +19,9 @@ from jaxprune.attacks.gradient import (
     mad_sgld,
 )
 from jaxprune.attacks.noise import corners
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution
+from jaxprune.validation import InputError
+from tests.attacks.victims import attacked, linear_policy, tanh_policy
 
 RNG = np.random.default_rng(0)
 SIZE, EPS = 5, 0.1

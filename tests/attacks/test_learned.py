@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Breakdown, Drift, Treadmill
 
 from jaxprune.attacks import AdversaryConfig, MADConfig, SarsaConfig, Victims
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP
@@ -21,14 +20,15 @@ from jaxprune.attacks.learned import (
     train_adversaries,
 )
 from jaxprune.attacks.training import Size, blank, starts
-from jaxprune.experience import Worker, rollout
-from jaxprune.families import InputError
+from jaxprune.cells import Cell
+from jaxprune.devices import take
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, affine_layers, init_policy, normalise
-from jaxprune.population import take
 from jaxprune.pruning import dense, mask_policy, prune
-from jaxprune.pruning.cells import Cell
+from jaxprune.rollout import Worker, rollout
 from jaxprune.types import Masks, ObsStats, Policy
+from jaxprune.validation import InputError
+from tests.probes import Breakdown, Drift, Treadmill
 
 CONFIG = AdversaryConfig(
     steps=128,

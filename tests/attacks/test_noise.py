@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from probes import probe_spec
-from victims import attacked, tanh_policy
 
 from jaxprune.attacks.noise import corners, fixed, gaussian
+from tests.attacks.victims import attacked, tanh_policy
+from tests.probes import probe_spec
 
 COUNT, SIZE, EPS = 10_000, 4, 0.5
 STATES = jnp.zeros((COUNT, SIZE))

@@ -6,8 +6,6 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from linear import linear_critic
-from probes import DelayedReward, DiscreteAction, Drift
 
 from jaxprune.attacks import MADConfig, SarsaConfig, Victims
 from jaxprune.attacks import sarsa as module
@@ -29,11 +27,13 @@ from jaxprune.attacks.sarsa import (
     sarsa_loss,
     train,
 )
+from jaxprune.cells import as_cells
+from jaxprune.devices import take
 from jaxprune.policy import init_policy
-from jaxprune.population import take
 from jaxprune.pruning import prune
-from jaxprune.pruning.cells import as_cells
 from jaxprune.types import ObsStats
+from tests.attacks.linear import linear_critic
+from tests.probes import DelayedReward, DiscreteAction, Drift
 
 GAMMA = 0.99
 TINY = SarsaConfig(steps=256, num_envs=4, epochs=1, batch=32, rounds=2)

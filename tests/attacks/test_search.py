@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from victims import attacked, layer, linear_policy, tanh_policy
 
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import divergence, mad
 from jaxprune.attacks.search import FIRST_DEVIATION, corner_search, evolution
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
+from tests.attacks.victims import attacked, layer, linear_policy, tanh_policy
 
 RNG = np.random.default_rng(0)
 STATES = jnp.asarray(RNG.standard_normal((32, 6)), jnp.float32)

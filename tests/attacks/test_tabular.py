@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Drift, probe_spec
 
 from jaxprune.attacks import (
     ATTACKS,
@@ -28,14 +27,15 @@ from jaxprune.attacks import (
     Victims,
     make_attack,
 )
-from jaxprune.episodes import Shared, cell_program, episode_keys, split, timeless
-from jaxprune.evaluation import arm, played
+from jaxprune.attacks.members import blanks
+from jaxprune.cells import Cell
+from jaxprune.devices import layout, take
+from jaxprune.evaluation.episodes import Shared, cell_program, episode_keys, split, timeless
+from jaxprune.evaluation.evaluate import arm, played
 from jaxprune.policy import init_policy
-from jaxprune.population import layout, take
-from jaxprune.pruning.cells import Cell
 from jaxprune.rollout import Play
-from jaxprune.selection import blanks
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
+from tests.probes import Drift, probe_spec
 
 FORK, DETOUR, SWAMP, FAR = range(4)
 PLACE = np.array([0.05, 2.5, 1.4, -1.7], np.float32)

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import Wander
 
 from jaxprune.attacks import AttackConfig, MADConfig, SearchConfig, Victims, make_attack
+from jaxprune.attacks.members import prepared
 from jaxprune.attacks.transfer import fit_clone
+from jaxprune.cells import as_cells
 from jaxprune.evaluation import evaluate
-from jaxprune.families import InputError
 from jaxprune.policy import MLP, action_distribution, init_policy
-from jaxprune.pruning.cells import as_cells
-from jaxprune.selection import prepared
+from jaxprune.validation import InputError
+from tests.probes import Wander
 
 ENVS = {"normal": Wander(), "categorical": Wander(discrete=True)}
 CONFIG = AttackConfig(search=SearchConfig(clone_steps=2048, clone_epochs=40))

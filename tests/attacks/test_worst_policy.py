@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import DiscreteAction
 
 from jaxprune.attacks import AdversaryConfig, MADConfig, Victims
 from jaxprune.attacks.training import Size, blank
 from jaxprune.attacks.worst_policy import _program, worst_policy
-from jaxprune.families import InputError
+from jaxprune.cells import Cell
+from jaxprune.devices import take
 from jaxprune.policy import action_distribution, init_policy, normalise
-from jaxprune.population import take
-from jaxprune.pruning.cells import Cell
 from jaxprune.types import ObsStats, Policy
+from jaxprune.validation import InputError
+from tests.probes import DiscreteAction
 
 ENV = DiscreteAction()
 CONFIG = AdversaryConfig(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.store import RunFolder
+from benchmarks.runtime.run_folder import RunFolder
 
 DENSE, LOSS, NOISE = 1000.0, 100.0, 50.0
 LEVELS = (0.0, 0.3, 0.6, 0.9)

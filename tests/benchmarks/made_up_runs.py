@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import analysis
-from benchmarks.analysis import Columns
-from benchmarks.labels import Labels
-from benchmarks.pairing import Recorded
-from benchmarks.store import RunFolder
+from benchmarks.analysis import curves
+from benchmarks.analysis.curves import Columns, collect, labelled
+from benchmarks.experiment.labels import Labels
+from benchmarks.gate.pairing import Recorded
+from benchmarks.runtime.run_folder import RunFolder
 
 GRID = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 EPS = 0.1
@@ -91,9 +91,9 @@ def columns(rows: list[tuple], names: tuple[str, ...]) -> Columns:
 def recorded(tables: dict[str, Columns]) -> Recorded:
     """As a gate sees it."""
     labels = Labels(tables["returns"])
-    certificates = analysis.labelled(tables["certificates"], labels)
+    certificates = labelled(tables["certificates"], labels)
     first, *others = (
-        analysis.collect(tables["returns"], name) for name in analysis.victims(tables["returns"])
+        collect(tables["returns"], name) for name in curves.victims(tables["returns"])
     )
     return Recorded(first, certificates, tuple(others))
 
@@ -115,7 +115,7 @@ def settings(tables: dict[str, Columns], **other: Any) -> dict[str, Any]:
         "seeds": len(np.unique(returns["seed"])),
         "episodes": len(np.unique(returns["episode"])),
         "attacks": list(RETURNS),
-        "victim": analysis.victims(returns),
+        "victim": curves.victims(returns),
         "eps": np.unique(returns["eps"])[1:].tolist(),
         "policy": None,
         "policy_sha256": None,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import capacity
 from benchmarks.capacity import Capacity, Device, Evaluation, Size, Training, fit
 from benchmarks.experiment import parse
-from jaxprune import population
+from jaxprune import devices
 from jaxprune.ppo import initial_policy
 
 # The smallest programs that still have every part.
@@ -110,7 +110,7 @@ def test_what_fits_fits_and_one_more_does_not(fixed, kept, working, gib):
     found = planted(Training(fixed, kept, working), Evaluation(fixed, kept))
     agents, at_a_time, lanes = fit(found, Device("one", gib, "gpu"))
     share = 0.9 * gib * capacity.GIB
-    most = population.LANES["gpu"] // found.experiment.ppo.num_envs
+    most = devices.LANES["gpu"] // found.experiment.ppo.num_envs
 
     def needs(n: int) -> int:
         return fixed + kept * n + working * min(n, most)

@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from probes import Drift
-from quiet import quiet_work
 
 import jaxprune
-from benchmarks import merge, pipeline
+from benchmarks import merge
 from benchmarks.experiment import PRESETS
-from benchmarks.finishing import finish
-from benchmarks.sharding import ALONE, Shard
-from benchmarks.store import SHARDS, RunFolder
-from jaxprune.families import InputError
+from benchmarks.experiment.sharding import ALONE, Shard
+from benchmarks.runtime.run_folder import SHARDS, RunFolder
+from benchmarks.stages import pipeline
+from benchmarks.stages.results import finish
 from jaxprune.ppo import PPOConfig
+from jaxprune.validation import InputError
+from tests.probes import Drift
+from tests.quiet import quiet_work
 
 ENV = Drift()
 THREE = replace(

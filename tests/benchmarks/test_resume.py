@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probes import Drift
-from quiet import quiet_work
 
-from benchmarks import pipeline, training
 from benchmarks.experiment import PRESETS
-from benchmarks.stopping import RESTART
+from benchmarks.runtime.preemption import RESTART
+from benchmarks.stages import pipeline, train
 from jaxprune.ppo import PPOConfig
+from tests.probes import Drift
+from tests.quiet import quiet_work
 
 ROOT = Path(__file__).parents[2]
 SMALL = "--preset smoke --steps 20480 --methods magnitude,micro --sparsity-grid 0,0.5 --episodes 4"
@@ -183,7 +183,7 @@ def test_damaged_chunks_are_computed_again(tmp_path: Path):
 def test_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Interrupted after every call of the learner, one call further each time."""
     expected, _ = tables_of(tmp_path / "undisturbed")
-    monkeypatch.setattr(training, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(train, "KEEP_SECONDS", 0.0)
 
     class KilledError(Exception):
         pass

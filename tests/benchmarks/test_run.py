@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxprune
-from benchmarks.store import read_table
+from benchmarks.runtime.run_folder import read_table
 from jaxprune.policy import init_policy
 
 ROOT = Path(__file__).parents[2]

@@ -7,16 +7,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from probes import Drift
-from quiet import quiet_work
 
-from benchmarks import attacking, pipeline
 from benchmarks.experiment import PRESETS
-from benchmarks.plan import learned, make_plan
-from benchmarks.store import SCHEMAS
+from benchmarks.experiment.design import attack_plan
+from benchmarks.experiment.plan import learned, make_plan
+from benchmarks.runtime.schemas import SCHEMAS
+from benchmarks.stages import attack, pipeline
+from benchmarks.stages.results import Results
 from jaxprune.attacks import AttackConfig, SarsaConfig
 from jaxprune.policy import init_policy
 from jaxprune.ppo import PPOConfig
+from tests.probes import Drift
+from tests.quiet import quiet_work
 
 ENV = Drift()
 DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
@@ -44,29 +46,29 @@ PLAYED = ("returns", "attacks")  # tables with rows of every victim
 class Runs(NamedTuple):
     """Tables of the run of both victims, and of a run of each."""
 
-    both: pipeline.Results
-    alone: dict[str, pipeline.Results]
+    both: Results
+    alone: dict[str, Results]
     prepared_for: list[bool]  # whether the victim drew its actions, in the run of both
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    original, prepared_for = attacking.prepared, []
+    original, prepared_for = attack.prepared, []
 
     def counting(attack, victims):
         if attack.prepare is not None:
             prepared_for.append(victims.stochastic)
         return original(attack, victims)
 
-    def run(*names: str) -> pipeline.Results:
+    def run(*names: str) -> Results:
         work = quiet_work(tmp_path_factory.mktemp("-".join(names)))
         return pipeline.run(replace(BOTH, victim=names), ENV, None, work)
 
-    attacking.prepared = counting
+    attack.prepared = counting
     try:
         both = run(*BOTH.victim)
     finally:
-        attacking.prepared = original
+        attack.prepared = original
     return Runs(both, {name: run(name) for name in BOTH.victim}, prepared_for)
 
 
@@ -93,7 +95,7 @@ def test_seconds_are_of_each_victim(runs: Runs):
     seconds = runs.both.tables["seconds"]
     assert set(seconds) == set(SCHEMAS["seconds"].names)
     rows = zip(*(seconds[name].tolist() for name in ("attack", "eps", "victim")), strict=True)
-    assert list(rows) == attacking.attack_plan(BOTH)
+    assert list(rows) == attack_plan(BOTH)
 
 
 def test_adversaries_learn_against_the_victim_as_it_acts(runs: Runs):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.baselines import read_baseline
 from benchmarks.experiment import parse
+from benchmarks.gate.baseline import read_baseline
 
 ROOT = Path(__file__).parents[2]
 

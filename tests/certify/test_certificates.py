@@ -12,15 +12,9 @@ from scipy import special
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION, Certificate, certify
 from jaxprune.certify.certificates import CHUNK, UNITS
 from jaxprune.certify.query import length, make_query
-from jaxprune.families import InputError
-from jaxprune.policy import (
-    action_distribution,
-    affine_layers,
-    init_policy,
-    inverse_std,
-    normalise,
-)
+from jaxprune.policy import action_distribution, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.pruning import mask_policy, prune
+from jaxprune.validation import InputError
 
 LEVELS = [0.0, 0.3, 0.6]
 

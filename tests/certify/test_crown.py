@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network
 from scipy import optimize
 
 from jaxprune.certify import BOUNDS
@@ -16,8 +15,9 @@ from jaxprune.certify.certificates import gaussian_local
 from jaxprune.certify.crown import RELAXATIONS, Choice, Layer, lines_around, units_over
 from jaxprune.certify.interval import Box
 from jaxprune.certify.query import Query, make_query, with_rows
-from jaxprune.families import InputError
 from jaxprune.policy import Affine
+from jaxprune.validation import InputError
+from tests.certify.networks import network
 
 LOCAL = [name for name, bound in BOUNDS.items() if bound.scope == "local"]
 RELAXED = [name for name in LOCAL if name != "ibp"]

@@ -20,8 +20,8 @@ from jaxprune.certify.divergence import (
     tv_of_oscillation,
 )
 from jaxprune.certify.interval import Box
-from jaxprune.families import InputError
 from jaxprune.policy import HEADS, Categorical, Gaussian
+from jaxprune.validation import InputError
 
 
 def value(fn, distance) -> float:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import network, policy_of
 
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.interval import Box, enclosing
@@ -14,6 +13,7 @@ from jaxprune.certify.norms import nonnegative_norm, spectral_norm
 from jaxprune.certify.rounding import known, product
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import prune
+from tests.certify.networks import network, policy_of
 
 SHAPE, EPS = (4, 6, 5, 3), 0.1
 # Factors of the kernels, layer by layer, and log standard deviations.

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network
 
 from jaxprune.certify.interval import ACTIVATIONS, SLOPES, Box, ibp, pre_activations
 from jaxprune.certify.query import Query, length, make_query
-from jaxprune.families import InputError
 from jaxprune.policy import Affine
+from jaxprune.validation import InputError
+from tests.certify.networks import network
 
 EXACT = {  # in extended precision: value and slope
     "tanh": (np.tanh, lambda x: 1 / np.cosh(np.clip(x, -5000, 5000)) ** 2),

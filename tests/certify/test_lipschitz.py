@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import bound, network, policy_of
 
 from jaxprune.certify import certify
 from jaxprune.certify.lipschitz import (
@@ -25,6 +24,7 @@ from jaxprune.certify.norms import spectral
 from jaxprune.certify.query import make_query
 from jaxprune.policy import Affine, action_distribution
 from jaxprune.pruning import prune
+from tests.certify.networks import bound, network, policy_of
 
 TIGHT = {"liplt": liplt, "eclipse_fast": eclipse_fast, "lipsdp_first_order": lipsdp_first_order}
 HEADS = ["normal", "categorical"]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import bound, network, policy_of
 
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.norms import (
@@ -28,10 +27,11 @@ from jaxprune.certify.norms import (
 )
 from jaxprune.certify.query import make_query
 from jaxprune.certify.rounding import slack
-from jaxprune.families import InputError
 from jaxprune.policy import Affine, action_distribution
 from jaxprune.pruning import Scope, prune
 from jaxprune.types import Policy
+from jaxprune.validation import InputError
+from tests.certify.networks import bound, network, policy_of
 
 GLOBAL = [name for name, bound in BOUNDS.items() if bound.bound.__module__ == path.__module__]
 MONOTONE = [name for name in GLOBAL if BOUNDS[name].monotone]

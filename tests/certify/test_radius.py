@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from networks import network, policy_of
 from scipy.special import erfinv
 
 from jaxprune.certify import certified_radius, certify
-from jaxprune.families import InputError
 from jaxprune.policy import Affine
 from jaxprune.pruning import prune
+from jaxprune.validation import InputError
+from tests.certify.networks import network, policy_of
 
 STEP = 1000 ** (1 / 40)  # of the default radii
 OBS = np.random.default_rng(0).standard_normal((6, 4))

@@ -8,8 +8,8 @@ from scipy import stats
 from scipy.special import ndtr
 
 from jaxprune.certify.smoothing import certified_quantile, shifted_quantile
-from jaxprune.concentration import dkw_width, quantile_lower
-from jaxprune.families import InputError
+from jaxprune.statistics.concentration import dkw_width, quantile_lower
+from jaxprune.validation import InputError
 
 PUBLISHED = {"sigma": 0.2, "horizon": 1000, "obs_size": 11, "norm": "l2"}
 

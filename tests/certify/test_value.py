@@ -5,21 +5,6 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tabular import (
-    Tabular,
-    attacked_values,
-    crossroads,
-    discounted_values,
-    finite_values,
-    local_tv,
-    many_random_mdps,
-    neighbours,
-    play,
-    random_mdps,
-    three_states,
-    visits,
-    worst_adversary,
-)
 
 from jaxprune.certify.value import (
     attacked_return,
@@ -35,7 +20,22 @@ from jaxprune.certify.value import (
     vacuity,
     value_gap,
 )
-from jaxprune.families import InputError
+from jaxprune.validation import InputError
+from tests.certify.tabular import (
+    Tabular,
+    attacked_values,
+    crossroads,
+    discounted_values,
+    finite_values,
+    local_tv,
+    many_random_mdps,
+    neighbours,
+    play,
+    random_mdps,
+    three_states,
+    visits,
+    worst_adversary,
+)
 
 ROUNDING = 1e-9  # of the linear solves
 RANGE = (-1.0, 1.0)

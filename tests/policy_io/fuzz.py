@@ -1,6 +1,6 @@
 """Mutated files of every format that is read, each loaded under limits of memory and time.
 
-    python tests/policy_io/fuzz.py 20000        # prints a line of JSON about what came out
+    python -m tests.policy_io.fuzz 20000        # prints a line of JSON about what came out
 
 A file either loads or is refused in one line. Anything else ends the program: another error, a
 crash, 2 seconds, 1 GB more than before, and an audit event of something executed.
@@ -22,12 +22,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from policies import policy_of
-from test_obs_stats import VecNormalize
 
-from jaxprune.families import InputError
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import read_normaliser
+from jaxprune.validation import InputError
+from tests.policy_io.policies import policy_of
+from tests.policy_io.test_obs_stats import VecNormalize
 
 DATA = Path(__file__).parents[1] / "data"
 POLICIES = ("*.zip", "*.cleanrl_model", "*.pt", "*.safetensors")

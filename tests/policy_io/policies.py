@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.policy_io import load_policy
 from jaxprune.types import ObsStats
+from jaxprune.validation import InputError
 
 
 @cache

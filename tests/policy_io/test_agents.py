@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
-from policies import assert_same_bits, policy_of
 
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution
 from jaxprune.policy_io import load_agents, save_agents
 from jaxprune.pruning import prune
 from jaxprune.types import TASK_BOX, ActionBox
+from jaxprune.validation import InputError
+from tests.policy_io.policies import assert_same_bits, policy_of
 
 
 def stack(policy, count):

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from policies import policy_of
 
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.policy_io import export_policy, load_exported, load_policy, numpy_policy
 from jaxprune.pruning import mask_policy, prune
+from jaxprune.validation import InputError
+from tests.policy_io.policies import policy_of
 
 DATA = Path(__file__).parents[1] / "data"
 OBS = np.random.default_rng(1).normal(0, 3, (7, 4)).astype(np.float32)

@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policies import Payload, assert_refused, assert_same_bits, torch_file
 from safetensors.numpy import load_file, save_file
 
 from jaxprune.envs import make_env
 from jaxprune.evaluation import evaluate
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, has_critic, normalise, state_value
 from jaxprune.policy_io import load_policy, numpy_policy, read_policy_file, save_policy
 from jaxprune.types import TASK_BOX, ActionBox
+from jaxprune.validation import InputError
+from tests.policy_io.policies import Payload, assert_refused, assert_same_bits, torch_file
 
 DATA = Path(__file__).parents[1] / "data"
 PENDULUM = DATA / "sb3_pendulum.zip"

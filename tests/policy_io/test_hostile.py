@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policies import assert_same_bits, policy_of, torch_file
-from test_obs_stats import RunningMeanStd, VecNormalize
 
 from benchmarks.run import main
-from jaxprune.families import InputError
 from jaxprune.policy_io import load_exported, load_policy, save_policy
 from jaxprune.policy_io.obs_stats import read_normaliser
+from jaxprune.validation import InputError
+from tests.policy_io.policies import assert_same_bits, policy_of, torch_file
+from tests.policy_io.test_obs_stats import RunningMeanStd, VecNormalize
 
 MEGABYTE = 10**6
 
@@ -214,8 +214,10 @@ def test_the_command_line_gives_one_printable_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_files_load_or_are_refused(count):
-    program = [sys.executable, str(Path(__file__).with_name("fuzz.py")), str(count)]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-m", "tests.policy_io.fuzz", str(count)]
+    done = subprocess.run(
+        program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["loaded"] > 0 and found["loaded"] + found["refused"] == count

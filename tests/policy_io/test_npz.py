@@ -13,22 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
-from policies import Payload, assert_refused, assert_same_bits, policy_of
-from probes import probe_spec
 
 from jaxprune.attacks import check_needs
-from jaxprune.families import InputError
-from jaxprune.policy import (
-    action_distribution,
-    has_critic,
-    init_policy,
-    normalise,
-    state_value,
-)
+from jaxprune.policy import action_distribution, has_critic, init_policy, normalise, state_value
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import NO_CLIP
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.types import TASK_BOX, ActionBox, ObsStats
+from jaxprune.validation import InputError
+from tests.policy_io.policies import Payload, assert_refused, assert_same_bits, policy_of
+from tests.probes import probe_spec
 
 
 @pytest.fixture

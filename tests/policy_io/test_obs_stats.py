@@ -7,11 +7,11 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from policies import Payload, assert_refused, policy_of
 
-from jaxprune.families import InputError
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
+from jaxprune.validation import InputError
+from tests.policy_io.policies import Payload, assert_refused, policy_of
 
 DATA = Path(__file__).parents[1] / "data"
 PENDULUM = DATA / "sb3_pendulum.zip"

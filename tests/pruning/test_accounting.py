@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.pruning.accounting import account, condition_number, find_paths, in_order
 from jaxprune.pruning.masks import dense
 from jaxprune.pruning.scope import Scope, actor_kernels
 from jaxprune.types import Params
+from jaxprune.validation import InputError
 
 POLICY = init_policy(jax.random.key(0), 3, 2, hidden=(4, 3))
 ACTOR = 3 * 4 + 4 * 3 + 3 * 2

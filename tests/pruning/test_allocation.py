@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.pruning import METHODS, Scope, make_target
 from jaxprune.pruning.allocation import (
@@ -22,6 +21,7 @@ from jaxprune.pruning.allocation import (
     uniform,
 )
 from jaxprune.types import Params
+from jaxprune.validation import InputError
 
 HOPPER = ((11, 64), (64, 64), (64, 3))
 GRID = [Fraction(i, 20) for i in range(20)] + [Fraction(99, 100)]

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, state_value
 from jaxprune.pruning.accounting import account, in_order
 from jaxprune.pruning.compact import compact, parameter_bytes, parameter_count
 from jaxprune.pruning.masks import dense, mask_policy
 from jaxprune.types import Policy
+from jaxprune.validation import InputError
 
 KINDS = [("tanh", False), ("relu", False), ("tanh", True), ("relu", True)]
 

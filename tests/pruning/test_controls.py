@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.families import InputError
 from jaxprune.policy import action_distribution, init_policy, state_value
 from jaxprune.pruning.accounting import account, in_order
 from jaxprune.pruning.controls import narrow_policy, narrow_width, rescaled
 from jaxprune.pruning.masks import apply_masks, dense
 from jaxprune.pruning.scope import Scope
 from jaxprune.types import Policy
+from jaxprune.validation import InputError
 
 OBS, ACTIONS, HIDDEN = 5, 3, (8, 6)
 

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
 
-from jaxprune.families import InputError
 from jaxprune.policy import init_policy
 from jaxprune.pruning import (
     ALLOCATIONS,
@@ -26,6 +24,8 @@ from jaxprune.pruning import (
     sparsity_of,
 )
 from jaxprune.pruning.scope import named_leaves
+from jaxprune.validation import InputError
+from tests.batches import random_batch
 
 SIZES = (40, 48, 18)
 N = sum(SIZES)

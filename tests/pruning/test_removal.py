@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batches import random_batch
 
 from jaxprune.policy import init_policy
 from jaxprune.pruning import (
@@ -24,6 +23,7 @@ from jaxprune.pruning.allocation import exact
 from jaxprune.pruning.removal import next_masks
 from jaxprune.pruning.scope import named_leaves, prunable_shapes
 from jaxprune.pruning.structures import unit_share
+from tests.batches import random_batch
 
 POLICY = init_policy(jax.random.key(0), 8, 3, hidden=(16, 8))
 SHAPES = prunable_shapes(POLICY.params)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxprune.families import InputError
 from jaxprune.pruning.schedules import (
     ROUNDS,
     SCHEDULES,
@@ -21,6 +20,7 @@ from jaxprune.pruning.schedules import (
     one_shot,
     window_iterations,
 )
+from jaxprune.validation import InputError
 
 WINDOW = (0.2, 0.7)
 

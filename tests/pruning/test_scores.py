@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxprune.ball import ascend
 from jaxprune.certify import certify
 from jaxprune.losses import Hyper, Sample, ppo_loss
+from jaxprune.pgd import ascend
 from jaxprune.policy import action_distribution, affine_layers, init_policy, state_value
 from jaxprune.pruning import scores
 from jaxprune.pruning.scores import SCORES, Batch, dense_gradient

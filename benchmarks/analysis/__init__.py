@@ -1,0 +1,1 @@
+"""Numbers from tables: curves, worst cases, bounds, metrics. No drawing, no files."""

@@ -1,0 +1,13 @@
+"""What to run: settings, their check, the design they expand to, shards, the plan."""
+
+from benchmarks.experiment.config import PRESETS, Experiment, attack_names, parse, parse_grid
+from benchmarks.experiment.validate import check
+
+__all__ = [
+    "PRESETS",
+    "Experiment",
+    "attack_names",
+    "check",
+    "parse",
+    "parse_grid",
+]

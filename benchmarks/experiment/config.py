@@ -1,0 +1,340 @@
+"""What to run: one frozen dataclass, its presets, and the command line derived from it."""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import tyro
+
+from benchmarks.experiment.tuned import tuned
+from benchmarks.runtime.command_line import read_options
+from jaxprune.attacks import (
+    ATTACKS,
+    AdversaryConfig,
+    AttackConfig,
+    MADConfig,
+    SarsaConfig,
+    SearchConfig,
+    check_needs,
+    find_attack,
+)
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.ppo import PPOConfig
+from jaxprune.pruning import find_method
+from jaxprune.types import Policy
+from jaxprune.validation import (
+    COUNT,
+    FRACTION,
+    RADIUS,
+    SEED,
+    SPARSITY,
+    InputError,
+    Range,
+    at_least,
+    lookup,
+)
+
+REGIMES = ("ppo", "sa_ppo", "ppo_decay")
+MODES = ("endpoint", "trajectory")
+CONTROLS = ("narrow", "rescaled")
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Sparsities from `START:STOP:COUNT` (ends included) or a comma-separated list.
+
+    Points are computed as exact fractions: 0:0.95:20 holds 0.15, not 0.15000000000000002.
+
+    Raises:
+        InputError: malformed text, too many points, or a value outside [0, 1).
+    """
+    remedy = "give START:STOP:COUNT, e.g. 0:0.95:20, or a list such as 0,0.5,0.9"
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    parts = text.split(":" if ":" in text else ",")
+    try:
+        if ":" in text:
+            start, stop, number = parts
+            low, high, count = _fraction(start), _fraction(stop), int(number)
+            if not 1 <= count <= SPARSITY.most:
+                raise InputError(
+                    f"sparsity grid {shown!r} has a count outside 1 .. {SPARSITY.most}: {remedy}"
+                )
+            points = [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
+        else:
+            points = [_fraction(part) for part in parts]
+    except InputError:
+        raise
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"malformed sparsity grid {shown!r}: {remedy}") from None
+    outside = [float(p) for p in points if p not in SPARSITY]
+    if outside:
+        raise InputError(
+            f"sparsity grid {shown!r} holds {outside[0]:g}, outside {SPARSITY}: sparsity is the "
+            "fraction of weights removed, and at least one has to stay"
+        )
+    return tuple(sorted({float(p) for p in points}))
+
+
+def _fraction(text: str) -> Fraction:
+    """The exact number. Raises `ValueError` for one that no computer should write out."""
+    if len(text) > 40 or re.search(r"e[+-]?[\d_]{3}", text, re.IGNORECASE):
+        raise ValueError(text)
+    return Fraction(text)
+
+
+def _one_token(parse: Callable[[str], Any], metavar: str) -> Any:
+    """A tyro argument that is one word on the command line and a tuple in the dataclass."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(f"{x}" for x in value) or "none"],
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _all_names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _some_names(text: str) -> tuple[str, ...]:
+    return () if text == "none" else _names(text)
+
+
+def _radii(text: str) -> tuple[float, ...]:
+    return () if text == "none" else tuple(float(part) for part in text.split(","))
+
+
+# What does not determine the results, and `first_seed`, which no run has.
+ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run", "first_seed")
+
+Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
+Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
+# Names of which none may be there twice, so that they are kept to be refused.
+Order: TypeAlias = Annotated[tuple[str, ...], _one_token(_all_names, "NAME,NAME,...")]
+Some: TypeAlias = Annotated[tuple[str, ...], _one_token(_some_names, "NAME,...|none")]
+Radii: TypeAlias = Annotated[tuple[float, ...], _one_token(_radii, "EPS,EPS,...")]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Train, prune, attack, certify and report."""
+
+    preset: str = "laptop"
+    """Starting point of all other settings: smoke, laptop or paper."""
+    env: str = "hopper"
+    """Task (a wrong name lists them all)."""
+    backend: str | None = None
+    """Simulator behind the task; default: the task's own (mjx for Brax's tasks)."""
+    sparsity_grid: Annotated[Grid, SPARSITY] = field(
+        default_factory=lambda: parse_grid("0:0.95:20")
+    )
+    """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
+    seeds: Annotated[int, COUNT] = 2
+    """Agents trained per arm; the unit of replication of the intervals."""
+    methods: Names = ("magnitude", "random")
+    """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
+    allocations: Names = ("global",)
+    """How the layers share what goes: global (all ranked together), uniform, erk."""
+    modes: Names = ("endpoint",)
+    """Of methods that prune in training: endpoint (an agent per sparsity), trajectory (one agent
+    that passes through all of them)."""
+    regimes: Names = ("ppo",)
+    """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
+    controls: Some = ()
+    """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
+    removed, kernels shrunk to the norm that magnitude pruning leaves)."""
+    attacks: Names = ("none", "random", "mad")
+    """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
+    included."""
+    eps: Annotated[Radii, RADIUS] = ()
+    """Radii of the l_inf ball in normalised observation units; default: the task's own."""
+    eps_sweep: Annotated[Radii, Range(0, 1000, most=100)] = ()
+    """Multiples of that radius to attack at, 0 (the clean run) included, e.g. 0,0.25,0.5,1,2: the
+    report then has the area under the curve."""
+    victim: Order = ("deterministic",)
+    """How the policy acts: deterministic (mean or likeliest action), stochastic (drawn). The report
+    is about the first; another has a section of its own."""
+    bounds: Names = ("frobenius", "path", "spectral", "liplt", "crown")
+    """Certificates: global ones hold everywhere, local ones at visited states."""
+    states: Annotated[int, COUNT] = 256
+    """Visited states per cell at which local bounds are computed and attacked."""
+    episodes: Annotated[int, COUNT] = 10
+    """Per cell (agent, method, sparsity, attack, eps)."""
+    selection_episodes: Annotated[int | None, COUNT] = None
+    """Other episodes, on which each cell's member of a learned attack is chosen; default: half as
+    many."""
+    prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
+    """Fractions of training between which "micro" prunes."""
+    policy: Path | None = None
+    """A policy to prune, attack and certify instead of training: .npz, or of another library."""
+    policy_stats: Path | None = None
+    """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
+    policy_activation: str | None = None
+    """How the layers of a policy file that does not say it are activated, tanh or relu; default:
+    tanh, as in CleanRL. The plan says what was assumed."""
+    out: Path | None = None
+    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    seed: Annotated[int, SEED] = 0
+    """Of everything random."""
+    lanes: Annotated[int | None, COUNT] = None
+    """Environments per device in one vectorised call; default: what is fast on its kind."""
+    chunk_seeds: Annotated[int | None, COUNT] = None
+    """Seeds that are computed together, and that one shard takes; default: all of them."""
+    shard: str | None = None
+    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
+    auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
+    distributed: bool = False
+    """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
+    shard."""
+    sink: str = "none"
+    """Where else tables go after every chunk: none, tensorboard, wandb."""
+    resume: bool = True
+    """Go on where a killed run of the same experiment was, instead of starting again."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    first_seed: Annotated[tyro.conf.Suppress[int], at_least(0)] = 0
+    """Seed of the first agent: not of a run, but of a block of its seeds."""
+    attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
+    """Of the adversaries."""
+    ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
+    """The learner."""
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the results, as JSON values: all but where and how it is written."""
+        values = asdict(replace(self, out=None))
+        for name in ("policy", "policy_stats"):
+            file = getattr(self, name)
+            values[name] = None if file is None else str(file)
+            values[f"{name}_sha256"] = (
+                None
+                if file is None or not file.is_file()
+                else hashlib.sha256(file.read_bytes()).hexdigest()
+            )
+        for name in ELSEWHERE:
+            del values[name]
+        return json.loads(json.dumps(values))
+
+    @property
+    def block_seeds(self) -> int:
+        """Seeds of a block; those of a run are a multiple."""
+        return self.chunk_seeds or self.seeds
+
+    def folder(self) -> Path:
+        """Where the results go; the default depends on the settings alone."""
+        if self.out is not None:
+            return self.out
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        task = self.env.replace("/", "-")  # one folder, not one inside another
+        return Path("results") / f"{task}-{digest[:8]}"
+
+    def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
+        """With the task's backend, eps and attacks in place of the defaults.
+
+        A policy file that is not trained further is one seed.
+        """
+        trained = self.policy is None or any(find_method(name).schedule for name in self.methods)
+        seeds = self.seeds if trained or "narrow" in self.controls else 1
+        eps = self.eps or (env.spec.eps,)
+        if self.eps_sweep:
+            eps = tuple(multiple * eps[0] for multiple in sorted(set(self.eps_sweep)) if multiple)
+        return replace(
+            self,
+            backend=env.spec.backend,
+            eps=eps,
+            seeds=seeds,
+            chunk_seeds=min(self.block_seeds, seeds),
+            attacks=attack_names(self, env.spec, loaded),
+            selection_episodes=self.selection_episodes or max(self.episodes // 2, 1),
+        )
+
+
+PRESETS = {
+    "smoke": Experiment(
+        preset="smoke",
+        env="cartpole",
+        sparsity_grid=parse_grid("0:0.9:4"),
+        methods=("magnitude", "random", "micro"),
+        episodes=6,
+        selection_episodes=2,
+        attack=AttackConfig(
+            search=SearchConfig(
+                queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
+            ),
+            rs=SarsaConfig(steps=8_192, epochs=2, radii=(0.05, 0.2), weights=(1.0,), rounds=2),
+            adversary=AdversaryConfig(
+                steps=20_480,
+                epochs=4,
+                minibatches=8,
+                starts=("fresh",),
+                learning_rates=(1e-3,),
+                log_stds=(-0.5,),
+            ),
+        ),
+        ppo=tuned("cartpole", PPOConfig()),
+    ),
+    "laptop": Experiment(
+        ppo=tuned("hopper", PPOConfig(steps=800_000)),
+    ),
+    "paper": Experiment(
+        preset="paper",
+        seeds=10,
+        methods=("magnitude", "random", "micro"),
+        episodes=50,
+        attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
+        ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
+    ),
+}
+
+
+def parse(argv: Sequence[str]) -> Experiment:
+    """The experiment that a command line asks for.
+
+    Raises:
+        InputError: anything wrong with it, in one line.
+        SystemExit: after `--help`.
+    """
+    preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
+    task = _option(argv, "--env", preset.env)
+    if task != preset.env:  # with the steps of the preset, unless the task needs fewer
+        preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
+    return read_options(Experiment, argv, "benchmarks.run", default=preset)
+
+
+def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -> tuple[str, ...]:
+    """The attacks of an experiment; "all" are those that its task and its policies allow.
+
+    Raises:
+        InputError: one that was named cannot be run, with the remedy.
+    """
+    pruned = set(experiment.methods) != {"none"} or bool(experiment.controls)
+    if "all" not in experiment.attacks:
+        names = tuple(dict.fromkeys(map(find_attack, experiment.attacks)))
+        for name in names:
+            check_needs(name, spec, policy, source=pruned)
+        return names
+    possible = []
+    for name in ATTACKS:
+        with contextlib.suppress(InputError):
+            check_needs(name, spec, policy, source=pruned)
+            possible.append(name)
+    return tuple(possible)
+
+
+def _option(argv: Sequence[str], name: str, default: str) -> str:
+    """The value of an option that decides the defaults of the others."""
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return default

@@ -1,0 +1,211 @@
+"""What a run keeps in memory at least, told before anything is computed.
+
+Arrays whose sizes follow from the settings, without what XLA needs beside them (that is what
+`python -m benchmarks.capacity` measures): what exceeds a machine by this count cannot run on it.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import (
+    attack_plan,
+    cell_count,
+    learner_config,
+    policy_count,
+    trainings,
+)
+from jaxprune.attacks import make_attack
+from jaxprune.devices import lane_width
+from jaxprune.envs import EnvSpec
+from jaxprune.validation import InputError
+
+FLOAT, GIB = 4, 2**30  # bytes
+# Of a row of the tables of returns and of training: their columns, as they are held at least.
+ROW = 100
+# Numbers beside the observation, the next one and the action of a step.
+STEP = 8
+
+
+class Need(NamedTuple):
+    """One thing that memory is needed for."""
+
+    what: str
+    remedy: str
+    bytes: int
+    on_device: bool
+
+
+def needs(experiment: Experiment, spec: EnvSpec, seeds: int) -> list[Need]:
+    """What a process needs memory for.
+
+    Args:
+        experiment: resolved.
+        spec: of the task.
+        seeds: that this process computes, a block at a time.
+    """
+    block, config = experiment.block_seeds, learner_config(experiment)
+    devices = len(jax.local_devices())
+
+    def count(of: Callable[[Experiment], int], seeds: int) -> int:
+        """Of so many seeds, without a list of them."""
+        one, two = (of(replace(experiment, seeds=n)) for n in (1, 2))
+        return one + (two - one) * (seeds - 1)
+
+    agents = count(lambda e: len(trainings(e)), block)
+    cells, all_cells = count(cell_count, block), count(cell_count, seeds)
+    weights = network_size(config.hidden, spec)
+    at_a_time = devices * lane_width(config.num_envs, max(agents, 1), experiment.lanes)
+    step = FLOAT * (2 * spec.obs_size + spec.action_size + STEP)
+    leaves = len(config.hidden) + 1
+    kept = spec.horizon if spec.discrete else experiment.states // experiment.episodes + 1
+    plan = attack_plan(experiment)
+    attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
+    points = max(attack.cost.queries for attack in attacks.values())
+    members = max(attack.members for attack in attacks.values())
+    chosen = (experiment.selection_episodes or 1) if members > 1 else 0
+    played = max(experiment.episodes, chosen)  # of a cell, in a call
+    data = max(learning_data(name, experiment) for name in attacks)
+    found = [
+        Need(
+            f"networks of {weights:,} parameters",
+            "smaller --hidden, fewer --seeds, or smaller --chunk-seeds and more shards",
+            FLOAT * weights * (count(policy_count, seeds) + 3 * agents),  # with Adam's moments
+            True,
+        ),
+        Need(
+            f"what {agents:,} agents prune in {config.iterations:,} iterations",
+            "fewer --steps, or more --num-envs or --unroll",
+            agents * config.iterations * (FLOAT * (config.events + 1) * leaves + ROW),
+            False,
+        ),
+        Need(
+            f"rollouts of {at_a_time:,} agents at a time in {config.batch:,} steps",
+            "fewer --num-envs or a shorter --unroll",
+            at_a_time * config.batch * step,
+            True,
+        ),
+        Need(
+            f"masks of {all_cells:,} cells",
+            "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards",
+            all_cells * weights,
+            False,
+        ),
+        Need(
+            f"states that {cells:,} cells visit",
+            "fewer --states, --episodes or --selection-episodes, or smaller --chunk-seeds",
+            cells * played * kept * FLOAT * spec.obs_size,
+            False,
+        ),
+        Need(
+            f"returns of {experiment.episodes:,} episodes of {all_cells:,} cells",
+            "fewer --episodes, or more shards",
+            all_cells * len(plan) * experiment.episodes * ROW,
+            False,
+        ),
+        Need(
+            f"{points:,} points that an attack asks at",
+            "fewer --search.queries or --mad.restarts",
+            devices * points * FLOAT * spec.obs_size,
+            True,
+        ),
+        Need(
+            f"{members:,} members of an adversary against {cells:,} cells",
+            "fewer --adversary.seeds, --adversary.learning-rates, --rs.radii or --rs.weights",
+            cells * members * FLOAT * network_size((64, 64), spec) if members > 1 else 0,
+            True,
+        ),
+        Need(
+            f"{data:,} steps that an adversary learns from",
+            "fewer --rs.steps, --search.clone-steps or --adversary.num-envs",
+            devices * data * step,
+            True,
+        ),
+    ]
+    return [need for need in found if need.bytes]
+
+
+def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:
+    """Parameters of an actor and a critic."""
+    return sum(
+        (inputs + 1) * outputs
+        for last in (spec.action_size, 1)
+        for inputs, outputs in itertools.pairwise((spec.obs_size, *hidden, last))
+    )
+
+
+def learning_data(attack: str, experiment: Experiment) -> int:
+    """Steps that the learner of an attack holds at a time, for one victim."""
+    section = LEARNING.get(attack, ("",))[0]
+    rs, adversary = experiment.attack.rs, experiment.attack.adversary
+    held = {
+        "rs": rs.steps,
+        "search": experiment.attack.search.clone_steps,
+        "adversary": adversary.num_envs * adversary.unroll,
+    }
+    return held.get(section, 0)
+
+
+def check_memory(found: Sequence[Need]) -> None:
+    """Compare with the memory of the machine and of its accelerators.
+
+    Raises:
+        InputError: it is more, with the largest part and how to make that smaller.
+    """
+    device = device_bytes()
+    if device is None:
+        _compare(found, host_bytes(), "this machine has")
+        return
+    _compare([need for need in found if not need.on_device], host_bytes(), "this machine has")
+    _compare([need for need in found if need.on_device], device, "its devices have")
+
+
+def _compare(found: Sequence[Need], held: float, place: str) -> None:
+    total = sum(need.bytes for need in found)
+    if total > held:
+        most = max(found, key=lambda need: need.bytes)
+        raise InputError(
+            f"at least {gib(total)} of memory are needed, and {place} {gib(held)}: "
+            f"{gib(most.bytes)} are for {most.what}; give {most.remedy}"
+        )
+
+
+def gib(count: float) -> str:
+    """For a person."""
+    return f"{count / GIB:,.0f} GiB" if count >= 10 * GIB else f"{count / GIB:.2g} GiB"
+
+
+def host_bytes() -> float:
+    """Memory of the machine; infinite where the system does not tell."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_bytes() -> float | None:
+    """Memory of the accelerators of this process; None where the devices use the machine's."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    limits = [one["bytes_limit"] for one in stats if one and "bytes_limit" in one]
+    return sum(limits) if limits else None
+
+
+# By attack that learns by passes over data: the section and the name of their number in the
+# settings, and what learns.
+LEARNING = {
+    "sa_rl": ("adversary", "epochs", "both"),
+    "paad": ("adversary", "epochs", "both"),
+    "paad_reference": ("adversary", "epochs", "both"),
+    "worst_policy": ("adversary", "epochs", "both"),
+    "snooping": ("search", "clone_epochs", "actor"),
+    "critic_q": ("rs", "epochs", "critic"),
+    "rs": ("rs", "epochs", "critic"),
+    "rs_reference": ("rs", "epochs", "critic"),
+    "rs_adversarial": ("rs", "epochs", "critic"),
+    "rs_mad": ("rs", "epochs", "critic"),
+}

@@ -1,0 +1,189 @@
+"""What a run is going to do, told before it does it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import (
+    attack_plan,
+    cell_count,
+    learner_config,
+    preparation,
+    trainings,
+)
+from benchmarks.experiment.memory import LEARNING, check_memory, needs, network_size
+from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
+from jaxprune.attacks import make_attack
+from jaxprune.devices import LANES
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io import PolicyFile
+from jaxprune.validation import InputError
+
+# Env steps per second and device of one training or evaluation lane group, learner included;
+# measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
+STEPS_PER_SECOND = {
+    "analytic": 120_000,
+    "mjx": 9_000,
+    "generalized": 12_000,
+    "positional": 30_000,
+    "spring": 55_000,
+}
+# Relative cost of the task's physics, hopper = 1; without the version of gym/ tasks.
+TASK_COST = {
+    "humanoid": 6.0,
+    "ant": 3.0,
+    "halfcheetah": 1.5,
+    "walker2d": 1.5,
+    "gym/Hopper": 1.2,
+    "gym/Walker2d": 1.7,
+    "gym/Ant": 5.8,
+    "gym/Humanoid": 15.0,
+}
+# Floating-point operations of its small networks, likewise.
+FLOPS_PER_SECOND = 5e9
+YEAR, MOST_YEARS = 365.25 * 24 * 3600, 10
+# Of one program, two of which compile at a time.
+COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
+# Interpreter, compiler and simulator: the peak that was measured, with nothing compiled yet.
+BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
+
+
+def learned(experiment: Experiment, cells: int) -> tuple[int, int]:
+    """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
+    steps = episodes = 0
+    plan = attack_plan(experiment)
+    for case in plan:
+        attack = make_attack(case.attack, experiment.attack)
+        if attack.members > 1:
+            episodes += cells * attack.members * (experiment.selection_episodes or 1)
+    for name, _ in dict.fromkeys((case.attack, case.victim) for case in plan):
+        attack = make_attack(name, experiment.attack)
+        radii = len(set(experiment.eps)) if attack.per_eps else 1
+        steps += cells * radii * attack.cost.env_steps
+    return steps, episodes
+
+
+def attacking(experiment: Experiment, cells: int, spec: EnvSpec) -> tuple[float, float]:
+    """Env steps that attacks simulate, and floating-point operations that they ask and learn by."""
+    weights = network_size(experiment.ppo.hidden, spec)
+    simulated = flops = 0.0
+    for case in attack_plan(experiment):
+        attack = make_attack(case.attack, experiment.attack)
+        chosen = attack.members * (experiment.selection_episodes or 1) if attack.members > 1 else 0
+        played = cells * (experiment.episodes + chosen) * spec.horizon / 3
+        simulated += played * attack.cost.simulated
+        flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
+        section, passes, _ = LEARNING.get(case.attack, ("mad", "restarts", ""))
+        epochs = getattr(getattr(experiment.attack, section), passes)
+        flops += cells * attack.cost.env_steps * epochs * 6 * weights
+    return simulated, flops
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises `InputError` for a run that nobody waits for, on devices as fast as these may be."""
+    parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
+    if seconds > MOST_YEARS * YEAR * parallel:
+        raise InputError(
+            f"the run would take {seconds / YEAR:,.3g} years, and {MOST_YEARS} is the limit: "
+            "give fewer --steps, --seeds, --episodes or --epochs, a shorter "
+            "--sparsity-grid, or smaller attacks (--mad.steps, --search.queries, --rs.steps, "
+            "--adversary.steps)"
+        )
+
+
+class Plan(NamedTuple):
+    """Amounts of work; the estimates are rough."""
+
+    agents: int
+    cells: int
+    training_steps: int
+    learning_steps: int
+    episodes: int
+    programs: tuple[str, ...]
+    seconds: float
+    gib: float
+    text: str
+
+    def __str__(self) -> str:
+        """Lines for a terminal."""
+        return self.text
+
+
+def make_plan(
+    experiment: Experiment,
+    env: Environment,
+    folder: Path,
+    shard: Shard = ALONE,
+    file: PolicyFile | None = None,
+) -> Plan:
+    """The plan of a resolved experiment; of a shard, with the amounts of the shard.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        folder: where the results go.
+        shard: which part of the experiment.
+        file: the policy of `--policy`, of which the plan tells what was assumed.
+
+    Raises:
+        InputError: more than the memory of this machine, or than anybody waits for.
+    """
+    blocks = len(blocks_of(experiment, shard))
+    spec, config = env.spec, learner_config(experiment)
+    memory = needs(experiment, spec, blocks * experiment.block_seeds)
+    check_memory(memory)
+    experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
+    agents, cells = len(trainings(experiment)), cell_count(experiment)
+    training = agents > 0
+    attacks = attack_plan(experiment)
+    steps = agents * config.iterations * config.batch if training else 0
+    episodes = cells * len(attacks) * experiment.episodes
+    learning, choosing = learned(experiment, cells)
+    programs = (("init", "train") if training else ()) + ("evaluate",)
+    prepared = [c for c in attacks if make_attack(c.attack, experiment.attack).prepare]
+    programs += tuple(dict.fromkeys(preparation(case) for case in prepared))
+
+    devices = len(jax.local_devices())
+    cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
+    rate = STEPS_PER_SECOND[spec.backend] / cost * devices
+    # Pruned policies fall early: a third of the horizon is typical.
+    compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
+    played = (episodes + choosing) * spec.horizon / 3
+    simulated, flops = attacking(experiment, cells, spec)
+    flops += steps * config.epochs * 6 * network_size(config.hidden, spec)
+    moved = (steps + learning + played + simulated) / rate
+    seconds = compiling + max(moved, flops / FLOPS_PER_SECOND / devices)
+    check_seconds(seconds)
+    gib = BASE_GIB[spec.backend] + sum(need.bytes for need in memory) / 2**30
+    lines = [
+        f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
+        f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"
+        if training
+        else "train     nothing",
+        *([] if file is None else [f"policy    {experiment.policy}: {file}"]),
+        f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
+        f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
+        f"attack    {', '.join(dict.fromkeys(case.attack for case in attacks))} "
+        f"({', '.join(experiment.victim)}): {episodes:,} episodes, at most "
+        f"{episodes * spec.horizon:,} env steps",
+        f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
+        if learning
+        else "learn     no adversary",
+        f"compile   {_compiled(programs, experiment.victim)}",
+        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
+        f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
+        f"chunks    {blocks} blocks of {experiment.block_seeds} seeds (shard {shard})",
+        f"results   {folder}",
+    ]
+    return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))
+
+
+def _compiled(programs: tuple[str, ...], victims: tuple[str, ...]) -> str:
+    """The programs, those that prepare an attack against several victims named once."""
+    names = dict.fromkeys(re.sub(" as .*", "", name) for name in programs)
+    each = "; what prepares an attack once per victim" if len(victims) > 1 else ""
+    return f"{len(programs)} programs: {', '.join(names)}{each}"

@@ -1,0 +1,35 @@
+"""Tuned settings of the learner by task: data files beside this module, one for each task.
+
+A file names its tasks (Brax's and Gymnasium's versions share what they can), the static and the
+traced settings of the learner that differ from the defaults, and the returns that were reached
+with them: by which command, in how many steps, on what.
+"""
+
+import tomllib
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jaxprune.ppo import PPOConfig
+
+FOLDER = Path(__file__).parent / "tuned"
+
+
+@cache
+def files() -> dict[str, dict[str, Any]]:
+    """Task -> what its file holds."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(FOLDER.glob("*.toml")):
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        found |= dict.fromkeys(content["tasks"], content)
+    return found
+
+
+def tuned(task: str, config: PPOConfig) -> PPOConfig:
+    """The learner with the settings of a task; as it is where the task has no file."""
+    content = files().get(task, {})
+    names = {field.name for field in fields(PPOConfig)}
+    static = {name: value for name, value in content.get("learner", {}).items() if name in names}
+    hyper = replace(config.hyper, **content.get("hyper", {}))
+    return replace(config, hyper=hyper, **static)

@@ -1,0 +1,134 @@
+"""The check of an experiment before anything is computed."""
+
+import math
+
+from benchmarks.experiment.config import CONTROLS, MODES, REGIMES, Experiment
+from jaxprune.attacks import ATTACKS, find_attack
+from jaxprune.certify import BOUNDS
+from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.pruning import ALLOCATIONS, find_method
+from jaxprune.pruning.schedules import window_iterations
+from jaxprune.validation import InputError, check_ranges, lookup
+
+
+def check(experiment: Experiment) -> Environment:
+    """The task of a valid experiment.
+
+    Raises:
+        InputError: the first setting that no run could honour; nothing has been computed.
+    """
+    check_ranges(experiment)
+    lookup(TASKS, experiment.env, "env")
+    for name in experiment.methods:
+        find_method(name)
+    families = {
+        "allocation": (experiment.allocations, ALLOCATIONS),
+        "mode": (experiment.modes, MODES),
+        "regime": (experiment.regimes, REGIMES),
+        "control": (experiment.controls, CONTROLS),
+    }
+    for kind, (names, family) in families.items():
+        for name in names:
+            lookup(dict.fromkeys(family), name, kind)
+    for name in set(experiment.attacks) - {"all"}:
+        find_attack(name)
+    experiment.attack.check()
+    for name in experiment.bounds:
+        lookup(BOUNDS, name, "bound")
+    for name in experiment.victim:
+        lookup(VICTIMS, name, "victim")
+    twice = [name for name in dict.fromkeys(experiment.victim) if experiment.victim.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"victim {','.join(experiment.victim)!r} holds {twice[0]!r} more than once: name each "
+            "once, the one that the report is about first"
+        )
+    local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
+    if local and experiment.episodes < 2:
+        raise InputError(
+            f"episodes {experiment.episodes} is below 2, too few for what bound {local[0]!r} says "
+            "about the return: give at least 2, or global --bounds only"
+        )
+    if not set(experiment.attacks) - {"none"}:
+        raise InputError(
+            f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
+            f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
+        )
+    _check_sweep(experiment)
+    experiment.ppo.check()
+    window_iterations(experiment.ppo.iterations, experiment.prune_window)
+    _check_regimes(experiment)
+    if experiment.policy_stats is not None and experiment.policy is None:
+        raise InputError(
+            f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
+            "--policy, or leave them out to train one"
+        )
+    if experiment.policy_activation is not None and experiment.policy is None:
+        raise InputError(
+            f"policy activation {experiment.policy_activation!r} belongs to no policy: name it "
+            "with --policy, or give --activation for the one that is trained"
+        )
+    env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+    resolved = experiment.resolved(env)
+    _check_chunks(resolved)
+    check_ranges(resolved)  # a sweep multiplies eps
+    return env
+
+
+def _check_chunks(experiment: Experiment) -> None:
+    """Raises `InputError` for blocks of seeds of different sizes; they share their programs."""
+    size, seeds = experiment.block_seeds, experiment.seeds
+    if size != seeds and experiment.policy is not None:
+        raise InputError(
+            f"chunk_seeds {size} would split {seeds} seeds that are compared with one policy file: "
+            "leave it out"
+        )
+    if seeds % size:
+        small = [n for n in range(1, math.isqrt(seeds) + 1) if seeds % n == 0]
+        divisors = ", ".join(map(str, sorted({*small, *(seeds // n for n in small)})))
+        raise InputError(
+            f"chunk_seeds {size} does not divide the {seeds} seeds: choose from {divisors}"
+        )
+
+
+def _check_sweep(experiment: Experiment) -> None:
+    """Raises `InputError` for multiples of eps without an area under their curve."""
+    sweep = experiment.eps_sweep
+    if not sweep:
+        return
+    text = ",".join(f"{x:g}" for x in sweep)
+    if 0 not in sweep:
+        raise InputError(
+            f"eps sweep {text!r} lacks 0, from which the area under the curve is measured: add it "
+            "(it costs nothing, it is the clean run)"
+        )
+    if len(set(sweep)) < 2 or min(sweep) < 0:
+        raise InputError(f"eps sweep {text!r} needs 0 and one or more positive multiples of eps")
+    if len(experiment.eps) > 1:
+        raise InputError(
+            f"eps sweep {text!r} multiplies one radius, and --eps names {len(experiment.eps)}: "
+            "give either a sweep or a list of radii"
+        )
+
+
+def _check_regimes(experiment: Experiment) -> None:
+    """Raises `InputError` for a regime without its settings, or settings without their regime."""
+    config = experiment.ppo
+    asked = {
+        "sa_ppo": (
+            config.regulariser != "none" and config.hyper.kappa > 0,
+            "--regulariser pgd, sgld or convex, and --kappa above 0",
+        ),
+        "ppo_decay": (config.hyper.weight_decay > 0, "--weight-decay above 0, e.g. 1e-2"),
+    }
+    for regime, (ready, remedy) in asked.items():
+        if regime in experiment.regimes and not ready:
+            raise InputError(f"regime {regime!r} is plain ppo as it is set: give {remedy}")
+    if config.hyper.weight_decay and "ppo_decay" not in experiment.regimes:
+        raise InputError(
+            f"weight decay {config.hyper.weight_decay:g} is used by no regime: add ppo_decay to "
+            "--regimes"
+        )
+    if config.collection == "perturbed" and "sa_ppo" not in experiment.regimes:
+        raise InputError("collection 'perturbed' is used by no regime: add sa_ppo to --regimes")

@@ -1,0 +1,1 @@
+"""Films of a policy, dense and pruned, clean and attacked."""

@@ -1,0 +1,322 @@
+"""What a report says and in which order, as lines of Markdown: one text for all its forms.
+
+A line that is a picture, `![caption](file.png)`, is an interactive chart in report.html, and stays
+in report.md where there is such a file.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from benchmarks.analysis import curves
+from benchmarks.analysis.compute_cost import compute_rows
+from benchmarks.analysis.curves import Columns, Results, replicated_interval
+from benchmarks.analysis.sanity_checks import Check, check_rows
+from benchmarks.analysis.worst_case import AREA, SHOWN, halves, worst_of
+from benchmarks.report.contents import GIF, QUANTITIES, Evidence, Panel, sampling
+from benchmarks.report.findings import headlines, preface
+from benchmarks.report.rows import (
+    adversary_rows,
+    bound_rows,
+    bracket_rows,
+    budget_rows,
+    change_rows,
+    judged_rows,
+    regret_rows,
+    return_rows,
+    sparsity_rows,
+    sweep_rows,
+)
+from benchmarks.runtime.tables import interval_text, markdown_table
+from jaxprune.statistics import Interval
+from jaxprune.validation import MESSAGE, shown
+
+FOOTNOTES = """\
+- **Return**: undiscounted sum of the task's raw rewards; the policy acts with {victim}. Episode
+  *i* starts from the same state in every cell, under every adversary.
+- **Sparsity**: the fraction of the prunable weights removed, as it was asked for; counts are exact
+  integers, and the tables hold what was achieved (whole neurons and N:M blocks only come near).
+  By default the actor's kernels are prunable; biases, log_std and critic stay. With `global`
+  allocation all kernels are ranked together, and every layer keeps `min_weights` (*at floor*: the
+  layers where that was all).
+- **What is left of the network**: *dead* hidden units reach no output, *constant* ones are reached
+  by no input, a *disconnected* observation moves nothing. *Condition* is the largest ratio of
+  singular values of a layer over the seeds (inf: rank deficient). *Compact* counts the parameters
+  of a dense actor with equal outputs and without such units. Unstructured masks simulate sparsity:
+  only structure (neurons, N:M) makes a policy smaller or faster.
+- **eps**: radius of the l_inf ball around the *normalised* observation; the simulator sees the
+  truth.
+- **Intervals**: 95 % percentile bootstrap over {unit}, its half widths about the mean multiplied by
+  sqrt(n / (n - 1)) t / z, because few replicates know little: by 12.7 for two, 1.6 for five, 1.2
+  for ten. Figures show the agents as thin lines, and bands may leave the view. The change to the
+  dense agents has a *band* that holds at all sparsities at once.{warning}
+- **D**: how far the action distribution moves, in {distance}. Attacks give lower bounds,
+  certificates upper bounds. *Monotone* bounds can never rise when weights are removed; the others
+  can and do. That is about nested masks of the *same* weights: where weights were trained after
+  pruning, as by every method of training, or where masks are not nested, it promises nothing along
+  the curve, and the tables say so (`nested`). Global bounds hold everywhere; for local ones the
+  largest value over the visited states is shown, and the tables hold the mean under the discounted
+  visitation too (`D_mean`, `TV_mean`: the paper's F) and what an attack reached at the same states
+  (bound `attack`).
+- **TV**: the bound on the total variation of the action distribution that follows from D. The
+  *vacuity* in the tables is the value bound over the trivial one: at 1 the certificate says
+  nothing about the return. Both hold for the stochastic policy.{value}
+- **Attacked return, at least**: for drawn actions the clean return less the certified value gap
+  (of the largest TV, or of F from the visited states); for the likeliest of discrete actions what
+  was earned before the first state at which the action could change. The first figure is the
+  estimate, the second holds with 95 % confidence over the episodes of each policy (of the clean
+  return and of the gap 97.5 % each, or more where the best of several bounds is shown). Two
+  different deterministic continuous actions have total variation 1, so that there is no such
+  certificate.
+- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the best
+  unpruned agent of the regime in this run, a reference and not the optimum.
+- **Worst of**: every agent at every sparsity under the adversary that did most harm on the first
+  half of the episodes, reported on the second half; *CVaR 10 %* is the mean of the worst tenth of
+  these episodes. Sweet spots are chosen and reported likewise, and regret is of the second half.
+- **Compute**: env steps are the simulator's. FLOPs are those of the networks: 2 per weight and
+  forward pass, a gradient counts as 3 forward passes, and masked weights count as any other,
+  because masks only simulate sparsity. Physics, certificates and diagnosis are not counted;
+  `benchmarks/compute.py` holds the formulas.
+"""
+VICTIM_NOTES = {
+    "deterministic": "its mean (or likeliest action)",
+    "stochastic": "actions drawn from its distribution",
+}
+OTHERS = """\
+The same agents, where the policy acts with {victim}. Its adversaries were prepared and chosen
+against a policy that acts like this, and its episodes start from the same states. All numbers here
+are of the second half of the episodes, which chose nothing. All other sections, certificates of the
+return included, are about the {first} policy."""
+# By the quantity in the table of certificates.
+VALUE_NOTES = {
+    "value_gap": "The tables hold the value gap too.",
+    "value_gap_clipped": (
+        "The rewards of this task have no a-priori bounds, so the value gap in the tables is that "
+        "of the {unit}."
+    ),
+}
+REGRETS = dict(
+    zip(QUANTITIES, ("Regret terms", "Regret terms of the discounted return"), strict=True)
+)
+PROVENANCE = ("command", "device", "cores", "python", "git", "versions", "programs", "stages")
+
+
+def lines(evidence: Evidence) -> Iterator[str]:
+    """The whole report."""
+    yield from (f"# What pruning does to the robustness of {evidence.title}", "")
+    yield from (_where(evidence), "")
+    findings = [*preface(evidence), *_dense(evidence), *headlines(evidence)]
+    yield from _list("Findings", findings)
+    yield from _list("Warnings", evidence.warnings)
+    yield from _returns(evidence)
+    if evidence.results.methods:
+        yield from _worst(evidence)
+    if GIF in evidence.pictures:
+        yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
+    yield from _others(evidence)
+    yield from _certificates(evidence)
+    yield from _regret(evidence)
+    if evidence.training:
+        yield from ("## Training", "", "![Return while training](training.png)", "")
+    yield from _sparsity(evidence)
+    yield from sections(evidence.results, evidence.attacks, evidence.seconds, evidence.checks)
+    yield from _published(evidence)
+    yield from ("## How to read this", "", _footnotes(evidence))
+    yield from ("## Compute", "", *markdown_table(*compute_rows(evidence.compute)), "")
+    described = evidence.described
+    facts = [
+        f"{name}: {shown(_told(described[name]), MESSAGE)}"
+        for name in PROVENANCE
+        if described.get(name)
+    ]
+    yield from _list("Provenance", facts)
+
+
+def _where(evidence: Evidence) -> str:
+    """Who made the numbers, in a line without a date."""
+    described, results = evidence.described, evidence.results
+    radii = ", ".join(f"{eps:g}" for eps in results.radii)
+    words = [f"{evidence.seeds} seed{'s' if evidence.seeds > 1 else ''}", f"eps {radii}"]
+    victims = [results.victim, *(other.results.victim for other in evidence.others)]
+    words += [f"{' and '.join(victims)} policy"]
+    words += [f"on {shown(described['device'])}"] if "device" in described else []
+    words += [f"jaxprune {shown(described['git'])}"] if described.get("git") else []
+    return "*" + ", ".join(words) + "*"
+
+
+def _list(title: str, items: list[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
+
+
+def _dense(evidence: Evidence) -> Iterator[str]:
+    unpruned = dict.fromkeys(evidence.results.dense_of.values())
+    for name in unpruned:
+        called = "Dense" if len(unpruned) == 1 else f"Dense ({name.removesuffix(' none')})"
+        returns = evidence.results.clean(name).returns
+        yield f"{called}, clean: {_dense_return(evidence, returns)}."
+        if evidence.others:
+            worst = [
+                f"at eps {eps:g} {_dense_worst(evidence, name, eps)}"
+                for eps in evidence.results.radii
+            ]
+            yield f"{called}, under the worst adversary of each: {'; '.join(worst)}."
+
+
+def _dense_worst(evidence: Evidence, name: str, eps: float) -> str:
+    """The worst-of return on fresh episodes, victim by victim."""
+    judge = halves(evidence.results).judge
+    found = []
+    for results in (evidence.results, *(other.results for other in evidence.others)):
+        returns = worst_of(results, name, eps).curve.returns[:, :, judge]
+        found.append(f"{_dense_return(evidence, returns)} as a {results.victim} policy")
+    return ", ".join(found)
+
+
+def _dense_return(evidence: Evidence, returns: np.ndarray) -> str:
+    """`[seeds, 1, episodes]` in words."""
+    found = replicated_interval(returns, sampling(evidence.seeds))
+    return interval_text(Interval(*(x[0] for x in found)))
+
+
+def _each(title: str, panel: Panel) -> list[str]:
+    return [f"### {title} of {panel.method}, eps = {panel.eps:g}", ""]
+
+
+def _returns(evidence: Evidence) -> Iterator[str]:
+    yield from ("## Return under attack", "", "![Return against sparsity](returns.png)", "")
+    for panel in evidence.panels:
+        yield from _each("Returns", panel)
+        yield from (*markdown_table(*return_rows(panel)), "")
+
+
+def _worst(evidence: Evidence) -> Iterator[str]:
+    """Against the dense agents."""
+    yield from ("## The worst of all adversaries", "")
+    yield from ("![Return under each agent's worst adversary](worst.png)", "")
+    yield (
+        "What pruning changes: the return under each agent's worst adversary, less that of the "
+        "dense agents of the same seeds on the same fresh episodes. The band holds at all "
+        "sparsities at once; P is the share of pairs in which a pruned agent does better than a "
+        "dense one, ties by half."
+    )
+    yield from ("", "![Change to the dense agents](change.png)", "")
+    for eps in evidence.results.radii:
+        found = [panel for panel in evidence.panels if panel.eps == eps]
+        yield from (f"### Change to the dense agents, eps = {eps:g}", "")
+        yield from (*markdown_table(*change_rows(found)), "")
+
+
+def _others(evidence: Evidence) -> Iterator[str]:
+    """The victims that nothing else is about."""
+    for results, judged in evidence.others:
+        yield from (f"## As a {results.victim} policy", "")
+        yield OTHERS.format(victim=VICTIM_NOTES[results.victim], first=evidence.results.victim)
+        yield ""
+        for found in judged:
+            yield from (f"### {found.method} as a {results.victim} policy, eps = {found.eps:g}", "")
+            yield from (*markdown_table(*judged_rows(found)), "")
+        if evidence.attacks:
+            yield from (f"### What the adversaries of the {results.victim} policy cost", "")
+            rows = budget_rows(results, evidence.attacks, evidence.seconds)
+            yield from (*markdown_table(*rows), "")
+
+
+def _certificates(evidence: Evidence) -> Iterator[str]:
+    yield from ("## Certificates", "", "![What can move the policy](certificates.png)", "")
+    for panel in evidence.panels:
+        yield from _each("Certificates", panel)
+        yield from (*markdown_table(*bound_rows(panel)), "")
+        found = panel.bracket
+        if found is None:
+            yield "No certificate bounds the return of this policy as it acted (see below)."
+        else:
+            yield (
+                f"Where the attacked return is, by attack and certificate ({found.bound} at first):"
+            )
+            yield from ("", *markdown_table(*bracket_rows(found)))
+        yield ""
+
+
+def _regret(evidence: Evidence) -> Iterator[str]:
+    yield from ("## Regret", "", "![Regret to the reference](regret.png)", "")
+    for panel in evidence.panels:
+        for quantity, title in REGRETS.items():
+            yield from _each(title, panel)
+            rows = regret_rows(panel.sparsity, panel.regrets[quantity])
+            yield from (*markdown_table(*rows), "")
+
+
+def _sparsity(evidence: Evidence) -> Iterator[str]:
+    yield from ("## What is left of the network", "", "![Sparsity by layer](layers.png)", "")
+    for method in evidence.results.pruned_methods():
+        yield from (f"### What {method} leaves of the network", "")
+        yield from (*markdown_table(*sparsity_rows(evidence.sparsity, method)), "")
+
+
+def _published(evidence: Evidence) -> Iterator[str]:
+    found = evidence.comparison
+    if found is not None:
+        yield from ("## Beside published numbers", "", found.note, "")
+        yield from (*markdown_table(found.header, found.rows), "")
+
+
+def _footnotes(evidence: Evidence) -> str:
+    unpruned = dict.fromkeys(evidence.results.dense_of.values())
+    references = [f"{curves.reference(evidence.results, name):.1f}" for name in unpruned]
+    certificates = evidence.certificates
+    return FOOTNOTES.format(
+        unit="training seeds" if evidence.seeds > 1 else "episodes of the one policy",
+        warning=f" {evidence.few_seeds}" if evidence.few_seeds else "",
+        distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
+        victim=VICTIM_NOTES[evidence.results.victim],
+        reference=", ".join(references),
+        value=value_note(certificates),
+    )
+
+
+def value_note(certificates: curves.Columns) -> str:
+    """For which rewards the value gap holds; nothing where an old run has none."""
+    units = dict(zip(certificates["quantity"], certificates["unit"], strict=True))
+    found = [f" {n.format(unit=units[name])}" for name, n in VALUE_NOTES.items() if name in units]
+    return "".join(found)
+
+
+def _told(value: object) -> str:
+    """A fact of experiment.json; what is named is listed."""
+    if not isinstance(value, dict):
+        return f"`{value}`"
+    return ", ".join(f"{name} {item}" for name, item in value.items())
+
+
+INTRODUCTION = """\
+What an adversary may spend decides what it finds. *Queries* are forward passes of a policy or a
+critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
+steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
+cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
+chosen on other episodes. *Worst for* is the share of cells for which it alone was the strongest on
+the first half of the episodes."""
+CHECKS = """\
+An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
+follows would tell; a NO is repeated among the warnings with its meaning."""
+
+
+def sections(
+    results: Results, attacks: Columns, seconds: Columns, checks: Sequence[Check]
+) -> Iterator[str]:
+    """Lines of Markdown. `attacks` is empty for runs of older versions."""
+    if len(results.radii) > 1:
+        yield from ("## Against eps", "")
+        yield from (f"Worst-of return on fresh episodes; the area is {AREA}.", "")
+        yield from ("![Worst-of return against eps](sweep.png)", "")
+        for method in results.pruned_methods():
+            yield from (f"{method}:", "", *markdown_table(*sweep_rows(results, method)), "")
+    if checks:
+        yield from ("## Sanity checks", "", CHECKS, "", *markdown_table(*check_rows(checks)), "")
+    for method in results.pruned_methods():
+        for eps in results.radii:
+            if len(results.attacked(method, eps)) > SHOWN:
+                yield from (f"## Every adversary of {method}, eps = {eps:g}", "")
+                yield from (*markdown_table(*adversary_rows(results, method, eps)), "")
+    if attacks:
+        yield from ("## What the adversaries cost", "", INTRODUCTION, "")
+        yield from (*markdown_table(*budget_rows(results, attacks, seconds)), "")

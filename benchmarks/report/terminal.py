@@ -1,0 +1,83 @@
+"""What a person wants on the terminal at the end of a run: curves, sweet spots, doubts."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report.contents import Evidence, Panel
+from benchmarks.report.rows import bound_rows, judged_rows, return_rows
+from benchmarks.runtime.tables import interval_text
+
+# What a column takes beside its text: a line and two spaces.
+BORDER = 3
+
+
+def show(evidence: Evidence, console: Console) -> None:
+    """Print it."""
+    order = evidence.results.pruned_methods()
+    for panel in sorted(evidence.panels, key=lambda panel: order.index(panel.method)):
+        for table in tables(panel, console.width):
+            console.print(table)
+    for other in evidence.others:
+        for judged in other.judged:
+            title = f"{judged.method}, eps = {judged.eps:g}, as a {other.results.victim} policy"
+            for table in curves(title, *judged_rows(judged), console.width):
+                console.print(table)
+    for line in evidence.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False)
+
+
+def tables(panel: Panel, width: int) -> Iterator[Table]:
+    """The curve of one method and radius, and its sweet spots."""
+    header, rows = return_rows(panel, wide=False)
+    bounds, certified = bound_rows(panel)
+    tv = [i for i, name in enumerate(bounds) if name.startswith("TV ")]
+    title = f"{panel.method}, eps = {panel.eps:g}"
+    yield from curves(
+        title,
+        [*header, *(bounds[i] for i in tv)],
+        [[*row, *(bound[i] for i in tv)] for row, bound in zip(rows, certified, strict=True)],
+        width,
+    )
+
+    spots = Table(title=f"sweet spots of {title}", title_justify="left")
+    spots.add_column("objective")
+    for name in ("sparsity", "clean", "attacked"):
+        spots.add_column(name, justify="right", no_wrap=True)
+    for spot in panel.spots:
+        clean, attacked = interval_text(spot.clean), interval_text(spot.attacked)
+        spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
+    yield spots
+
+
+def curves(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> Iterator[Table]:
+    """Numbers by sparsity: as many tables as it takes to show every column whole.
+
+    Args:
+        title: of all of them.
+        header: the sparsity first, which every table begins with.
+        rows: of cells.
+        width: columns of the terminal.
+    """
+    sizes = [max(map(len, column)) + BORDER for column in zip(header, *rows, strict=True)]
+    for group in _groups(sizes, width - 1):
+        curve = Table(title=title, title_justify="left")
+        for i in group:
+            curve.add_column(header[i], justify="right", no_wrap=True)
+        for row in rows:
+            curve.add_row(*(row[i] for i in group))
+        yield curve
+
+
+def _groups(sizes: Sequence[int], width: int) -> Iterator[list[int]]:
+    """The first column with as many of the others as fit, at least one, until all were there."""
+    group = [0]
+    for i in range(1, len(sizes)):
+        if len(group) > 1 and sum(sizes[j] for j in (*group, i)) > width:
+            yield group
+            group = [0]
+        group.append(i)
+    yield group

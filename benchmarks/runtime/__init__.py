@@ -1,0 +1,1 @@
+"""How a run survives: whole files, checkpoints, run folder, compilation, signals, console."""

@@ -1,0 +1,164 @@
+"""Finished pieces of a run: each in a file of its own, whole and checked, or absent.
+
+A chunk is named by what it is: a digest of everything that determines its content. A run that was
+killed finds what it had finished and computes the rest; what another version of the code or other
+settings would have written has another name. The first line of a file is JSON for people and for
+the checksum, the rest an uncompressed `.npz`.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
+from benchmarks.runtime.atomic import sweep, write_whole
+
+What: TypeAlias = Mapping[str, Any]
+
+
+class Chunks:
+    """The chunks of one run.
+
+    Args:
+        path: their folder; created with the first one.
+        identity: JSON values that determine the content of all of them.
+        boundary: called after every chunk, where a run may be stopped without losing anything.
+    """
+
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], boundary: Callable[[], None] = lambda: None
+    ):
+        self.path = path
+        self.damaged: list[str] = []  # what was found broken, for people
+        self._identity = _digest(identity)
+        self._boundary = boundary
+        sweep(path)
+
+    def get(self, **what: Any) -> Arrays | None:
+        """The arrays of a chunk; None where it is absent or damaged, and then to be computed."""
+        file = self._file(what)
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            shutil.rmtree(file)
+            content = b""
+        arrays = _read(content, self._header(what))
+        if arrays is None:
+            self.damaged.append(_words(what))
+            file.unlink(missing_ok=True)
+        return arrays
+
+    def put(self, arrays: Mapping[str, np.ndarray], **what: Any) -> None:
+        """Write a chunk.
+
+        Raises:
+            OSError: the disk is full, or the folder not writable.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        payload = io.BytesIO()
+        np.savez(payload, allow_pickle=False, **encoded(arrays))
+        body = payload.getvalue()
+        header = {**self._header(what), "sha256": hashlib.sha256(body).hexdigest()}
+        content = json.dumps(header).encode() + b"\n" + body
+        write_whole(self._file(what), lambda partial: partial.write_bytes(content))
+        self._boundary()
+
+    def drop(self, **what: Any) -> None:
+        """Remove a chunk that others have made superfluous."""
+        self._file(what).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder, chunks of other versions included."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _header(self, what: What) -> dict[str, Any]:
+        return {"chunk": json.loads(json.dumps(what)), "identity": self._identity}
+
+    def _file(self, what: What) -> Path:
+        return self.path / f"{_digest(self._header(what))[:20]}.chunk"
+
+
+def _read(content: bytes, expected: Mapping[str, Any]) -> Arrays | None:
+    """The arrays of a file, None unless it is exactly what was written."""
+    line, _, body = content.partition(b"\n")
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if header != {**expected, "sha256": hashlib.sha256(body).hexdigest()}:
+        return None
+    with np.load(io.BytesIO(body), allow_pickle=False) as file:
+        return decoded(dict(file))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _words(what: What) -> str:
+    return " ".join(str(value) for value in what.values())
+
+
+class Progress(Protocol):
+    """Where the stages report to."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` units of work."""
+        ...
+
+    def advance(self, units: int) -> None:
+        """So many units of the current stage are done."""
+        ...
+
+    def chunk(self, resumed: bool) -> None:
+        """A chunk of the current stage is there: computed, or resumed from a killed run."""
+        ...
+
+
+class Record(Protocol):
+    """Where finished pieces of the tables go, beside the chunks."""
+
+    def __call__(self, stage: str, table: Arrays) -> None:
+        """A piece of the table that a stage makes."""
+        ...
+
+
+def no_record(stage: str, table: Arrays) -> None:
+    """Nobody follows the run."""
+    del stage, table
+
+
+class Work(NamedTuple):
+    """What a stage takes finished pieces from, and where it leaves its own."""
+
+    chunks: Chunks
+    progress: Progress
+    record: Record = no_record
+
+    def piece(self, compute: Callable[[], Arrays], units: int, table: str, **what: Any) -> Arrays:
+        """The arrays of the chunk `what`, computed only if it is not there.
+
+        Args:
+            compute: makes them; it tells of its progress itself.
+            units: of work, that are done where the chunk is there.
+            table: whose columns are among the arrays, below this name.
+            what: the chunk.
+        """
+        held = self.chunks.get(**what)
+        if held is not None:
+            self.progress.advance(units)
+            self.progress.chunk(resumed=True)
+            return held
+        held = compute()
+        self.chunks.put(held, **what)
+        self.record(table, part(table, held))
+        self.progress.chunk(resumed=False)
+        return held

@@ -1,0 +1,75 @@
+"""Compiled programs: ahead of time, side by side, counted and timed."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from jaxprune.devices import OverPopulation, rehearsal
+
+_BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
+_compilations = 0
+
+
+def _count(event: str, duration_secs: float, **_: Any) -> None:
+    global _compilations
+    _compilations += event == _BACKEND_COMPILE
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+    """XLA programs that this process has compiled or fetched from the cache so far."""
+    return _compilations
+
+
+class Programs:
+    """The programs of a run. They compile at once, two at a time, in threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._before = compilations()
+        self._threads = ThreadPoolExecutor(max_workers=2)
+
+    def __enter__(self) -> "Programs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What has not begun to compile is not needed any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def compile(
+        self, name: str, program: OverPopulation, shared: Any, items: Any
+    ) -> Future[Callable[..., Any]]:
+        """Compile for arguments of these shapes (arrays or ShapeDtypeStructs)."""
+
+        def work() -> Callable[..., Any]:
+            start = time.monotonic()
+            compiled = program.lower(shared, items).compile()
+            self.seconds[name] = round(time.monotonic() - start, 2)
+            return lambda shared, items: compiled(*program.placed(shared, items))
+
+        return self._threads.submit(work)
+
+    def rehearse(self, name: str, work: Callable[[], Any]) -> Future[None]:
+        """Compile what `work` calls, after all that was asked for before.
+
+        Args:
+            name: of the work.
+            work: makes its own arguments, of zeros; see `jaxprune.devices.rehearsal`.
+        """
+
+        def through() -> None:
+            start = time.monotonic()
+            with rehearsal():
+                work()
+            self.seconds[name] = round(time.monotonic() - start, 2)
+
+        return self._threads.submit(through)
+
+    def facts(self) -> dict[str, Any]:
+        """What was compiled, for experiment.json."""
+        return {"programs": self.seconds, "compilations": compilations() - self._before}

@@ -1,0 +1,140 @@
+"""Progress: live bars on a terminal, a line per chunk in a pipe."""
+
+import io
+import os
+import sys
+import time
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+
+from jaxprune.validation import MESSAGE, shown
+
+# Exit statuses: input that cannot be honoured, and files that cannot be written (EX_IOERR of
+# sysexits.h).
+BAD_INPUT, NOT_WRITTEN = 2, 74
+# Columns of the tables where there is no terminal to ask.
+PIPE_WIDTH = 110
+
+
+class Patient(Console):
+    """A console whose reader may leave (`... | head -1`): the work goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """What is printed from now on, and what is flushed at the end, goes nowhere."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def make_console() -> Console:
+    """Standard output: live on a terminal, plain and wide enough for the tables in a pipe.
+
+    What its encoding lacks is written as an escape: a name of a file may hold any character.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Patient(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def complain(error: Exception | str) -> None:
+    """One line on standard error, however long."""
+    remark(f"error: {shown(error, MESSAGE)}")
+
+
+def remark(text: str) -> None:
+    """One line on standard error about what is no error."""
+    Patient(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+class Display:
+    """A bar per stage with elapsed and remaining time, or in a pipe a line per chunk.
+
+    A context manager.
+
+    Args:
+        console: to print on.
+        chunks: of the whole run, as announced with `chunk`.
+    """
+
+    def __init__(self, console: Console, chunks: int):
+        self._bars = Progress(
+            TextColumn("{task.description:>8}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Remaining(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._totals: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._current, self._began = "", 0.0
+        self._console, self._chunks = console, chunks
+        self._done, self._resumed = 0, 0
+        self._started = time.monotonic()
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` units of work, or go on with it in another block."""
+        self._close()
+        self._current = name
+        if name not in self._tasks:
+            self._tasks[name], self._totals[name] = self._bars.add_task(name, total=0), 0
+        self._totals[name] += total
+        self._bars.update(self._tasks[name], total=self._totals[name])
+
+    def advance(self, units: int) -> None:
+        """So many units of the current stage are done."""
+        self._bars.advance(self._tasks[self._current], units)
+
+    def chunk(self, resumed: bool) -> None:
+        """A chunk of the current stage is there: computed, or resumed from a killed run."""
+        self._done += 1
+        self._resumed += resumed
+        if not self._console.is_terminal:
+            place = f"{self._current:<8} chunk {self._done} of {self._chunks}"
+            how = "resumed" if resumed else f"done, {self._times()}"
+            self._console.print(f"{place} {how}", markup=False)
+
+    def resumed(self) -> str:
+        """How many chunks a killed run had left; empty where there was none."""
+        if not self._resumed:
+            return ""
+        return f"resumed {self._resumed} of {self._chunks} chunks"
+
+    def _times(self) -> str:
+        """Elapsed, and left if the rest takes as long per chunk as what was computed."""
+        elapsed = time.monotonic() - self._started
+        left = elapsed / (self._done - self._resumed) * (self._chunks - self._done)
+        spent, rest = (timedelta(seconds=round(x)) for x in (elapsed, left))
+        return f"{spent} elapsed, about {rest} left"
+
+    def seconds(self) -> dict[str, float]:
+        """How long every stage took so far."""
+        self._close()
+        return {name: round(seconds, 1) for name, seconds in self._seconds.items()}
+
+    def _close(self) -> None:
+        now = time.monotonic()
+        if self._current:
+            self._seconds[self._current] = self._seconds.get(self._current, 0.0) + now - self._began
+        self._began = now
+
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()

@@ -1,0 +1,218 @@
+"""The attack stage: every adversary against every cell, prepared, chosen and played.
+
+An adversary that learns is prepared against each cell at each radius, as the cell's policy acts. Of
+its members each cell meets the one that did best on episodes of their own, so that the episodes of
+the table are fresh. Policies that act in several ways are several victims: episode i starts alike
+for all of them.
+"""
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import Case, attack_plan, preparation
+from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
+from benchmarks.runtime.checkpoints import Chunks, Progress, Work
+from benchmarks.runtime.compilation import Programs
+from benchmarks.stages.base import Columns, Population, described
+from benchmarks.stages.evaluator import Episodes
+from benchmarks.stages.victims import unknown_victims, victims_of, warmed
+from benchmarks.stages.visitation import Visits, collect, visit_times
+from jaxprune.attacks import Attack, Victims, make_attack
+from jaxprune.attacks.members import Armed, blanks, choose, prepared
+from jaxprune.devices import take
+from jaxprune.envs import Environment
+from jaxprune.evaluation.episodes import episode_columns
+from jaxprune.rollout import Episode, Play
+
+
+class Attacked(NamedTuple):
+    """What the stage leaves behind."""
+
+    returns: Columns  # a row per (attack, eps, victim), cell and episode
+    attacks: Columns  # a row per (attack, eps, victim) and cell: which member, what it may spend
+    seconds: Columns  # a row per (attack, eps, victim): how long it took
+    visits: Visits  # what the unattacked episodes of the first victim showed
+
+
+class Seconds(NamedTuple):
+    """Of the host's clock, for all cells together."""
+
+    prepare: float  # with what was not compiled ahead
+    choose: float
+    play: float
+
+
+class Battery:
+    """The attacks on blocks: one program that plays every attack, called on each.
+
+    Args:
+        block: any block of the experiment, resolved; they differ in their seeds.
+        env: the task.
+        policy: the agents' policies or their shapes, `[agents]`.
+        cells: how many a block has.
+    """
+
+    def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
+        self.env, self.plan = env, attack_plan(block)
+        names = tuple(dict.fromkeys(case.attack for case in self.plan))
+        self.attacks = {name: make_attack(name, block.attack) for name in names}
+        one = jax.eval_shape(lambda p: take(p, 0), policy)
+        fillers = blanks(list(self.attacks.values()), one, env.spec, 1)
+        play = Play(
+            np.bool_(False),  # every call says how the policies act
+            gamma=np.float32(block.ppo.hyper.gamma),
+            times=visit_times(block, env.spec),
+        )
+        chooses = any(attack.members > 1 for attack in self.attacks.values())
+        self.block, self.policy, self.cells = block, policy, cells
+        self.episodes = Episodes(block, env, names, fillers, play, cells, chooses)
+        self._rehearsals: dict[str, Future[None]] = {}
+
+    def compile(self, programs: Programs, cases: Iterable[Case]) -> None:
+        """Start compiling the episodes, then what prepares these attacks."""
+        self.episodes.compile(programs, "evaluate", self.policy)
+        warm_start = self.block.attack.adversary.warm_start
+        for case in cases:
+            attack, name = self.attacks[case.attack], preparation(case)
+            if attack.prepare is None or name in self._rehearsals:
+                continue
+            if attack.warms and warm_start:  # one population after the other, of any size
+                continue
+            victims = unknown_victims(self.block, self.env, self.policy, self.cells, case)
+            self._rehearsals[name] = programs.rehearse(name, partial(attack.prepare, victims))
+
+    def settle(self, case: Case) -> None:
+        """Wait for the compiler, unless it has not come to this attack yet."""
+        rehearsal = self._rehearsals.get(preparation(case))
+        if rehearsal is not None and not rehearsal.cancel():
+            rehearsal.result()
+
+    def left(self, block: Experiment, chunks: Chunks) -> list[Case]:
+        """The cases of which a block has no chunk."""
+        return [case for case in self.plan if chunks.get(**_chunk(block, case)) is None]
+
+    def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
+        """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
+        cells = len(population.rows)
+        work.progress.stage("attack", len(self.plan) * cells)
+        front = Front(self, block, population, work.progress)
+        found: list[Arrays] = []
+        for case in self.plan:
+            attacked = partial(front.attacked, case)
+            found.append(work.piece(attacked, cells, "returns", **_chunk(block, case)))
+            if front.clean is None:
+                front.clean = unpacked(skeleton(Episode), part("clean", found[0]))
+        assert front.clean is not None
+        returns, attacks, seconds = (
+            joined([part(name, held) for held in found])
+            for name in ("returns", "attacks", "seconds")
+        )
+        visits = collect(block, self.env.spec, front.clean)
+        return Attacked(returns, attacks, seconds, visits)
+
+
+class Front:
+    """One block under attack, attack by attack, the first victim's clean run first."""
+
+    def __init__(
+        self, battery: Battery, block: Experiment, population: Population, progress: Progress
+    ):
+        self.battery, self.block, self.population = battery, block, population
+        self.progress = progress
+        self.clean: Episode | None = None
+        # By attack: the victim, and what was prepared against it, which may hold at every radius.
+        self._ready: dict[str, tuple[str, Any]] = {}
+
+    def attacked(self, case: Case) -> Arrays:
+        """What a chunk holds: tables, and of the first clean run the episodes."""
+        battery, attack = self.battery, self.battery.attacks[case.attack]
+        battery.episodes.ready()  # seconds are of the attacks, not of waiting for the compiler
+        began = time.monotonic()
+        victims = victims_of(self.block, battery.env, self.population, case)
+        warm = attack.warms and self.block.attack.adversary.warm_start
+        params = self._prepared(case, attack, victims, warm)
+        ready = time.monotonic()
+
+        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+            parts = battery.episodes.choosing
+            found = battery.episodes.play(parts, self.population, index, case, params)
+            return np.asarray(found.return_).mean(-1)
+
+        armed = choose(attack, params, victims, mean_returns)
+        chosen = time.monotonic()
+        ranking = self._ranking()
+        episodes = battery.episodes.play(
+            battery.episodes.reported,
+            self.population,
+            ranking,
+            case,
+            take(armed.params, ranking),
+            self.progress,
+        )
+        episodes = take(episodes, np.argsort(ranking))
+        seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)
+        told = case._asdict()
+        return (
+            under(
+                "returns", returns_table(self.block, battery.env, self.population, told, episodes)
+            )
+            | under("attacks", self._note(told, attack, armed, warm))
+            | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
+            | (under("clean", packed(episodes)) if self.clean is None else {})
+        )
+
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> Any:
+        """Parameters of all members, `[cells, members, ...]`."""
+        victim, made = self._ready.get(case.attack, ("", None))
+        if victim != case.victim or attack.per_eps:
+            self.battery.settle(case)
+            rows = self.population.rows
+            made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
+            self._ready[case.attack] = case.victim, made
+        return made
+
+    def _ranking(self) -> np.ndarray:
+        """The cells in an order in which neighbours last alike.
+
+        A call takes as long as its longest episode: by sparsity at first, then by how long they
+        lasted without an adversary, longest first.
+        """
+        if self.clean is None:
+            return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
+        return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
+
+    def _note(self, told: Columns, attack: Attack, armed: Armed, warm: bool) -> Columns:
+        """One row per cell of the table of attacks."""
+        count = len(armed.member)
+        told = told | {"members": attack.members, "warm_start": warm} | attack.cost._asdict()
+        return {
+            **described(self.battery.env.spec, self.population),
+            **{k: np.repeat([v], count) for k, v in told.items()},
+            "member": armed.member,
+            "chosen_return": armed.returns[np.arange(count), armed.member],
+        }
+
+
+def returns_table(
+    block: Experiment, env: Environment, population: Population, told: Columns, episodes: Episode
+) -> Columns:
+    """One line per cell and episode of `Episode [cells, episodes]`."""
+    cells, count = len(population.rows), block.episodes
+    return {
+        **{k: np.repeat(v, count) for k, v in described(env.spec, population).items()},
+        **{k: np.repeat([v], cells * count) for k, v in told.items()},
+        "episode": np.tile(np.arange(count), cells),
+        **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
+    }
+
+
+def _chunk(block: Experiment, case: Case) -> Columns:
+    """What the chunk of one attack is."""
+    return {"stage": "attack", "first_seed": block.first_seed, **case._asdict()}

@@ -1,0 +1,77 @@
+"""What all stages share: the population of cells, and how tables describe it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import Row
+from benchmarks.runtime.arrays import Arrays, joined, part
+from benchmarks.runtime.checkpoints import Work
+from jaxprune.cells import Cell
+from jaxprune.envs import EnvSpec
+from jaxprune.types import Policy
+
+Columns = dict[str, Any]
+
+
+class Population(NamedTuple):
+    """The cells of the experiment: one policy with one mask each."""
+
+    policy: Policy  # [policies]
+    rows: list[Row]  # [cells]
+    cells: Cell  # [cells]
+
+
+def described(spec: EnvSpec, population: Population) -> Columns:
+    """The columns that say what a cell is, `[cells]` each."""
+    rows = population.rows
+    constant = {"env": spec.name, "backend": spec.backend}
+    return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
+        name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
+    }
+
+
+def finite(policy: Policy) -> np.ndarray:
+    """Whether every parameter of a policy is finite, bool `[cells]`."""
+    leaves = jax.tree.leaves(policy.params)
+    return np.all([np.isfinite(x).reshape(len(x), x[0].size).all(1) for x in leaves], axis=0)
+
+
+def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices of `count` items in chunks of exactly `block`, with their true sizes.
+
+    The last item is repeated as padding, so that a larger grid never compiles another program.
+    """
+    for start in range(0, count, block):
+        yield np.minimum(np.arange(start, start + block), count - 1), min(block, count - start)
+
+
+def by_radius(
+    block: Experiment,
+    work: Work,
+    stage: str,
+    table: str,
+    units: int,
+    compute: Callable[[float], Arrays],
+) -> Arrays:
+    """The table of a stage that looks at one radius after the other, in a chunk for each.
+
+    Args:
+        block: of seeds.
+        work: what was finished before.
+        stage: its name.
+        table: the name of its table.
+        units: of work, per radius.
+        compute: eps -> the rows, below the name of their table.
+    """
+    radii = dict.fromkeys(block.eps)
+    work.progress.stage(stage, len(radii) * units)
+    tables = []
+    for eps in radii:
+        what = {"stage": stage, "first_seed": block.first_seed, "eps": eps}
+        tables.append(part(table, work.piece(partial(compute, eps), units, table, **what)))
+    return joined(tables)

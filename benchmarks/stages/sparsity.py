@@ -1,0 +1,88 @@
+"""The account stage: what the masks of every cell left of its network."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.runtime.arrays import part, under
+from benchmarks.runtime.checkpoints import Progress, Work
+from benchmarks.stages.base import Columns, Population, described
+from jaxprune.devices import take
+from jaxprune.envs import EnvSpec
+from jaxprune.pruning.accounting import account
+from jaxprune.pruning.compact import compact, parameter_count
+from jaxprune.pruning.scope import Prunable, named_leaves
+from jaxprune.types import Masks, Policy
+
+# The line of a cell that speaks of all its parameters.
+EVERYTHING = "all"
+
+
+def account_population(
+    block: Experiment, spec: EnvSpec, population: Population, work: Work
+) -> Columns:
+    """The table of sparsity: a row per cell and layer, per network, and for all parameters."""
+    cells = len(population.rows)
+    work.progress.stage("account", cells)
+    compute = partial(accounted, block, spec, population, work.progress)
+    what = {"stage": "account", "first_seed": block.first_seed}
+    return part("sparsity", work.piece(compute, cells, "sparsity", **what))
+
+
+def accounted(
+    block: Experiment, spec: EnvSpec, population: Population, progress: Progress
+) -> Columns:
+    """The rows, below the name of their table.
+
+    On the host, agent by agent: singular values and reachability are no work for a program.
+    """
+    scope = block.ppo.scope
+    prunable = scope.prunable(population.policy.params)
+    told, cells = [], []
+    for index in range(len(population.rows)):
+        cell = take(population.cells, index)
+        lines = of_cell(take(population.policy, cell.agent), cell.masks, prunable)
+        for line in lines:
+            line["at_floor"] = prunable(line["layer"]) and line["kept"] <= scope.min_weights
+        told += lines
+        cells += [index] * len(lines)
+        progress.advance(1)
+    facts = {name: x[np.array(cells)] for name, x in described(spec, population).items()}
+    table = facts | {name: np.array([line[name] for line in told]) for name in told[0]}
+    return under("sparsity", table)
+
+
+def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, Any]]:
+    """The lines of one masked policy.
+
+    A policy that diverged has no condition numbers and no smaller copy (0 parameters).
+    """
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(policy.params))
+    found = account(jax.tree.map(np.nan_to_num, policy), masks, prunable)
+    nothing = {
+        "condition": np.nan,
+        "dead": 0,
+        "constant": 0,
+        "disconnected_obs": 0,
+        "disconnected_outputs": 0,
+        "compact": 0,
+    }
+    lines = []
+    for layer in found.layers:
+        line = layer._asdict()
+        line |= {"layer": line.pop("path"), "layer_sparsity": line.pop("sparsity")}
+        lines.append(nothing | line | ({} if finite else {"condition": np.nan}))
+    smaller = compact(policy, masks) if finite else None
+    for network in found.networks:
+        line = network._asdict()
+        line |= {"layer": line.pop("network"), "layer_sparsity": line.pop("sparsity")}
+        del line["hidden"]
+        size = 0 if smaller is None else parameter_count(smaller, line["layer"])
+        lines.append(nothing | line | {"compact": size})
+    sizes = [(leaf.size, int(np.sum(leaf))) for _, leaf in named_leaves(masks)]
+    size, kept = (sum(x) for x in zip(*sizes, strict=True))
+    line = {"layer": EVERYTHING, "layer_sparsity": found.total_sparsity, "size": size, "kept": kept}
+    return [*lines, nothing | line]

@@ -1,0 +1,121 @@
+"""What adversaries are prepared against: the cells, other policies, other adversaries."""
+
+from typing import Any
+from zlib import crc32
+
+import jax
+import numpy as np
+
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import PREPARE, Case, Row, key_for
+from benchmarks.experiment.labels import DENSE
+from benchmarks.stages.base import Population
+from jaxprune.attacks import ATTACKS, Attack, Victims
+from jaxprune.attacks.members import prepared
+from jaxprune.cells import Cell
+from jaxprune.devices import take
+from jaxprune.envs import Environment
+from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.pruning import dense, mask_policy
+from jaxprune.types import Policy
+
+
+def victims_of(
+    experiment: Experiment, env: Environment, population: Population, case: Case
+) -> Victims:
+    """The cells as an attack prepares itself against them."""
+    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(case.attack.encode()))
+    source = sources(population) if "source" in ATTACKS[case.attack].needs else None
+    return Victims(
+        env,
+        population.policy,
+        population.cells,
+        case.eps,
+        key,
+        VICTIMS[case.victim],
+        source,
+        experiment.lanes,
+    )
+
+
+def unknown_victims(
+    experiment: Experiment, env: Environment, policy: Any, cells: int, case: Case
+) -> Victims:
+    """Zeros in the shapes of `victims_of`, before there are any agents.
+
+    Args:
+        experiment: resolved.
+        env: the task.
+        policy: shapes of the policies, `[agents]`.
+        cells: how many there will be.
+        case: of the attack.
+    """
+    one = jax.eval_shape(lambda p: take(p, 0), policy)
+    masks = jax.eval_shape(lambda p: dense(p.params), one)
+    every = lambda tree: jax.tree.map(lambda x: np.zeros((cells, *x.shape), x.dtype), tree)  # noqa: E731
+    return Victims(
+        env,
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), policy),
+        Cell(np.zeros(cells, np.int32), every(masks)),
+        case.eps,
+        jax.random.key(0),
+        VICTIMS[case.victim],
+        every(one),
+        experiment.lanes,
+    )
+
+
+def sources(population: Population) -> Policy:
+    """Whose attack is transferred to each cell: `[cells]`, masked.
+
+    That of the unpruned agent of the same regime and seed; to an unpruned agent, that of the pruned
+    one in the middle of the first curve.
+    """
+    rows = population.rows
+    unpruned = {(r.regime, r.seed): i for i, r in enumerate(rows) if r.mode == DENSE}
+
+    def source_of(i: int) -> int:
+        row = rows[i]
+        if row.mode != DENSE:
+            return unpruned[row.regime, row.seed]
+        mine = [j for j, r in enumerate(rows) if (r.regime, r.seed) == (row.regime, row.seed)]
+        pruned = [j for j in mine if rows[j].mode != DENSE]
+        curve = [j for j in pruned if rows[j][2:5] == rows[pruned[0]][2:5]]
+        return sorted(curve, key=lambda j: rows[j].sparsity)[len(curve) // 2] if curve else i
+
+    cells = take(population.cells, np.array([source_of(i) for i in range(len(rows))]))
+    policies = take(population.policy, cells.agent)
+    return jax.device_get(jax.vmap(mask_policy)(policies, cells.masks))
+
+
+def warmed(attack: Attack, victims: Victims, rows: list[Row]) -> Any:
+    """What `prepared` returns, each sparsity trained from the next lower one of its curve.
+
+    Level by level: the unpruned agents from nothing, then all lowest sparsities from these, ...
+    """
+    start: Any = None
+    levels = sorted({(row.mode != DENSE, row.sparsity) for row in rows})
+    for pruned, sparsity in levels:
+        level = [
+            i for i, r in enumerate(rows) if (r.mode != DENSE, r.sparsity) == (pruned, sparsity)
+        ]
+        of_level = victims._replace(cells=take(victims.cells, np.array(level)))
+        if pruned:
+            before = np.array([_below(rows, i) for i in level])
+            of_level = of_level._replace(start=take(start, before))
+        found = prepared(attack, of_level)
+        if start is None:
+            start = jax.tree.map(lambda x: np.zeros((len(rows), *x.shape[1:]), x.dtype), found)
+        for whole, part in zip(jax.tree.leaves(start), jax.tree.leaves(found), strict=True):
+            whole[np.array(level)] = part
+    return start
+
+
+def _below(rows: list[Row], i: int) -> int:
+    """The cell of the next lower sparsity of the same curve; below the first the unpruned agent."""
+    row = rows[i]
+    curve = [j for j, r in enumerate(rows) if r[:5] == row[:5] and r.sparsity < row.sparsity]
+    if curve:
+        return max(curve, key=lambda j: rows[j].sparsity)
+    same = (row.regime, row.seed, DENSE)
+    return next(j for j, r in enumerate(rows) if (r.regime, r.seed, r.mode) == same)

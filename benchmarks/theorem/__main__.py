@@ -1,0 +1,50 @@
+"""Can pruning only tighten a certificate? Every bound, along every way of removing weights.
+
+    python -m benchmarks.theorem --random 5 --out results/theorem
+    python -m benchmarks.theorem --policies policy.npz --env gym/Hopper-v4 --out results/theorem
+
+Along nested masks of each network: how often a pruning step raised a bound and by how much, beside
+the true sensitivity (Jacobian norm, attack), two null baselines, and what monotonicity costs in
+tightness. Writes `table.csv`, `curves.csv`, `theorem.png` and `report.md`, which opens with the
+verdict.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.console import make_console
+from benchmarks.runtime.guard import guarded
+from benchmarks.theorem.findings import Findings, Line, verdict
+from benchmarks.theorem.measure import Options, networks, study
+from benchmarks.theorem.report import write
+from jaxprune import devices
+
+
+@guarded("start it again")
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    console = make_console()
+    options = read_options(Options, argv, "benchmarks.theorem")
+    options.check()
+    devices.configure()
+    found = list(networks(options))
+    console.print(
+        f"{len(found)} networks, {len(options.grid())} sparsities, {options.orders} random "
+        f"orders, {options.singles} single weights, {options.states} states, bounds "
+        f"{', '.join(options.bounds)}; results in {options.out}"
+    )
+    lines: list[Line] = []
+    for network in found:
+        lines += study(network, options)
+        console.print(f"{network.name}: done")
+    command = shlex.join(["python", "-m", "benchmarks.theorem", *argv])
+    write(options.out, Findings(lines), vars(options), command)
+    for sentence in verdict(Findings(lines)):
+        console.print(sentence, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

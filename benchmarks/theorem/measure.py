@@ -1,0 +1,291 @@
+"""Can pruning only tighten a certificate? Every bound, along every way of removing weights.
+
+    python -m benchmarks.theorem --random 5 --out results/theorem
+    python -m benchmarks.theorem --policies policy.npz --env gym/Hopper-v4 --out results/theorem
+
+Along nested masks of each network: how often a pruning step raised a bound and by how much, beside
+the true sensitivity (Jacobian norm, attack), two null baselines, and what monotonicity costs in
+tightness. Writes `table.csv`, `curves.csv`, `theorem.png` and `report.md`, which opens with the
+verdict.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.experiment.config import parse_grid
+from benchmarks.theorem.findings import (
+    ATTACK,
+    JACOBIAN,
+    ONE_BY_ONE,
+    RANDOM,
+    RESCALED,
+    TRUTH,
+    Line,
+    Network,
+)
+from jaxprune.cells import Cell, as_cells, masked_policy
+from jaxprune.certify import BOUNDS, certify
+from jaxprune.certify.query import Query, length, make_query
+from jaxprune.devices import layout, over_population, take
+from jaxprune.envs import make_env
+from jaxprune.evaluation import visited
+from jaxprune.evaluation.episodes import check_evaluation
+from jaxprune.pgd import ascend
+from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
+from jaxprune.policy_io import load_policy
+from jaxprune.pruning import Scope, prune
+from jaxprune.pruning.controls import rescaled
+from jaxprune.pruning.scope import prunable_shapes
+from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.validation import SEED, InputError, Range, at_least, check_ranges, lookup
+
+# Episodes whose states are drawn from.
+EPISODES = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to prune and what to bound."""
+
+    out: Path
+    """Folder for the tables, the figure and the report."""
+    policies: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
+    """Trained policies, of any format that `jaxprune.load_policy` reads."""
+    policy_stats: Path | None = None
+    """Observation statistics of policies of another library."""
+    policy_activation: str | None = None
+    """Activation of policy files that do not say it, tanh or relu; default: tanh."""
+    env: str | None = None
+    """Task of the policies: local bounds are computed at states of their episodes."""
+    random: Annotated[int, at_least(0, 1000)] = 0
+    """Networks with Gaussian weights, at standard normal states."""
+    sizes: Annotated[tuple[int, ...], at_least(1, 10_000)] = (11, 64, 64, 3)
+    """Of their layers, inputs first."""
+    activation: str = "tanh"
+    """Of their hidden layers."""
+    states: Annotated[int, at_least(1, 100_000)] = 64
+    """States per network."""
+    eps: Annotated[float, Range(0, math.inf, "()")] = 0.075
+    """Radius of the l_inf ball in normalised observation units."""
+    sparsity_grid: str = "0:0.95:20"
+    """Sparsities as START:STOP:COUNT, ends included, or a list; the dense network comes first."""
+    orders: Annotated[int, at_least(1, 10_000)] = 4
+    """Random orders of removal."""
+    singles: Annotated[int, at_least(1, 100_000)] = 256
+    """Steps that remove one weight each, in a random order."""
+    bounds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(
+        name for name, bound in BOUNDS.items() if not bound.slow
+    )
+    """Certificates; the slow ones only if named."""
+    steps: Annotated[int, at_least(1, 10_000)] = 20
+    """Gradient steps of the attack."""
+    restarts: Annotated[int, at_least(1, 10_000)] = 4
+    """Random starts of the attack."""
+    seed: Annotated[int, SEED] = 0
+    """Of everything random."""
+
+    def check(self) -> None:
+        """Raises `InputError` for settings that compare nothing."""
+        check_ranges(self)
+        if not self.policies and self.random < 1:
+            raise InputError("nothing to prune: give --policies FILE ..., or --random 5")
+        if self.policies and self.env is None:
+            raise InputError("policies are looked at where they go: name their task with --env")
+        if self.policy_stats is not None and not self.policies:
+            raise InputError(f"policy statistics {self.policy_stats} belong to no --policies")
+        if len({path.stem for path in self.policies}) < len(self.policies):
+            raise InputError("two policies have the same name: the tables tell them by it")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out} is no folder: choose another --out")
+        if len(self.sizes) < 2:
+            raise InputError(f"sizes {self.sizes} are of no layer: give inputs and outputs")
+        last = self.seed + max(self.random - 1, 0)
+        if last not in SEED:
+            raise InputError(
+                f"seeds {self.seed} .. {last} of the random networks leave {SEED}: give a smaller "
+                "--seed"
+            )
+        for name in self.bounds:
+            lookup(BOUNDS, name, "bound")
+        lookup(ACTIVATIONS, self.activation, "activation")
+        self.grid()
+
+    def grid(self) -> list[float]:
+        """Sparsities from 0 on."""
+        grid = sorted({0.0, *parse_grid(self.sparsity_grid)})
+        if len(grid) < 2:
+            raise InputError(f"sparsity grid {self.sparsity_grid!r} removes nothing")
+        return grid
+
+
+# --- what is pruned -------------------------------------------------------------------------------
+
+
+def networks(options: Options) -> Iterator[Network]:
+    """The policies at states of their own episodes, then the random networks at normal ones."""
+    policies = {
+        path.stem: load_policy(path, options.policy_stats, options.policy_activation)
+        for path in options.policies
+    }
+    if policies:
+        env, key = make_env(str(options.env)), jax.random.key(options.seed)
+        for policy in policies.values():
+            check_evaluation(env, policy, options.eps)
+        for name, policy in policies.items():
+            obs = visited(env, policy, None, options.states, EPISODES, key)
+            yield Network(name, name, policy, obs)
+    shape = "-".join(map(str, options.sizes))
+    group = f"{options.random} random {shape} {options.activation}"
+    for i in range(options.random):
+        seed = options.seed + i
+        rng = np.random.default_rng([seed, 1])
+        obs = rng.standard_normal((options.states, options.sizes[0]), np.float32)
+        policy = gaussian_policy(seed, options.sizes, options.activation)
+        yield Network(f"seed {seed}", group, policy, obs)
+
+
+def gaussian_policy(seed: int, sizes: Sequence[int], activation: str) -> Policy:
+    """Weights N(0, 1 / inputs), biases N(0, 0.01), drawn layer by layer; sigma = 1."""
+    rng = np.random.default_rng(seed)
+    actor = {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        weight = rng.standard_normal((outputs, inputs)) / math.sqrt(inputs)
+        bias = 0.1 * rng.standard_normal(outputs)
+        actor[f"layer_{i}"] = {"kernel": jnp.asarray(weight.T, float), "bias": jnp.asarray(bias)}
+    hidden = sizes[1:-1]
+    policy = init_policy(
+        jax.random.key(seed), sizes[0], sizes[-1], hidden=hidden, activation=activation
+    )
+    return replace(policy, params=policy.params._replace(actor=actor))
+
+
+# Methods that prune a trained policy, as a curve each.
+SWEEPS = ("magnitude", RANDOM)
+
+
+class Sweep(NamedTuple):
+    """Chains of nested masks."""
+
+    name: str
+    sparsity: list[float]  # [S]
+    masks: Masks  # [chains, S]
+
+
+def sweeps(policy: Policy, options: Options) -> Iterator[Sweep]:
+    """One per method that prunes a trained policy, and one that removes single weights."""
+    keys = jax.random.split(jax.random.key(options.seed), options.orders)
+    for name in SWEEPS:
+        chains = keys if name == RANDOM else keys[:1]
+        yield Sweep(name, options.grid(), chained(policy, name, options.grid(), chains))
+    weights = sum(math.prod(shape) for shape in prunable_shapes(policy.params).values())
+    counts = range(min(options.singles, weights - 1) + 1)
+    one_by_one = [Fraction(count, weights) for count in counts]
+    masks = chained(policy, RANDOM, one_by_one, keys[:1])
+    yield Sweep(ONE_BY_ONE, [float(x) for x in one_by_one], masks)
+
+
+def chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Masks:
+    """Masks `[chains, S]`, a key per chain."""
+    scope = Scope(min_weights=0)  # down to the last weight, wherever it is
+    chains = [prune(policy, method, levels, key=key, scope=scope) for key in keys]
+    return jax.tree.map(lambda *m: np.stack(m), *chains)
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def study(network: Network, options: Options) -> Iterator[Line]:
+    """All sweeps of a network in one call, then its rescaled copies."""
+    found = list(sweeps(network.policy, options))
+    flat = [jax.tree.map(lambda m: m.reshape(-1, *m.shape[2:]), sweep.masks) for sweep in found]
+    together = jax.tree.map(lambda *m: np.concatenate(m), *flat)
+    values = measure(network.policy, together, network.obs, options)
+    ends = np.cumsum([len(masks.log_std) for masks in flat])
+    for sweep, first, last in zip(found, [0, *ends[:-1]], ends, strict=True):
+        part = {
+            name: x[first:last].reshape(-1, len(sweep.sparsity), x.shape[-1])
+            for name, x in values.items()
+        }
+        yield Line(network, sweep.name, sweep.sparsity, part)
+    for sweep in found:
+        if sweep.name not in (RANDOM, ONE_BY_ONE):
+            scaled = rescaled(network.policy, take(sweep.masks, 0))
+            values = measure(scaled, None, network.obs, options)
+            part = {name: x[None] for name, x in values.items()}
+            yield Line(network, f"{sweep.name}, {RESCALED}", sweep.sparsity, part, baseline=True)
+
+
+def measure(
+    policy: Policy, masks: Masks | None, obs: Any, options: Options
+) -> dict[str, np.ndarray]:
+    """D by every bound, the Jacobian norm and the attack's D, `[N, states]`; global: `[N, 1]`."""
+    bounds = certify(policy, masks, eps=options.eps, obs=obs, bounds=options.bounds)
+    values = {
+        name: bound.value[:, :1] if bound.scope == "global" else bound.value
+        for name, bound in bounds.items()
+    }
+    return values | sensitivity(policy, masks, obs, options)
+
+
+def sensitivity(
+    policy: Policy, masks: Masks | None, obs: Any, options: Options
+) -> dict[str, np.ndarray]:
+    """What the bounds are about, `[N, states]` each, in float64: see `at_state`."""
+    with jax.enable_x64(True):
+        wide = lambda x: np.asarray(x, "float64")  # noqa: E731
+        _, policies, cells = as_cells(jax.tree.map(wide, policy), masks)
+        order, place = layout(len(cells.agent), 1)
+        program = sensitivity_program(options.steps, options.restarts)
+        shared = (policies, wide(obs), wide(options.eps), jax.random.key(options.seed))
+        found = jax.device_get(program(shared, take(jax.device_get(cells), order)))
+    return {name: found[name][place] for name in TRUTH}
+
+
+@lru_cache(maxsize=4)
+def sensitivity_program(steps: int, restarts: int) -> Any:
+    """((policies, obs, eps, key), cells `[N]`) -> name -> `[N, states]`."""
+
+    def of_cell(shared: tuple[Policy, Array, Array, Key], cell: Cell) -> dict[str, Array]:
+        policies, obs, eps, key = shared
+        policy = masked_policy(policies, cell)
+        layers, inv_std = affine_layers(policy), inverse_std(policy)
+
+        def at(obs: Array, key: Key) -> dict[str, Array]:
+            radii = jnp.full(obs.shape, eps)
+            query = make_query(layers, radii, inv_std, policy.activation, normalise(policy, obs))
+            return at_state(query, key, eps, steps, restarts)
+
+        return jax.vmap(at)(obs, jax.random.split(key, len(obs)))
+
+    return over_population(of_cell, width=1)
+
+
+def at_state(query: Query, key: Key, eps: Array, steps: int, restarts: int) -> dict[str, Array]:
+    """||J(x)||_2 of the standardised outputs, and the largest D that gradient ascent found."""
+
+    def outputs(x: Array) -> Array:
+        *hidden, last = query.layers
+        for weight, bias in hidden:
+            x = ACTIVATIONS[query.activation](weight @ x + bias)
+        return last.weight @ x + last.bias
+
+    here = outputs(query.centre)
+    distance = lambda x: length(query, outputs(x) - here)  # noqa: E731
+    # A constant policy has no gradient but NaN; the best point is then the centre, and D is 0.
+    step_size = 2.5 * eps / steps
+    best = ascend(
+        key, distance, query.centre, eps, steps=steps, step_size=step_size, restarts=restarts
+    )
+    norm = jnp.linalg.norm(jax.jacrev(outputs)(query.centre), ord=2)
+    return {JACOBIAN: norm, ATTACK: distance(best)}

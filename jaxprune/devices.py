@@ -1,0 +1,249 @@
+"""Populations on devices: the only module that knows how many there are.
+
+One code path for CPU cores, GPUs and TPU chips: the population axis is split by `shard_map` over
+the devices of this process, and each walks through its share in chunks of `width` lanes. Processes
+share nothing: each computes populations of its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxprune.validation import InputError
+
+# Environments (or episodes) that one device steps together before it gets slower per lane: caches
+# on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
+LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
+
+_rehearsing = ContextVar("rehearsing", default=False)
+
+
+# Switches under which JAX refuses what is done here, and their values under which it does not.
+LENIENT = {
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_debug_nans": False,  # a mean over no episode is NaN
+    "jax_debug_infs": False,
+}
+
+
+def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = None) -> None:
+    """Prepare JAX for populations. Call once, before anything else touches a device.
+
+    * One XLA device per CPU core: many small kernels run 2 to 4 times faster on two one-thread
+      devices than on one two-thread device.
+    * Full float32 matrix products: TF32 would make a certificate unsound.
+    * The persistent compilation cache, with no threshold, in the user's cache folder.
+
+    Args:
+        cpu_devices: default: `usable_cores()`. Accelerators are not affected.
+        cache_dir: default: `$JAX_COMPILATION_CACHE_DIR`, else `~/.cache/jaxprune/xla`.
+
+    Raises:
+        InputError: no such device, a strict switch of JAX's, or no folder for the cache.
+    """
+    jax.config.update("jax_num_cpu_devices", cpu_devices or usable_cores())
+    jax.config.update("jax_default_matmul_precision", "highest")
+    cache = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or default_cache()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    check_devices()
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/jaxprune/xla`, or that of `~/.cache`. Raises `InputError` without either."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(folder) if folder else Path.home() / ".cache") / "jaxprune" / "xla"
+    except RuntimeError:
+        raise InputError(
+            "compiled programs are kept in the home directory, and there is none: set "
+            "JAX_COMPILATION_CACHE_DIR, XDG_CACHE_HOME or HOME to a folder"
+        ) from None
+
+
+def check_devices() -> None:
+    """Raises `InputError` unless JAX finds devices and is not stricter than this code."""
+    for name, lenient in LENIENT.items():
+        value = getattr(jax.config, name)
+        if value not in (lenient, "warn"):
+            raise InputError(
+                f"{name.upper()}={value} makes JAX refuse what is correct here: unset it, or set "
+                f"it to {lenient}"
+            )
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without its libraries
+        reason = str(error).partition(" (set JAX")[0] or "it has no device"
+        raise InputError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} cannot be used ({reason}): unset "
+            "it, set it to cpu, or install JAX for that accelerator, e.g. pip install 'jax[cuda12]'"
+        ) from None
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; all of them where the system does not tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
+    """How many of `size` items, of `lanes_per_item` lanes each, a device processes together.
+
+    Args:
+        lanes_per_item: environments per agent, or episodes per cell.
+        size: items of the population; a small one is not padded to the full width.
+        lanes: lanes per device; default: `LANES` of the kind of device in use.
+    """
+    devices = jax.local_devices()
+    wide = (lanes or LANES[devices[0].platform]) // lanes_per_item
+    return max(1, min(wide, -(-size // len(devices))))
+
+
+class Layout(NamedTuple):
+    """Where the items of a population go: padded to whole chunks and dealt out to the devices."""
+
+    order: np.ndarray  # [padded], the item at each position; the last one is repeated as padding
+    place: np.ndarray  # [size], the position of each item
+
+
+def layout(size: int, width: int) -> Layout:
+    """Deal `size` items to the devices like cards, so that a sorted population is balanced.
+
+    Args:
+        size: items, at least 1.
+        width: as given to `over_population`.
+    """
+    devices = len(jax.local_devices())
+    padded = -(-size // (devices * width)) * devices * width
+    dealt = np.arange(padded).reshape(-1, devices).T.ravel()  # device d gets d, d + devices, ...
+    return Layout(np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
+
+
+def take(tree: Any, index: Any) -> Any:
+    """The items `index` of the leading axis of every leaf."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+class Rehearsed(NamedTuple):
+    """A program that was compiled before it was called."""
+
+    program: Any
+    shapes: Any  # of its results
+
+
+class OverPopulation:
+    """A function of a whole population, compiled when it is first called; see `over_population`."""
+
+    def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
+        self._jitted: Any = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
+        self._shardings = shardings
+        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by shapes of arguments
+        self._lock = Lock()
+
+    def __call__(self, shared: Any, items: Any) -> Any:
+        """`(shared, items [N]) -> results [N]`; nothing but zeros in a `rehearsal`."""
+        if _rehearsing.get():
+            return self._rehearse(shared, items)
+        ahead = self._ahead.get(_signature(shared, items))
+        program = self._jitted if ahead is None else ahead.result().program
+        return program(*self.placed(shared, items))
+
+    def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
+        """The arguments on the devices that are to use them.
+
+        A process of several may not leave that to a jitted function.
+        """
+        return jax.device_put((shared, items), self._shardings)
+
+    def lower(self, shared: Any, items: Any) -> Any:
+        """For arguments of these shapes, as of a jitted function: a `jax.stages.Lowered`.
+
+        What it compiles to takes arguments that are `placed`.
+        """
+        return self._jitted.lower(*jax.eval_shape(lambda *x: x, shared, items))
+
+    def shapes(self, shared: Any, items: Any) -> Any:
+        """Of the results."""
+        return jax.eval_shape(self._jitted, shared, items)
+
+    @property
+    def compilations(self) -> int:
+        """For how many shapes of arguments calls have compiled it."""
+        return self._jitted._cache_size()
+
+    def _rehearse(self, shared: Any, items: Any) -> Any:
+        signature = _signature(shared, items)
+        with self._lock:  # two threads may ask for the same
+            first = signature not in self._ahead
+            ahead = self._ahead.setdefault(signature, Future())
+        if first:
+            try:
+                lowered = self.lower(shared, items)
+                ahead.set_result(Rehearsed(lowered.compile(), lowered.out_info))
+            except BaseException as error:
+                ahead.set_exception(error)
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ahead.result().shapes)
+
+
+@contextmanager
+def rehearsal() -> Iterator[None]:
+    """Inside, programs over populations are compiled for their arguments and return zeros.
+
+    What calls them is carried out as usual, so that with arguments of the right shapes it finds
+    all it needs compiled when it comes to it. Of this thread alone.
+    """
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
+
+
+def _signature(shared: Any, items: Any) -> Any:
+    leaves, structure = jax.tree.flatten((shared, items))
+    return structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
+
+
+def over_population(fn: Callable[..., Any], *, width: int) -> OverPopulation:
+    """Map `fn` over the leading axis of a population, on all devices.
+
+    Args:
+        fn: `(shared, item) -> result`, for one item; pytrees.
+        width: items that one device processes in one vectorised call.
+
+    Returns:
+        `(shared, items) -> results`. The leaves of items and results have a leading axis
+        of a multiple of `devices * width` (see `layout`) and stay split over the devices;
+        `shared` has no such axis and reaches every call unbatched.
+    """
+    devices = jax.local_devices()
+    mesh = jax.make_mesh(
+        (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
+    )
+    whole, split = PartitionSpec(), PartitionSpec("population")
+
+    def on_device(shared: Any, items: Any) -> Any:
+        chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
+        results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)
+        return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
+
+    sharded = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(whole, split),
+        out_specs=split,
+        check_vma=False,  # lax.switch on a shared index has no replication rule
+    )
+    return OverPopulation(sharded, (NamedSharding(mesh, whole), NamedSharding(mesh, split)))

@@ -1,0 +1,182 @@
+"""Returns of masked policies under attack, and the states that they visit without one."""
+
+import math
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
+from jaxprune.attacks.members import Armed, choose, prepared
+from jaxprune.cells import as_cells
+from jaxprune.devices import lane_width, layout, take
+from jaxprune.envs import Environment
+from jaxprune.evaluation.episodes import (
+    VICTIMS,
+    Shared,
+    cell_program,
+    check_evaluation,
+    episode_columns,
+    episode_keys,
+    split,
+    timeless,
+)
+from jaxprune.rollout import Episode, Play
+from jaxprune.types import Key, Masks, Policy
+from jaxprune.validation import ANY_RADIUS, COUNT, FRACTION, check_arguments, lookup
+
+
+def evaluate(
+    env: Environment,
+    policy: Policy,
+    masks: Masks | None = None,
+    attack: str = "none",
+    eps: Annotated[float | None, ANY_RADIUS] = None,
+    episodes: Annotated[int, COUNT] = 50,
+    key: Key | None = None,
+    config: AttackConfig | None = None,
+    source: Policy | None = None,
+    victim: str = "deterministic",
+    noise: Annotated[float, ANY_RADIUS] = 0.0,
+    gamma: Annotated[float, FRACTION] = 0.99,
+) -> dict[str, np.ndarray]:
+    """Episodes of a masked policy under one attack, on all devices.
+
+    What the attack has to train is trained first, against every cell, on episodes of its own; of
+    several members each cell meets the one that did best on a second set of episodes.
+
+    Args:
+        env: from `make_env`.
+        policy: leading axes `[...]` are agents.
+        masks: leading axes are those of the policy, then any number more; None for no pruning.
+        attack: a key of `ATTACKS`.
+        eps: radius of the l_inf ball in normalised observation units; None for the task's.
+        episodes: per cell. Episode i starts from the same state in every cell and attack.
+        key: default `jax.random.key(0)`; consumed.
+        config: settings of the attacks.
+        source: the policy whose attack is transferred, masked; leading axes are those of the
+            result, or none.
+        victim: "deterministic" acts with the mean or the likeliest action, "stochastic" draws.
+        noise: sigma of the smoothed victim: N(0, sigma^2) on every coordinate of what it sees,
+            after the adversary, in normalised units. See `jaxprune.certify.certified_quantile`.
+        gamma: of the discounted return.
+
+    Returns:
+        `return` (undiscounted, the task's raw units), `return_discounted`, `length` (steps),
+        `terminated`, `diverged` (the simulator failed: the return ends before it) and `distance`
+        (the largest D reached, see `Distribution.distance`), each `[..., episodes]` with the
+        leading axes of the masks (of the policy without masks).
+
+    Raises:
+        InputError: unknown attack or victim, an argument of another type or out of its range, or a
+            policy that does not fit the task.
+    """
+    check_arguments(evaluate, locals())
+    eps = env.spec.eps if eps is None else eps
+    check_evaluation(env, policy, eps)
+    stochastic = lookup(VICTIMS, victim, "victim")
+    check_needs(attack, env.spec, policy, source is not None)
+    key = jax.random.key(0) if key is None else key
+    # From the host, because agents fresh from training are split over the devices.
+    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
+    key_prepare = jax.random.fold_in(key, episodes)  # those below are the episodes' own
+    if source is not None:
+        source = spread(source, shape)
+    victims = Victims(env, policies, cells, float(eps), key_prepare, stochastic, source)
+    never = np.zeros((episodes, 0), np.int32)
+    play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
+    params = arm(attack, victims, play, config).params
+    result = played(attack, victims, params, key, play, config)
+    return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
+
+
+def arm(attack: str, victims: Victims, play: Play, config: AttackConfig | None = None) -> Armed:
+    """The attack with what it trains, the strongest of its members for every victim.
+
+    Args:
+        attack: a key of `ATTACKS`.
+        victims: the population; its key is consumed.
+        play: how the episodes are played on which members are chosen; `times` has one row each.
+        config: settings of the attacks.
+    """
+
+    def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+        of_index = victims._replace(cells=take(victims.cells, index))
+        key = jax.random.fold_in(victims.key, 1)
+        return np.asarray(played(attack, of_index, params, key, play, config).return_).mean(-1)
+
+    member = make_attack(attack, config)
+    params = prepared(member, victims._replace(key=jax.random.fold_in(victims.key, 0)))
+    return choose(member, params, victims, mean_returns)
+
+
+def played(
+    attack: str,
+    victims: Victims,
+    params: Any,
+    key: Key,
+    play: Play,
+    config: AttackConfig | None = None,
+) -> Episode:
+    """Episodes of every victim under an attack that is ready: `Episode [N, episodes]`."""
+    count, episodes = len(victims.cells.agent), len(play.times)
+    parts = split(episode_keys(key, episodes), np.asarray(play.times), count, victims.lanes)
+    size = count * parts.groups
+    width = lane_width(episodes // parts.groups, size, victims.lanes)
+    order, place = layout(size, width)
+    shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), timeless(play))
+    run = cell_program(victims.env, (attack,), config or AttackConfig(), width)
+    turns = parts.turns(victims.cells, (params,), order)
+    return parts.joined(take(jax.device_get(run(shared, turns)), place))
+
+
+def visited(
+    env: Environment,
+    policy: Policy,
+    masks: Masks | None = None,
+    states: Annotated[int, COUNT] = 1000,
+    episodes: Annotated[int, COUNT] = 20,
+    key: Key | None = None,
+) -> np.ndarray:
+    """Raw observations of unattacked episodes of a masked policy, where local bounds are asked.
+
+    Args:
+        env: from `make_env`.
+        policy: leading axes `[...]` are agents.
+        masks: leading axes are those of the policy, then any number more; None for no pruning.
+        states: per cell, drawn uniformly from all steps of its episodes, with replacement only if
+            these are fewer.
+        episodes: per cell, of the deterministic policy.
+        key: default `jax.random.key(0)`; consumed.
+
+    Returns:
+        `[..., states, obs_size]` with the leading axes of the masks: `obs` of `certify`.
+
+    Raises:
+        InputError: no state, no episode, or a policy that does not fit the task.
+    """
+    check_arguments(visited, locals())
+    check_evaluation(env, policy, 0.0)
+    key_play, key_draw = jax.random.split(jax.random.key(0) if key is None else key)
+    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
+    steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
+    victims = Victims(env, policies, cells, 0.0, key_play)
+    result = played("none", victims, (), key_play, Play(times=steps))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
+    drawn = []
+    for obs, length in zip(result.visited, result.length, strict=True):
+        seen = obs[steps < length[:, None]]
+        drawn.append(seen[rng.choice(len(seen), states, replace=len(seen) < states)])
+    return np.stack(drawn).reshape(*shape, states, env.spec.obs_size)
+
+
+def spread(policy: Policy, shape: tuple[int, ...]) -> Policy:
+    """A policy `[...]` for every cell of a population of this shape, `[N]`, on the host."""
+    axes, count = policy.params.log_std.ndim - 1, math.prod(shape)
+
+    def leaf(x: Any) -> np.ndarray:
+        one = np.shape(x)[axes:]
+        return np.broadcast_to(jax.device_get(x), (*shape, *one)).reshape(count, *one)
+
+    return jax.tree.map(leaf, policy)

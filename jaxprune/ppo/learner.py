@@ -1,0 +1,515 @@
+"""Proximal policy optimisation with pruning, as one pure function of a key.
+
+    train = make_train(config, env, methods)          # everything static is resolved here
+    agent = train(key, hyper, directives)             # everything traced goes in here
+    agents = jax.vmap(train)(keys, hypers, directives)  # many agents, settings, targets
+
+Reading order is the order of the algorithm: prune, collect, estimate advantages, update.
+
+Source: Schulman et al. 2017 (arXiv 1707.06347) with the details of Huang et al. 2022 ("The 37
+implementation details of PPO"), except that truncation is not termination: advantages bootstrap
+from the state that the time limit cut off.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from jaxprune.envs import Environment, EnvSpec
+from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
+from jaxprune.policy import ACTIVATIONS, init_policy
+from jaxprune.ppo.advantages import make_batch, no_returns, update_stats
+from jaxprune.ppo.robust import REGULARISERS, perturbed, ramp
+from jaxprune.pruning.directives import Directive, width
+from jaxprune.pruning.masks import apply_masks, dense, sparsity_of
+from jaxprune.pruning.methods import METHODS, Method, Target
+from jaxprune.pruning.removal import next_masks
+from jaxprune.pruning.scope import Scope, named_leaves
+from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
+from jaxprune.rollout import Transition, Worker, fresh_workers, rollout
+from jaxprune.types import Array, Key, Masks, ObsStats, Params, Policy
+from jaxprune.validation import COUNT, LOG_STD, InputError, at_least, check_ranges, lookup
+
+ADAM = optax.scale_by_adam(eps=1e-5)
+UNITS = ("iteration", "epoch")
+COLLECTIONS = ("clean", "perturbed")
+# Minibatches, at most, that the gradients by which weights are scored are averaged over.
+SCORE_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Static settings: each selects a program. `hyper` holds the defaults of the traced ones.
+
+    Actions are not clipped, neither in training nor later: the task gets them as they were drawn,
+    and may charge more than its motors can do. A policy from a file that clips (`action_box`) goes
+    on clipping while it is trained; its log-probabilities are of the draw before that.
+    """
+
+    steps: Annotated[int, at_least(1, 10**12)] = 1_000_000
+    """Environment steps per agent, rounded up to whole iterations."""
+    num_envs: Annotated[int, COUNT] = 32
+    """Environments per agent."""
+    unroll: Annotated[int, COUNT] = 64
+    """Steps per environment and iteration."""
+    epochs: Annotated[int, at_least(1, 10**6)] = 10
+    """Passes over the data of an iteration."""
+    minibatches: Annotated[int, COUNT] = 32
+    """Gradient steps per pass."""
+    hidden: Annotated[tuple[int, ...], at_least(1, most=16)] = (64, 64)
+    """Hidden widths of actor and critic."""
+    activation: str = "tanh"
+    """Between layers: tanh or relu."""
+    init_log_std: Annotated[float, LOG_STD] = 0.0
+    """Initial log standard deviation of a Gaussian policy."""
+    normalise_reward: bool = True
+    """Divide rewards by the running std of the discounted return, clip at +-10."""
+    scope: Scope = field(default_factory=Scope)
+    """Which weights pruning may remove."""
+    prune_unit: str = "iteration"
+    """What an event of pruning is: iteration (before its rollout), or every epoch (an ablation:
+    stored log-probabilities are stale then)."""
+    regulariser: str = "none"
+    """Of SA-PPO, how the worst observation is found: none, pgd, sgld or convex; `hyper.kappa` is
+    its weight."""
+    collection: str = "clean"
+    """What the policy sees in rollouts: clean or perturbed observations (radius `hyper.sa_eps`)."""
+    hyper: Hyper = field(default_factory=Hyper)
+    """Traced settings."""
+
+    @property
+    def batch(self) -> int:
+        """Env steps of one iteration."""
+        return self.num_envs * self.unroll
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of one training run."""
+        return -(-self.steps // self.batch)
+
+    @property
+    def events(self) -> int:
+        """Events of pruning per iteration."""
+        return self.epochs if self.prune_unit == "epoch" else 1
+
+    def check(self) -> None:
+        """Raises `InputError` for a setting out of its range, or two that contradict each other."""
+        check_ranges(self)
+        if self.batch % self.minibatches:
+            raise InputError(
+                f"num_envs * unroll = {self.batch} is not a multiple of minibatches "
+                f"{self.minibatches}: choose a divisor of {self.batch}"
+            )
+        lookup(ACTIVATIONS, self.activation, "activation")
+        lookup(REGULARISERS, self.regulariser, "regulariser")
+        lookup(dict.fromkeys(UNITS), self.prune_unit, "prune_unit")
+        lookup(dict.fromkeys(COLLECTIONS), self.collection, "collection")
+        self.scope.check()
+
+
+class Snapshot(NamedTuple):
+    """An agent on its way."""
+
+    policy: Policy
+    masks: Masks
+
+
+class TrainState(NamedTuple):
+    """The learner between two iterations; the last four are () where no method asks for them."""
+
+    policy: Policy
+    masks: Masks
+    opt_state: Any
+    return_stats: ObsStats  # of the discounted returns, scalars
+    workers: Worker  # [num_envs]
+    iteration: Array  # int32 []
+    key: Key
+    first: Any  # Params, what training started from: to rewind to
+    recent: Any  # Sample [rows], the data of the last iteration: to score weights by
+    movement: Any  # Params, sum over iterations of -w * gradient
+    snapshots: Any  # Snapshot [snapshots]
+
+
+class Metrics(NamedTuple):
+    """Scalars of one iteration."""
+
+    episode_return: Array  # mean raw return of the episodes that ended; NaN if none did
+    episodes: Array  # how many ended
+    diverged: Array  # how many of these because the simulator left the finite numbers
+    policy_loss: Array
+    value_loss: Array
+    entropy: Array
+    kl: Array  # estimate of KL(old || new), mean of (ratio - 1) - log(ratio)
+    robust: Array  # the SA regulariser, without its weight kappa
+    sparsity: Array  # fraction of the prunable weights removed
+
+
+class Learner(NamedTuple):
+    """Training in pure functions, for callers that want to look in between."""
+
+    fresh: Callable[[Key], Policy]
+    """The policy that an agent of this key starts from."""
+    init: Callable[[Key, Hyper, Directive, Policy, Masks], TrainState]
+    """(key, hyper, the first directive, policy, masks) -> state."""
+    iterate: Callable[[TrainState, Hyper, Directive], tuple[TrainState, Metrics]]
+    """(state, hyper, directive) -> (state, metrics); one iteration."""
+
+
+def make_train(
+    config: PPOConfig,
+    env: Environment,
+    methods: Sequence[Method] = (METHODS["none"],),
+    snapshots: int = 0,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The training function of one agent: pure, so `jit`, `vmap` and shard it as you like.
+
+    Args:
+        config: static settings.
+        env: the task.
+        methods: of pruning, among which every agent's directives choose.
+        snapshots: how many moments of an agent can be kept on the way.
+
+    Returns:
+        `train(key, hyper, directives=None) -> (TrainState, Metrics [iterations])`. `directives`,
+        `[iterations, ...]` from `jaxprune.pruning.make_directives`, say what goes when; None
+        trains a dense agent by the same program. The key is consumed.
+
+    Raises:
+        InputError: settings out of their range, or that contradict each other. Of traced ones no
+            range is checked.
+    """
+    learner = make_learner(config, env, methods, snapshots)
+
+    def train(key: Key, hyper: Hyper, directives: Directive | None = None):
+        if not any(isinstance(x, Tracer) for x in jax.tree.leaves(hyper)):
+            check_ranges(hyper)
+        policy = learner.fresh(key)
+        if directives is None:
+            directives = dense_directives(config, methods, policy.params)
+        first = jax.tree.map(lambda x: x[0], directives)
+        return jax.lax.scan(
+            lambda state, directive: learner.iterate(state, hyper, directive),
+            learner.init(key, hyper, first, policy, dense(policy.params)),
+            directives,
+        )
+
+    return train
+
+
+def dense_directives(config: PPOConfig, methods: Sequence[Method], params: Params) -> Directive:
+    """Orders to remove nothing, `[iterations, ...]`."""
+    count, leaves = config.iterations, width(methods, params, config.scope)
+    return Directive(
+        method=jnp.zeros(count, jnp.int32),
+        groups=jnp.zeros((count, leaves), jnp.int32),
+        counts=jnp.zeros((count, config.events, leaves), jnp.int32),
+        drop=jnp.zeros(count),
+        rewind=jnp.zeros(count, bool),
+        progress=jnp.arange(count) / count,
+        snapshot=jnp.full(count, jnp.iinfo(jnp.int32).max),
+    )
+
+
+def make_learner(
+    config: PPOConfig,
+    env: Environment,
+    methods: Sequence[Method] = (METHODS["none"],),
+    snapshots: int = 0,
+) -> Learner:
+    """The parts of `make_train`. Raises `InputError` for settings that contradict each other."""
+    config.check()
+    starting = [m for m in methods if m.schedule == "at_start"]
+    keeps_data = any(m.schedule and m.needs_data for m in methods)
+    moves = any(SCORES[m.score].needs == "training" for m in methods)
+    rewinds = any(m.rewind for m in methods)
+
+    # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
+    # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
+    @jax.custom_batching.sequential_vmap
+    def fresh(key: Key) -> Policy:
+        return initial_policy(config, env.spec, jax.random.split(key, 3)[0])
+
+    def init(key: Key, hyper: Hyper, start: Directive, policy: Policy, masks: Masks) -> TrainState:
+        _, key_reset, key = jax.random.split(key, 3)
+        nothing = jax.tree.map(jnp.zeros_like, policy.params)
+        state = TrainState(
+            policy=policy,
+            masks=masks,
+            opt_state=ADAM.init(policy.params),
+            return_stats=no_returns(),
+            workers=fresh_workers(key_reset, env, config.num_envs),
+            iteration=jnp.int32(0),
+            key=key,
+            first=policy.params if rewinds else (),
+            recent=(),
+            movement=nothing if moves else (),
+            snapshots=jax.tree.map(
+                lambda x: jnp.zeros((snapshots, *x.shape), x.dtype), Snapshot(policy, masks)
+            )
+            if snapshots
+            else (),
+        )
+        if keeps_data:  # what the first policy does; its data only tell which weights go
+            keys = jax.random.split(jax.random.fold_in(key, config.iterations), 2)
+            _, steps = collect(keys[0], state, hyper, start)
+            stats = update_stats(state.return_stats, steps.discounted_return)
+            state = state._replace(recent=sample_of(policy, steps, hyper, stats))
+        if starting:
+            key_prune = jax.random.fold_in(key, config.iterations + 1)
+            state = keep_masks(state, pruned(key_prune, state, hyper, start, starts=True))
+        return state
+
+    def iterate(state: TrainState, hyper: Hyper, directive: Directive):
+        keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
+
+        # The rollout already uses the masked weights, so no stored log-probability is stale.
+        state = keep_masks(state, pruned(keys[0], state, hyper, directive))
+        if rewinds:
+            state = rewound(state, directive.rewind)
+
+        workers, steps = collect(keys[1], state, hyper, directive)
+        return_stats = update_stats(state.return_stats, steps.discounted_return)
+        sample = sample_of(state.policy, steps, hyper, return_stats)
+
+        state, losses = update(keys[2], config, state, hyper, directive, sample, pruned)
+        obs_stats = update_stats(state.policy.obs_stats, steps.obs)
+        state = state._replace(
+            policy=replace(state.policy, obs_stats=obs_stats),
+            return_stats=return_stats,
+            workers=workers,
+            iteration=state.iteration + 1,
+        )
+        if keeps_data:
+            state = state._replace(recent=sample)
+        if moves:
+            state = state._replace(movement=moved(state, hyper))
+        if snapshots:
+            state = state._replace(snapshots=with_snapshot(state, directive.snapshot))
+        return state, summarise(steps, losses, sparsity_of(state.masks, prunable(state)))
+
+    def prunable(state: TrainState):
+        return config.scope.prunable(state.policy.params)
+
+    def collect(key: Key, state: TrainState, hyper: Hyper, directive: Directive):
+        perturb = None
+        if config.collection == "perturbed":
+            perturb = partial(perturbed, eps=hyper.sa_eps * ramp(directive.progress, hyper.sa_ramp))
+        return rollout(key, env, state.policy, hyper.gamma, state.workers, config.unroll, perturb)
+
+    def sample_of(policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
+        return make_batch(policy, steps, hyper, stats if config.normalise_reward else None)
+
+    def scored_on(state: TrainState, hyper: Hyper) -> Batch:
+        """The data of the last iteration in minibatches."""
+        rows = config.batch
+        count = next(n for n in range(min(SCORE_BATCHES, rows), 0, -1) if rows % n == 0)
+        sample = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), state.recent)
+        return Batch(sample, hyper, env.spec.eps, state.movement if moves else None)
+
+    def pruned(
+        key: Key,
+        state: TrainState,
+        hyper: Hyper,
+        directive: Directive,
+        event: Array | int = 0,
+        starts: bool = False,
+    ) -> Masks:
+        """The masks after an event, by the agent's own method; `starts` before the first one."""
+        batch = scored_on(state, hyper) if keeps_data else None
+        counts = directive.counts[event]
+
+        def by(method: Method) -> Masks:
+            static = method.schedule == "at_start" and method.regrow is None
+            if method.schedule is None or (static and not starts):
+                return state.masks
+            if starts and method.schedule != "at_start":
+                return state.masks
+            leaves = width([method], state.policy.params, config.scope)
+            target = Target(directive.groups[:leaves], counts[:leaves])
+            return next_masks(
+                method,
+                config.scope,
+                state.policy,
+                state.masks,
+                batch,
+                target,
+                key,
+                directive.drop,
+            )
+
+        branches = [partial(by, method) for method in methods]
+        if len(branches) == 1:
+            return branches[0]()
+        return jax.lax.switch(directive.method, branches)
+
+    def moved(state: TrainState, hyper: Hyper) -> Params:
+        gradient = dense_gradient(state.policy, scored_on(state, hyper))
+        return jax.tree.map(
+            lambda m, w, g: m - w * g, state.movement, state.policy.params, gradient
+        )
+
+    return Learner(fresh, init, iterate)
+
+
+def keep_masks(state: TrainState, masks: Masks) -> TrainState:
+    """The state with new masks: what they remove is +0, and what they change has no momentum."""
+    both = jax.tree.map(jnp.logical_and, masks, state.masks)
+    moments = state.opt_state
+    moments = moments._replace(mu=apply_masks(moments.mu, both), nu=apply_masks(moments.nu, both))
+    policy = replace(state.policy, params=apply_masks(state.policy.params, masks))
+    return state._replace(policy=policy, masks=masks, opt_state=moments)
+
+
+def rewound(state: TrainState, rewind: Array) -> TrainState:
+    """Lottery tickets: the first weights under today's masks, with everything else forgotten.
+
+    Source: Frankle and Carbin 2019 (arXiv 1803.03635).
+    """
+    params = apply_masks(state.first, state.masks)
+    size = state.policy.obs_stats.mean
+    unseen = ObsStats(jnp.zeros_like(size), jnp.ones_like(size), jnp.zeros(()))
+    policy = replace(state.policy, params=params, obs_stats=unseen)
+    policy, opt_state, return_stats = jax.tree.map(
+        lambda new, old: jnp.where(rewind, new, old),
+        (policy, ADAM.init(params), no_returns()),
+        (state.policy, state.opt_state, state.return_stats),
+    )
+    return state._replace(policy=policy, opt_state=opt_state, return_stats=return_stats)
+
+
+def with_snapshot(state: TrainState, slot: Array) -> Snapshot:
+    """The snapshots with today's agent in a slot; a slot that is not there changes nothing."""
+    return jax.tree.map(
+        lambda kept, now: kept.at[slot].set(now, mode="drop"),
+        state.snapshots,
+        Snapshot(state.policy, state.masks),
+    )
+
+
+def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
+    """What an agent starts from; the key is consumed."""
+    return init_policy(
+        key,
+        spec.obs_size,
+        spec.action_size,
+        discrete=spec.discrete,
+        hidden=config.hidden,
+        activation=config.activation,
+        init_log_std=config.init_log_std,
+    )
+
+
+def update(
+    key: Key,
+    config: PPOConfig,
+    state: TrainState,
+    hyper: Hyper,
+    directive: Directive,
+    batch: Sample,
+    pruned: Callable[..., Masks],
+) -> tuple[TrainState, Losses]:
+    """`epochs` passes of `minibatches` Adam steps over the batch; removed weights stay +0.
+
+    Gradients are masked *before* the norm is clipped (dead entries must not shrink live steps) and
+    weights *after* Adam (its momentum must not revive an entry). A weight that grows anew has no
+    moments, so late in training its first step is up to (1 - b1) / sqrt(1 - b2) = 3.2 rates long.
+
+    Args:
+        key: consumed.
+        config: static settings.
+        state: with the masks of this iteration.
+        hyper: traced settings.
+        directive: of this iteration.
+        batch: `Sample [rows]`.
+        pruned: (key, state, hyper, directive, event) -> masks, for events after the first.
+    """
+    rows = batch.advantage.shape[0]
+    decay = 1 - (1 - hyper.final_learning_rate) * directive.progress
+    rate = hyper.learning_rate * decay
+    decays = decayed(state.policy.params, config.scope)
+    loss = partial(total_loss, config, state.policy, hyper, directive.progress)
+
+    def minibatch(masks: Masks, carry, xs: tuple[Array, Key]):
+        params, opt_state = carry
+        indices, key = xs
+        sample = jax.tree.map(lambda x: x[indices], batch)
+        grads, losses = jax.grad(loss, has_aux=True)(params, sample, key)
+        grads = apply_masks(grads, masks)
+        shrink = jnp.minimum(1.0, hyper.max_grad_norm / (optax.tree.norm(grads) + 1e-8))
+        direction, opt_state = ADAM.update(jax.tree.map(lambda g: shrink * g, grads), opt_state)
+        params = jax.tree.map(
+            lambda w, d, on: w - rate * (d + on * hyper.weight_decay * w), params, direction, decays
+        )
+        return (apply_masks(params, masks), opt_state), losses
+
+    def epoch(carry, xs: tuple[Key, Array]):
+        params, masks, opt_state = carry
+        key, number = xs
+        key_order, key_loss, key_prune = jax.random.split(key, 3)
+        if config.events > 1:  # at the first the masks are those of the rollout
+            now = with_weights(state, params, masks, opt_state)
+            now = keep_masks(now, pruned(key_prune, now, hyper, directive, number))
+            params, masks, opt_state = now.policy.params, now.masks, now.opt_state
+        order = jax.random.permutation(key_order, rows).reshape(config.minibatches, -1)
+        keys = jax.random.split(key_loss, config.minibatches)
+        steps = partial(minibatch, masks)
+        (params, opt_state), losses = jax.lax.scan(steps, (params, opt_state), (order, keys))
+        return (params, masks, opt_state), losses
+
+    carry = (state.policy.params, state.masks, state.opt_state)
+    xs = (jax.random.split(key, config.epochs), jnp.arange(config.epochs))
+    carry, losses = jax.lax.scan(epoch, carry, xs)
+    return with_weights(state, *carry), jax.tree.map(jnp.mean, losses)
+
+
+def with_weights(state: TrainState, params: Params, masks: Masks, opt_state: Any) -> TrainState:
+    """The state with other weights."""
+    policy = replace(state.policy, params=params)
+    return state._replace(policy=policy, masks=masks, opt_state=opt_state)
+
+
+def total_loss(
+    config: PPOConfig,
+    policy: Policy,
+    hyper: Hyper,
+    progress: Array,
+    params: Params,
+    sample: Sample,
+    key: Key,
+) -> tuple[Array, Losses]:
+    """PPO's loss plus kappa times the SA regulariser at the true observations, means over `[B]`.
+
+    Source: Zhang et al. 2020 (SA-PPO, arXiv 2003.08938), section 3.2.
+    """
+    total, losses = ppo_loss(params, policy, hyper, sample)
+    if config.regulariser == "none":
+        return total, losses
+    grown = ramp(progress, hyper.sa_ramp)
+    regulariser, eps = REGULARISERS[config.regulariser], hyper.sa_eps * grown
+    keys = jax.random.split(key, len(sample.advantage))
+    policy = replace(policy, params=params)
+    at = lambda key, obs_norm: regulariser(key, policy, obs_norm, eps, grown)  # noqa: E731
+    robust = jax.vmap(at)(keys, sample.obs_norm).mean()
+    return total + hyper.kappa * robust, losses._replace(robust=robust)
+
+
+def decayed(params: Params, scope: Scope) -> Params:
+    """1 for the leaves that weight decay acts on, 0 for the others."""
+    prunable = scope.prunable(params)
+    on = [float(prunable(name)) for name, _ in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), on)
+
+
+def summarise(steps: Transition, losses: Losses, sparsity: Array) -> Metrics:
+    """One iteration's scalars."""
+    done = steps.terminated | steps.truncated
+    episodes = jnp.sum(done)
+    mean_return = jnp.sum(jnp.where(done, steps.episode_return, 0.0)) / episodes  # NaN if none
+    diverged = jnp.sum(steps.diverged)
+    return Metrics(mean_return, episodes, diverged, *losses, sparsity)

@@ -1,0 +1,337 @@
+"""The command line: grids, presets, identity of an experiment, and one line for every bad input."""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
+from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
+from jaxprune.envs import make_env
+from jaxprune.losses import Hyper
+from jaxprune.pruning import Scope
+from jaxprune.validation import InputError
+
+
+def test_a_grid_includes_its_ends_and_is_exact():
+    assert parse_grid("0:0.95:20") == tuple(round(0.05 * i, 2) for i in range(20))
+    assert parse_grid("0:0.9:4") == (0.0, 0.3, 0.6, 0.9)
+    assert parse_grid("0.5:0.9:1") == (0.5,)
+
+
+def test_a_list_is_sorted_and_without_repeats():
+    assert parse_grid("0.9,0,0.5,0.50") == (0.0, 0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("0:1:5", "1"),
+        ("-0.1:0.5:3", "-0.1"),
+        ("0,1.5", "1.5"),
+        ("0:0.9:0", "count outside 1 .. 1000"),
+        ("0:0.9:-2", "count outside 1 .. 1000"),
+        ("0:0.9", "malformed"),
+        ("0:0.9:3:4", "malformed"),
+        ("a,b", "malformed"),
+        ("", "malformed"),
+        ("0:0.9:2.5", "malformed"),
+        ("nan", "malformed"),
+        ("1/0", "malformed"),
+        ("0:0.9:10000", "count outside 1 .. 1000"),
+        ("0,1e-999999999", "malformed"),
+        ("0:1e999999999:3", "malformed"),
+        ("1/3333333333333333333333333333333333333333", "malformed"),
+    ],
+)
+def test_a_bad_grid_is_named_with_the_remedy(text: str, named: str):
+    with pytest.raises(InputError) as error:
+        parse_grid(text)
+    assert named in str(error.value)
+    assert repr(text) in str(error.value)
+
+
+def test_presets_are_starting_points():
+    assert parse([]) == PRESETS["laptop"]
+    assert parse(["--preset", "smoke"]) == PRESETS["smoke"]
+    smoke = parse(["--preset=smoke", "--seeds", "3"])
+    assert smoke == replace(PRESETS["smoke"], seeds=3)
+
+
+def test_every_preset_is_named_after_its_key_and_valid():
+    for name, preset in PRESETS.items():
+        assert preset.preset == name
+        assert check(replace(preset, env="cartpole")).spec.name == "cartpole"
+
+
+def test_options_reach_every_part():
+    experiment = parse(
+        [
+            "--methods",
+            "magnitude,micro",
+            "--attacks",
+            "mad",
+            "--eps",
+            "0.05,0.1",
+            "--steps",
+            "4096",
+            "--learning-rate",
+            "1e-4",
+            "--mad.steps",
+            "7",
+            "--allocations",
+            "uniform,erk",
+            "--modes",
+            "trajectory",
+            "--regimes",
+            "ppo,sa_ppo",
+            "--controls",
+            "narrow",
+            "--networks",
+            "both",
+            "--min-weights",
+            "3",
+            "--regulariser",
+            "convex",
+            "--kappa",
+            "0.3",
+            "--sparsity-grid",
+            "0,0.5",
+            "--episodes",
+            "3",
+        ]
+    )
+    assert experiment.methods == ("magnitude", "micro")
+    assert experiment.attacks == ("mad",)
+    assert experiment.eps == (0.05, 0.1)
+    assert experiment.ppo.steps == 4096
+    assert experiment.ppo.hyper.learning_rate == 1e-4
+    assert experiment.allocations == ("uniform", "erk")
+    assert experiment.modes == ("trajectory",)
+    assert experiment.regimes == ("ppo", "sa_ppo")
+    assert experiment.controls == ("narrow",)
+    assert experiment.ppo.scope == Scope("both", min_weights=3)
+    assert experiment.ppo.regulariser == "convex"
+    assert experiment.ppo.hyper.kappa == 0.3
+    assert experiment.attack.mad.steps == 7
+    assert experiment.sparsity_grid == (0.0, 0.5)
+    assert experiment.episodes == 3
+
+
+# One other value per field; a new field without one fails the test below.
+OTHER = {
+    "chunk_seeds": 1,
+    "preset": "smoke",
+    "env": "hopper",
+    "backend": "spring",
+    "sparsity_grid": (0.0, 0.5),
+    "seeds": 3,
+    "methods": ("micro",),
+    "allocations": ("erk",),
+    "modes": ("trajectory",),
+    "regimes": ("ppo_decay",),
+    "controls": ("narrow",),
+    "attacks": ("mad",),
+    "eps": (0.2,),
+    "victim": ("stochastic",),
+    "bounds": ("path",),
+    "states": 64,
+    "episodes": 9,
+    "prune_window": (0.1, 0.5),
+    "policy": Path("policy.npz"),
+    "policy_stats": Path("stats.npz"),
+    "policy_activation": "relu",
+    "seed": 5,
+    "lanes": 8,
+    "attack": AttackConfig(mad=MADConfig(steps=3)),
+    "eps_sweep": (0.0, 1.0),
+    "selection_episodes": 3,
+    "ppo": replace(PRESETS["smoke"].ppo, steps=2048),
+}
+# Of the learner, what decides who is pruned and trained how.
+OTHER_LEARNER = {
+    "scope": Scope(layer_sparsity=(("actor/layer_0/kernel", 0.5),)),
+    "prune_unit": "epoch",
+    "regulariser": "pgd",
+    "collection": "perturbed",
+}
+PLACES = {
+    "out",
+    "shard",
+    "distributed",
+    "sink",
+    "resume",
+    "dry_run",
+    "first_seed",
+}  # where and whether to write
+
+
+def test_every_field_but_the_place_identifies_the_experiment():
+    assert {f.name for f in fields(Experiment)} == OTHER.keys() | PLACES
+    base = Experiment(env="cartpole")
+    for name, value in OTHER.items():
+        assert replace(base, **{name: value}).folder() != base.folder(), name
+    for field, value in {**OTHER_LEARNER, "hyper": Hyper(kappa=0.3)}.items():
+        other = replace(base, ppo=replace(base.ppo, **{field: value}))
+        assert other.folder() != base.folder(), field
+    places = {"shard": "0/2", "distributed": True, "sink": "wandb", "resume": False}
+    for name, value in {**places, "dry_run": True, "first_seed": 2}.items():
+        assert replace(base, **{name: value}).settings() == base.settings(), name
+    assert replace(base, out=Path("elsewhere")).settings() == base.settings()
+    assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
+
+
+@pytest.mark.parametrize(("task", "methods"), [("cartpole", "magnitude"), ("hopper", "none")])
+def test_all_attacks_are_those_that_the_task_allows(task, methods):
+    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer."""
+    asked = parse(["--env", task, "--attacks", "all", "--methods", methods])
+    excluded = {"rs_reference", "paad_reference"} if task == "cartpole" else {"transfer"}
+    assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
+
+
+def test_a_sweep_multiplies_the_tasks_own_radius():
+    env = make_env("cartpole")
+    asked = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
+    assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
+    assert parse(["--episodes", "9"]).resolved(env).selection_episodes == 4
+
+
+def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
+    for env, name in (("gym/Hopper-v4", "gym-Hopper-v4"), ("hopper", "hopper")):
+        folder = Experiment(env=env).folder()
+        assert folder.parent == Path("results")
+        assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", folder.name)
+        assert Experiment(env=env).settings()["env"] == env
+    out = Path("runs/gym/Hopper-v4")
+    assert Experiment(env="gym/Hopper-v4", out=out).folder() == out
+
+
+BAD = [
+    ("--preset huge", ["'huge'", "smoke, laptop, paper"]),
+    ("--env hoper", ["'hoper'", "hopper", "did you mean"]),
+    ("--env cartpole --backend mjx", ["'mjx'", "analytic"]),
+    ("--env swimmer --backend mjx", ["'mjx'", "generalized"]),
+    ("--methods magnitud", ["'magnitud'", "none, magnitude, random", "did you mean 'magnitude'"]),
+    ("--methods lamb/cubic", ["score 'lamb'", "did you mean 'lamp'"]),
+    ("--methods lamp/cubed", ["schedule 'cubed'", "cubic", "after"]),
+    ("--methods lamp/cubic/rows", ["structure 'rows'", "weights, outputs"]),
+    ("--methods lamp/cubic/weights/2", ["4 parts", "SCORE/SCHEDULE/STRUCTURE"]),
+    ("--methods movement/after", ["'movement/after'", "during training", "cubic"]),
+    ("--methods movement/at_start", ["'movement/at_start'", "during training"]),
+    ("--modes endpoints", ["mode 'endpoints'", "endpoint, trajectory"]),
+    ("--regimes ppo,sappo", ["regime 'sappo'", "ppo, sa_ppo, ppo_decay"]),
+    ("--controls wide", ["control 'wide'", "narrow, rescaled"]),
+    ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
+    ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
+    ("--regimes sa_ppo --regulariser convex --kappa 0", ["'sa_ppo'", "--kappa above 0"]),
+    ("--regimes sa_ppo --regulariser none --kappa 0.3", ["'sa_ppo'", "--regulariser"]),
+    ("--regulariser cubic", ["'cubic'", "none, pgd, sgld, convex"]),
+    ("--collection perturbed", ["'perturbed'", "sa_ppo"]),
+    ("--collection dirty", ["'dirty'", "clean, perturbed"]),
+    ("--prune-unit step", ["'step'", "iteration, epoch"]),
+    ("--networks value", ["'value'", "actor, critic, both"]),
+    ("--min-weights -1", ["min_weights -1"]),
+    ("--layer-sparsity actor/layer_0/kernel 1.5", ["layer_sparsity 1.5", "[0, 1)"]),
+    ("--attacks PGD", ["'PGD'", "none, random, corners", "did you mean 'pgd'"]),
+    ("--attacks none", ["'none'", "random, corners"]),
+    ("--attacks all,mda", ["'mda'", "did you mean 'mad'"]),
+    ("--env cartpole --attacks paad_reference", ["'paad_reference'", "continuous", "paad"]),
+    ("--env cartpole --attacks transfer --methods none", ["'transfer'", "source"]),
+    ("--eps-sweep 0.5,1", ["0.5,1", "lacks 0", "clean run"]),
+    ("--eps-sweep 0", ["'0'", "positive multiples"]),
+    ("--eps-sweep=-1,0", ["eps_sweep -1", "[0, 1000]"]),
+    ("--eps-sweep 0,1 --eps 0.1,0.2", ["0,1", "2"]),
+    ("--eps-sweep 0,1000 --eps 0.1", ["eps 100", "[0, 10]"]),
+    ("--selection-episodes 0", ["selection_episodes 0"]),
+    ("--rs.steps 100", ["rs steps 100", "too few to train"]),
+    ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
+    ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),
+    ("--adversary.learning-rates 0", ["learning_rates 0", "(0, 1]"]),
+    ("--search.queries 3", ["queries 3", "at least 16"]),
+    ("--mad.restarts 0", ["restarts 0"]),
+    ("--eps -0.1", ["-0.1"]),
+    ("--eps nan", ["nan"]),
+    ("--eps 11", ["eps 11", "[0, 10]"]),
+    ("--bounds spectrl", ["'spectrl'", "did you mean 'spectral'"]),
+    ("--victim random", ["'random'", "deterministic, stochastic"]),
+    ("--victim deterministic,drawn", ["'drawn'", "deterministic, stochastic"]),
+    ("--victim deterministic,", ["victim ''", "deterministic, stochastic"]),
+    ("--victim stochastic,stochastic", ["'stochastic' more than once", "about first"]),
+    ("--states 0", ["states 0"]),
+    ("--episodes 1 --bounds ibp", ["episodes 1", "'ibp'", "at least 2"]),
+    ("--eps x", ["eps", "'x'"]),
+    ("--sparsity-grid 0:1:3", ["'0:1:3'", "[0, 1)"]),
+    ("--seeds 0", ["seeds 0"]),
+    ("--episodes 0", ["episodes 0"]),
+    ("--steps 0", ["steps 0"]),
+    ("--lanes 0", ["lanes 0"]),
+    ("--seeds many", ["seeds", "'many'"]),
+    ("--minibatches 7", ["minibatches", "divisor"]),
+    ("--mad.steps 0", ["mad", "0"]),
+    ("--activation swish", ["'swish'", "tanh, relu"]),
+    ("--allocations erk2", ["'erk2'", "global, uniform, erk"]),
+    ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
+    ("--policy-stats s.pkl", ["s.pkl", "--policy"]),
+    ("--nonsense 3", ["--nonsense"]),
+    ("--seed 4294967296", ["seed 4294967296", "0 .. 4294967295"]),
+    ("--seed -1", ["seed -1", "0 .. 4294967295"]),
+    ("--gamma 1", ["gamma 1", "[0, 1)"]),
+    ("--gamma nan", ["gamma nan", "[0, 1)"]),
+    ("--learning-rate 1e308", ["learning_rate 1e+308", "(0, 1]"]),
+    ("--learning-rate inf", ["learning_rate inf", "(0, 1]"]),
+    ("--clip 0", ["clip 0", "(0, 10]"]),
+    ("--gae-lambda -0.1", ["gae_lambda -0.1", "[0, 1]"]),
+    ("--entropy-weight -1", ["entropy_weight -1", "[0, 1000]"]),
+    ("--value-weight nan", ["value_weight nan", "[0, 1000]"]),
+    ("--max-grad-norm inf", ["max_grad_norm inf", "(0, 1000]"]),
+    ("--reward-scale 0", ["reward_scale 0", "(0, 1000]"]),
+    ("--init-log-std inf", ["init_log_std inf", "[-10, 5]"]),
+    ("--rs.polyak 0", ["rs polyak 0", "(0, 1]"]),
+    ("--rs.weights 0.1 nan", ["rs weights nan", "[0, 1000]"]),
+    ("--mad.step-scale inf", ["mad step_scale inf", "(0, 1000]"]),
+    ("--adversary.log-stds 0 1e308", ["log_stds 1e+308", "[-10, 5]"]),
+    ("--prune-window 0 nan", ["prune_window nan", "[0, 1]"]),
+    ("--hidden", ["hidden is empty"]),
+    (f"--hidden {'64 ' * 17}", ["hidden has 17 elements", "at most 16"]),
+    ("--episodes 1000000000000000000", ["episodes 1000000000000000000", "2147483647"]),
+    ("--search.queries 1000000000000", ["search queries", "1000000"]),
+    ("--seeds 1000000007 --chunk-seeds 7", ["does not divide", "1, 1000000007"]),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), BAD, ids=[words for words, _ in BAD])
+def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: list[str]):
+    with pytest.raises(InputError) as error:
+        check(parse([*words.split()]))
+    message = str(error.value)
+    assert "\n" not in message
+    for part in named:
+        assert part in message
+
+
+def test_an_alias_is_the_same_experiment():
+    env = make_env("cartpole")
+    words = ["--env", "cartpole", "--attacks"]
+    plain, alias = (parse([*words, x]).resolved(env) for x in ("none,mad", "none,pgd,mad"))
+    assert alias == plain
+    assert alias.folder() == plain.folder()
+
+
+def test_help_is_help(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert not stop.value.code
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--sparsity-grid" in told
+    for option, allowed in RANGES.items():
+        assert f"In {allowed}." in told.partition(f"{option} ")[2].partition("(default")[0], option
+
+
+RANGES = {
+    "--gamma FLOAT": "[0, 1)",
+    "--mad.step-scale FLOAT": "(0, 1000]",
+    "--seed INT": "0 .. 4294967295",
+    "--prune-window FLOAT FLOAT": "[0, 1]",
+    "--min-weights INT": "0 .. 2147483647",
+}

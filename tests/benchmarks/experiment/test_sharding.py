@@ -1,0 +1,150 @@
+"""Who computes what: shards from the command line, from schedulers, and of blocks of seeds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.experiment import PRESETS, check, parse
+from benchmarks.experiment.design import arms
+from benchmarks.experiment.sharding import (
+    ALONE,
+    Shard,
+    block_of,
+    blocks_of,
+    find_shard,
+    parse_shard,
+)
+from jaxprune.envs import make_env
+from jaxprune.validation import InputError
+
+SIX = replace(PRESETS["smoke"], seeds=6, chunk_seeds=2).resolved(make_env("cartpole"))
+
+
+def test_blocks_are_dealt_out_and_together_they_are_the_experiment():
+    dealt = [list(blocks_of(SIX, Shard(i, 2))) for i in range(2)]
+    assert dealt == [[0, 2], [1]]
+    assert list(blocks_of(SIX, ALONE)) == [0, 1, 2]
+    seeds = [[a.seed for a in arms(block_of(SIX, i)) if a.method == "none"] for i in range(3)]
+    assert seeds == [[0, 1], [2, 3], [4, 5]]
+    every = [arm for i in range(3) for arm in arms(block_of(SIX, i))]
+    assert sorted(every) == sorted(arms(SIX))
+
+
+def test_all_seeds_are_one_block_unless_asked_otherwise():
+    experiment = replace(SIX, chunk_seeds=None).resolved(make_env("cartpole"))
+    assert experiment.chunk_seeds == 6
+    assert [len(arms(block_of(experiment, i))) for i in blocks_of(experiment, ALONE)] == [
+        len(arms(SIX))
+    ]
+
+
+def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
+    """What Slurm tells a task of an array."""
+    told = {"ID": task, "MIN": first, "MAX": last, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in told.items()}
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "shard"),
+    [
+        (slurm(2, 0, 2, 3), "auto", Shard(2, 3)),
+        (slurm(12, 10, 12, 3), "auto", Shard(2, 3)),
+        # Some tasks of three: a count that is given says which.
+        (slurm(1, 1, 1, 1), "auto/3", Shard(1, 3)),
+        (slurm(2, 1, 2, 2) | {"JAXPRUNE_SHARDS": "3"}, "auto", Shard(2, 3)),
+        (slurm(2, 0, 2, 2) | {"JAXPRUNE_SHARDS": "9"}, "auto/3", Shard(2, 3)),
+        ({"JOB_COMPLETION_INDEX": "0", "JAXPRUNE_SHARDS": "2"}, "auto", Shard(0, 2)),
+        ({"JOB_COMPLETION_INDEX": "1"}, "auto/2", Shard(1, 2)),
+    ],
+)
+def test_a_scheduler_tells_the_shard(
+    environment: dict[str, str], asked: str, shard: Shard, tmp_path: Path
+):
+    assert find_shard(replace(SIX, shard=asked, out=tmp_path), environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "message"),
+    [
+        ({}, "auto", "finds no scheduler.*--shard INDEX/COUNT"),
+        ({"JOB_COMPLETION_INDEX": "1"}, "auto", "set JAXPRUNE_SHARDS to the completions"),
+        ({"SLURM_ARRAY_TASK_ID": "1"}, "auto", "SLURM_ARRAY_TASK_MIN='', .* give INDEX/COUNT"),
+        (slurm(3, 3, 7, 2), "auto", "2 tasks from 3 to 7 has gaps.*auto/COUNT or set JAXPRUNE_SH"),
+        (slurm(3, 1, 3, 3), "auto/3", "shard '3/3' is none"),
+    ],
+)
+def test_a_scheduler_that_says_too_little(
+    environment: dict[str, str], asked: str, message: str, tmp_path: Path
+):
+    with pytest.raises(InputError, match=message):
+        find_shard(replace(SIX, shard=asked, out=tmp_path), environment)
+
+
+@pytest.mark.parametrize(
+    ("submitted", "asked"),
+    [(slurm(1, 1, 1, 1), "auto"), (slurm(1, 1, 2, 2), "auto"), ({}, "0/2")],
+)
+def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp_path: Path):
+    """Some tasks of an array, submitted again, look like a smaller array."""
+    (tmp_path / "shards" / "0-of-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds shards/0-of-3.*--shard INDEX/3.*another --out"):
+        find_shard(replace(SIX, shard=asked, out=tmp_path), submitted)
+    again = replace(SIX, shard="auto/3", out=tmp_path)
+    assert find_shard(again, slurm(1, 1, 1, 1)) == Shard(1, 3)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "3"},
+        {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3"},
+        {"PMI_RANK": "1", "PMI_SIZE": "3"},
+        {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c"},
+        {"JOB_COMPLETION_INDEX": "1", "JAXPRUNE_SHARDS": "3"},
+    ],
+    ids=lambda environment: next(iter(environment)),
+)
+def test_a_launcher_tells_a_process_its_shard(environment: dict[str, str], tmp_path: Path):
+    asked = replace(SIX, distributed=True, out=tmp_path)
+    assert find_shard(asked, environment) == Shard(1, 3)
+    with pytest.raises(InputError, match=r"finds no launcher.*give --shard INDEX/COUNT"):
+        find_shard(asked, dict([next(iter(environment.items()))]))
+
+
+@pytest.mark.parametrize("text", ["3/3", "a/b", "1", "-1/2", "1/0", "", "0/1000000000000"])
+def test_what_is_no_shard(text: str):
+    with pytest.raises(InputError, match=r"give INDEX/COUNT with 0 <= INDEX < COUNT"):
+        parse_shard(text)
+
+
+def test_more_shards_than_blocks():
+    with pytest.raises(InputError, match=r"6 seeds in chunks of 2 are 3.*--chunk-seeds of 1"):
+        find_shard(replace(SIX, shard="0/4"))
+    assert find_shard(replace(SIX, shard="2/3")) == Shard(2, 3)
+    assert find_shard(SIX) == ALONE
+
+
+def test_a_shard_and_processes_contradict_each_other():
+    with pytest.raises(InputError, match="leave out --shard"):
+        find_shard(replace(SIX, shard="0/2", distributed=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seeds 6 --chunk-seeds 4", "does not divide the 6 seeds: choose from 1, 2, 3, 6"),
+        ("--chunk-seeds 0", "chunk_seeds 0 is below 1"),
+    ],
+)
+def test_blocks_of_different_sizes(words: str, message: str):
+    with pytest.raises(InputError, match=message):
+        check(parse(["--preset", "smoke", *words.split()]))
+
+
+def test_how_a_run_is_split_does_not_name_another_experiment():
+    asked = replace(SIX, shard="1/3", distributed=True, resume=False, dry_run=True)
+    assert asked.settings() == SIX.settings()
+    assert replace(SIX, chunk_seeds=3).settings() != SIX.settings()
+    assert "first_seed" not in SIX.settings()

@@ -1,0 +1,333 @@
+"""What a report says in words, what it counts, and what it is compared with."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from benchmarks.analysis.compute_cost import compute, total
+from benchmarks.analysis.curves import collect, victims
+from benchmarks.analysis.published import OURS, STRONGEST, compare, published
+from benchmarks.report.contents import Evidence, Line, Panel, gather, warnings
+from benchmarks.report.findings import ENOUGH, FEW, claim, headlines, preface, spans
+from benchmarks.report.html_figures import charts
+from benchmarks.report.markdown import lines
+from benchmarks.report.write import write_report
+from benchmarks.runtime.run_folder import RunFolder, read_table
+from jaxprune.ppo.robust import STEPS
+from jaxprune.statistics import Interval
+from tests.benchmarks.made_up import (
+    DENSE,
+    EPISODES,
+    LEVELS,
+    LOSS,
+    NOISE,
+    SETTINGS,
+    SIZES,
+    write_run,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds; the learned attack has two members; the published radius of Hopper."""
+    path = tmp_path_factory.mktemp("evidence") / "run"
+    return write_run(path, "gym/Hopper-v4", attacks=("mad", "rs"), radii=(0.075, 0.2)).path
+
+
+@pytest.fixture(scope="module")
+def evidence(folder: Path) -> Evidence:
+    return gather(folder)
+
+
+def with_change(panel: Panel, *intervals: tuple[float, float, float]) -> Panel:
+    """A panel whose pruned agents change so much (mean, low, high) at sparsities 0.1, 0.2, ..."""
+    columns = np.array([(0.0, 0.0, 0.0), *intervals]).T
+    line = Line("change", Interval(*columns), columns[:1])
+    return panel._replace(claimed=line.interval, sparsity=np.arange(len(intervals) + 1) / 10)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def test_the_difference_to_dense_agents_is_paired(evidence: Evidence):
+    """Seeds and episodes drop out of it, so that nothing is left but what pruning does."""
+    for panel in evidence.panels:
+        expected = -DENSE * np.array(LEVELS)
+        for side in panel.change.interval:
+            np.testing.assert_allclose(side, expected, atol=1e-3)
+        np.testing.assert_allclose(panel.dense_worst.mean, DENSE - 10 * LOSS * panel.eps + 1)
+
+
+def test_a_claim_that_nothing_refutes_says_what_may_still_be_lost(evidence: Evidence):
+    panel = with_change(evidence.panels[0], (5, -92.6, 50), (20, 1, 30))
+    assert claim(panel, ENOUGH) == (
+        'magnitude, eps 0.075: "pruning does not hurt robustness" is not refuted at any sparsity '
+        "up to 0.2. The return under the worst adversary is certainly lower than that of the dense "
+        "agents (926 [912, 940]) at no sparsity, and certainly higher at sparsity 0.2. Not refuted "
+        "is not proved: at sparsity 0.1 the mean changes by +5, and the interval allows a loss of "
+        "93 (10%)."
+    )
+
+
+def test_a_claim_is_refuted_from_the_first_certain_loss(evidence: Evidence):
+    panel = with_change(evidence.panels[0], (0, -9, 9), (-9, -10, -1), (0, -99, 9), (-9, -20, -1))
+    words = claim(panel, FEW)
+    assert "does not look refuted up to sparsity 0.1, but at 0.2." in words
+    assert (
+        "apparently lower than that of the dense agents (926 [912, 940]) at sparsity 0.2, 0.4, "
+        in words
+    )
+    assert words.endswith(
+        "at sparsity 0.1 the mean changes by +0, and the interval allows a loss of 9 (1%)."
+    )
+    refuted = claim(with_change(panel, (-9, -10, -1)), ENOUGH)
+    assert "is refuted already at the lowest sparsity, 0.1." in refuted
+    assert "Not refuted is not proved" not in refuted
+
+
+def test_nothing_is_claimed_without_intervals(evidence: Evidence):
+    panel = with_change(evidence.panels[0], (-9, np.nan, np.nan))
+    assert claim(panel, ENOUGH).endswith("cannot be told from one episode of one agent.")
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_spans_name_exactly_the_chosen_levels(chosen: list[bool]):
+    levels = np.arange(1, len(chosen) + 1) / 100
+    words = spans(levels, np.array(chosen))
+    named: set[float] = set()
+    for part in words.removeprefix("every sparsity from ").removeprefix("sparsity ").split(", "):
+        if part == "no sparsity":
+            continue
+        ends = [float(x) for x in part.replace(" and ", " to ").split(" to ")]
+        named |= {x for x in levels if ends[0] <= x <= ends[-1]}
+    assert named == {x for x, c in zip(levels, chosen, strict=True) if c}
+
+
+def test_too_few_seeds_are_said_first(evidence: Evidence):
+    (first,) = preface(evidence)
+    assert first.startswith("**With 3 seeds the intervals are very wide;")
+    assert "about these agents and no others" in first
+    assert evidence.few_seeds in evidence.warnings
+    enough = evidence._replace(seeds=5)
+    assert not enough.few_seeds and not list(preface(enough))
+
+
+def test_objectives_that_agree_share_a_sentence(evidence: Evidence):
+    spots = [line for line in headlines(evidence) if "sweet spot" in line]
+    assert len(spots) == 2
+    assert (
+        "sweet spot at sparsity 0 (highest mean of clean and attacked; highest minimum" in spots[0]
+    )
+    assert "on fresh episodes (dense: 1001 [987, 1015] and 926 [912, 940])" in spots[0]
+
+
+def test_both_reports_hold_the_words(folder: Path, evidence: Evidence):
+    write_report(RunFolder(folder, SETTINGS), Console(quiet=True))
+    text, html = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
+    for line in headlines(evidence):
+        assert f"- {line}\n" in text
+    assert "is certainly" not in html and "is apparently lower than" in html
+    assert "| training | 1,800 | 5.4e+06 |" in text
+    assert '<td style="text-align:right">5.4e+06</td>' in html
+    assert "](worst.png)" not in text and "](returns.png)" in text
+    assert not list(folder.glob(".*"))
+
+
+# --- axes -----------------------------------------------------------------------------------------
+
+
+def test_axes_follow_what_was_measured_and_not_the_bands(evidence: Evidence):
+    def blown(line: Line) -> Line:
+        mean = np.asarray(line.interval.mean)
+        return line._replace(interval=Interval(mean, mean - 1e6, mean + 1e6))
+
+    panels = [
+        panel._replace(
+            clean=blown(panel.clean), worst=blown(panel.worst), change=blown(panel.change)
+        )
+        for panel in evidence.panels
+    ]
+    for name in ("returns.png", "worst.png", "change.png"):
+        expected, found = (
+            charts(e)[name][0].figure.layout.yaxis.range
+            for e in (evidence, evidence._replace(panels=panels))
+        )
+        assert expected == found
+        assert max(map(abs, found)) < 2 * DENSE
+
+
+# --- compute --------------------------------------------------------------------------------------
+
+
+def test_compute_follows_its_formulas(folder: Path):
+    names = ("returns", "training", "attacks", "sparsity")
+    tables = [read_table(folder, name) for name in names]
+    stages = {stage.name: stage for stage in compute(*tables, SETTINGS)}
+    actor, critic = SIZES["actor"], SIZES["critic"]
+    cells = 3 * (1 + len(LEVELS))
+
+    training = stages["training"]
+    assert training.env_steps == 3 * 600  # the last iteration of each of three seeds
+    assert training.flops == 1800 * (2 + 3 * 6) * (actor + critic)
+    learning = stages["learning adversaries"]
+    assert learning.env_steps == cells * 1000  # one preparation serves both radii
+    assert learning.flops == cells * 1000 * (2 * actor + 2 * 2 * 6 * critic)  # two members
+    choosing = stages["choosing their members"]
+    assert choosing.env_steps == cells * 2 * 2 * 5 * 20
+    assert choosing.flops == choosing.env_steps * 2 * actor * (3 + 7 + 150)
+    evaluation, episodes = stages["evaluation"], cells * EPISODES
+    assert evaluation.env_steps == episodes * 20 * 5
+    assert evaluation.flops == episodes * 20 * 2 * actor * (3 + 4 * (3 + 7 + 150))
+    assert total(list(stages.values())).env_steps == sum(s.env_steps for s in stages.values())
+
+
+def test_the_regulariser_of_sa_ppo_is_counted(folder: Path):
+    names = ("returns", "training", "attacks", "sparsity")
+    returns, training, attacks, sparsity = (read_table(folder, name) for name in names)
+    robust = training | {"regime": np.array(["sa_ppo"] * len(training["regime"]), object)}
+    settings = SETTINGS | {"ppo": {"epochs": 3, "regulariser": "pgd"}}
+    plain, sa = (
+        compute(returns, table, attacks, sparsity, settings)[0] for table in (training, robust)
+    )
+    assert sa.flops - plain.flops == 1800 * 3 * (STEPS + 1) * 6 * SIZES["actor"]
+
+
+def test_what_cannot_be_known_is_said(folder: Path):
+    returns, sparsity = (read_table(folder, name) for name in ("returns", "sparsity"))
+    (only,) = compute(returns, {}, {}, sparsity, {})
+    assert only.name == "evaluation" and np.isnan(only.flops)
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+
+def test_every_published_attack_has_one_of_ours():
+    assert {row.task for row in published()} == {"hopper", "walker2d", "halfcheetah", "ant"}
+    assert {row.attack for row in published()} == {*OURS, STRONGEST}
+    assert all(row.source for row in published())
+
+
+def test_published_numbers_of_the_task_and_radius(evidence: Evidence):
+    found = compare(evidence.results, "gym/Hopper-v4")
+    assert found is not None
+    rows = {row[0]: dict(zip(found.header, row, strict=True)) for row in found.rows}
+    assert rows["natural"]["ppo (SA-MDP)"] == "3168 +- 542"
+    assert rows["natural"]["here, dense"] == "1001 [998, 1004]"
+    assert rows["mad"]["here, dense"] == "mad: 926 [923, 929]"
+    assert rows["rs"]["here, dense"] == "rs: 926 [923, 929]"
+    assert rows["rs_mad"]["here, dense"] == ""
+    assert rows["strongest"]["here, dense"] == "worst of: 926 [923, 929]"
+    assert "the models, rewards and endings of the published ones" in found.note
+
+
+def test_at_another_radius_only_clean_returns_compare(evidence: Evidence):
+    found = compare(evidence.results, "walker2d")
+    assert found is not None
+    assert [row[0] for row in found.rows] == ["natural"]
+    assert "give --eps 0.05" in found.note
+    assert "The task is Brax's own" in found.note
+    halfcheetah = compare(evidence.results, "gym/HalfCheetah-v5")
+    assert halfcheetah is not None and "Version 5" in halfcheetah.note
+    assert compare(evidence.results, "cartpole") is None
+
+
+# --- several victims ------------------------------------------------------------------------------
+
+BOTH = ("deterministic", "stochastic")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `folder`, with policies that act in two ways."""
+    path = tmp_path_factory.mktemp("victims") / "run"
+    attacks, radii = ("mad", "rs"), (0.075, 0.2)
+    return write_run(path, "gym/Hopper-v4", attacks=attacks, radii=radii, victims=BOTH).path
+
+
+def test_all_but_one_section_is_about_the_first_victim(both: Path, evidence: Evidence):
+    told, expected = ("\n".join(lines(e)) for e in (gather(both), evidence))
+    start = told.index("## As a stochastic policy")
+    others = told[start : told.index("## Certificates")]
+    told = told.replace(others, "").replace("deterministic and stochastic", "deterministic")
+    told = re.sub(r"- Dense, under the worst adversary of each: .*\n", "", told)
+    before_compute = told.split("## Compute")[0]
+    assert before_compute == expected.split("## Compute")[0]
+    assert "stochastic" not in before_compute.split("## How to read this")[0]
+
+
+def test_another_victim_has_its_tables(both: Path):
+    """NOISE lower without an adversary, twice that with one, on the episodes that judge."""
+    evidence = gather(both)
+    (other,) = evidence.others
+    assert other.results.victim == "stochastic"
+    assert [(x.method, x.eps) for x in other.judged] == [("magnitude", 0.075), ("magnitude", 0.2)]
+    text = "\n".join(lines(evidence))
+    section = text.split("## As a stochastic policy\n")[1].split("\n## ")[0]
+    assert "actions drawn from its distribution" in section
+    for eps in (0.075, 0.2):
+        title = f"### magnitude as a stochastic policy, eps = {eps:g}\n"
+        rows = section.split(title)[1].strip().split("\n\n")[0].splitlines()
+        assert rows[0] == "| sparsity | clean | worst of | mad | rs |"
+        for row, level in zip(rows[2:], LEVELS, strict=True):
+            clean = DENSE * (1 - level) - NOISE + 1  # the mean over the seeds
+            attacked = clean - NOISE - 10 * LOSS * eps
+            told = [cell.split("[")[0].strip() for cell in row.strip("|").split("|")]
+            assert told == [f"{level:g}", f"{clean:.0f}", *[f"{attacked:.0f}"] * 3]
+    cost = section.split("### What the adversaries of the stochastic policy cost\n")[1]
+    mean = DENSE * (1 - np.mean([0, *LEVELS])) + 1 - 2 * NOISE - 10 * LOSS * 0.2  # of 5 x 3 cells
+    assert f"| rs | 0.2 | Robust Sarsa | {mean:.0f} |" in cost
+
+
+def test_a_finding_sets_the_dense_victims_side_by_side(both: Path):
+    (line,) = [x for x in lines(gather(both)) if "under the worst adversary of each" in x]
+    assert line == (
+        "- Dense, under the worst adversary of each: at eps 0.075 926 [912, 940] as a "
+        "deterministic policy, 826 [812, 840] as a stochastic policy; at eps 0.2 801 [787, 815] as "
+        "a deterministic policy, 701 [687, 715] as a stochastic policy."
+    )
+
+
+def test_all_forms_of_the_report_hold_every_victim(both: Path):
+    console = Console(width=200, highlight=False)
+    with console.capture() as printed:
+        write_report(RunFolder(both, SETTINGS), console)
+    assert "magnitude, eps = 0.2, as a stochastic policy" in printed.get()
+    text, html = ((both / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert "## As a stochastic policy\n" in text and "As a stochastic policy</h2>" in html
+    metrics = {row["key"]: row["value"] for row in json.loads((both / "metrics.json").read_text())}
+    for prefix, loss in (("", 0), ("stochastic/", 2 * NOISE)):
+        value = metrics[f"{prefix}return/magnitude/worst_of@0.2/sparsity=0.3"]
+        assert value == pytest.approx(DENSE * 0.7 - 2 * LOSS + 1 - loss)
+
+
+def test_compute_counts_every_victim(both: Path, folder: Path):
+    names = ("returns", "training", "attacks", "sparsity")
+    ours, theirs = (
+        {s.name: s for s in compute(*(read_table(x, name) for name in names), SETTINGS)}
+        for x in (both, folder)
+    )
+    for name in ours:
+        times = 1 if name == "training" else 2
+        assert ours[name].env_steps == times * theirs[name].env_steps
+        assert ours[name].flops == pytest.approx(times * theirs[name].flops)
+
+
+def test_a_warning_names_the_victim_that_is_not_the_first(both: Path):
+    """The policy diverges once as each, and an attack beyond a bound is wrong for any."""
+    returns, training, certificates = (
+        read_table(both, name) for name in ("returns", "training", "certificates")
+    )
+    at = (returns["method"] == "none") & (returns["attack"] == "mad") & (returns["eps"] == 0.2)
+    at &= (returns["seed"] == 0) & (returns["episode"] == 0)
+    beyond = np.where(at & (returns["victim"] == "stochastic"), 99.0, returns["distance"])
+    returns |= {"diverged": at, "distance": beyond}
+    first, other = (collect(returns, name) for name in victims(returns))
+    diverged, wrong = warnings(first, returns, training, certificates, [other])
+    assert "(dense, mad at eps 0.2: 1; dense, mad at eps 0.2, stochastic policy: 1)" in diverged
+    assert wrong.startswith("mad exceeds path for none at eps 0.2: ")

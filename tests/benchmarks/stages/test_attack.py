@@ -1,0 +1,276 @@
+"""The attack stage: what is prepared against whom, which member is chosen, and what is told."""
+
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.analysis.curves import collect
+from benchmarks.analysis.sanity_checks import checks
+from benchmarks.experiment import PRESETS, attack_names
+from benchmarks.experiment.design import Case, preparation
+from benchmarks.experiment.plan import learned
+from benchmarks.report.markdown import sections
+from benchmarks.runtime.compilation import Programs
+from benchmarks.runtime.schemas import SCHEMAS
+from benchmarks.stages import attack, pipeline
+from benchmarks.stages.attack import Battery
+from benchmarks.stages.base import Population
+from benchmarks.stages.victims import sources, victims_of, warmed
+from jaxprune.attacks import (
+    ATTACKS,
+    AdversaryConfig,
+    Attack,
+    AttackConfig,
+    MADConfig,
+    SarsaConfig,
+    SearchConfig,
+    Victims,
+    make_attack,
+    none,
+)
+from jaxprune.attacks.base import nothing
+from jaxprune.devices import OverPopulation
+from jaxprune.evaluation.gradient_masking import Diagnosis
+from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.ppo import PPOConfig
+from jaxprune.validation import InputError
+from tests.probes import Drift
+from tests.quiet import quiet_work
+
+ENV = Drift()
+TINY = AttackConfig(
+    mad=MADConfig(restarts=20),
+    rs=SarsaConfig(
+        steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
+    ),
+)
+BRIEF = replace(
+    TINY,
+    search=SearchConfig(clone_steps=256, clone_epochs=1),
+    adversary=AdversaryConfig(
+        steps=64, num_envs=4, unroll=16, epochs=1, minibatches=1, log_stds=(-0.5,)
+    ),
+)
+SMALL = replace(
+    PRESETS["smoke"],
+    methods=("magnitude",),
+    attacks=("mad", "rs", "transfer"),
+    attack=TINY,
+    sparsity_grid=(0.0, 0.5, 0.9),
+    eps_sweep=(0.0, 1.0, 2.0),
+    seeds=2,
+    episodes=4,
+    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
+).resolved(ENV)
+
+
+@pytest.fixture(scope="module")
+def prepared_for() -> list[tuple[int, float]]:
+    """(members, eps) of what was prepared, in order; filled by `run`."""
+    return []
+
+
+class Run(NamedTuple):
+    """What the stages leave behind, and what they were about."""
+
+    tables: dict
+    population: Population
+
+
+@pytest.fixture(scope="module")
+def run(prepared_for, tmp_path_factory) -> Run:
+    original, make = attack.prepared, pipeline.make_population
+    populations = []
+
+    def counting(attack, victims):
+        if attack.prepare is not None:
+            prepared_for.append((attack.members, victims.eps))
+        return original(attack, victims)
+
+    def keeping(*about):
+        populations.append(make(*about))
+        return populations[-1]
+
+    attack.prepared, pipeline.make_population = counting, keeping
+    try:
+        tables = pipeline.run(SMALL, ENV, None, quiet_work(tmp_path_factory.mktemp("run"))).tables
+    finally:
+        attack.prepared, pipeline.make_population = original, make
+    return Run(tables, *populations)
+
+
+def test_every_attack_radius_and_cell_has_its_rows(run):
+    cells = len(run.population.rows)
+    assert cells == 2 + 2 * 3
+    attacks, returns = run.tables["attacks"], run.tables["returns"]
+    assert set(attacks) == set(SCHEMAS["attacks"].names)
+    assert len(attacks["attack"]) == cells * (1 + 3 * 2)
+    assert len(returns["attack"]) == cells * (1 + 3 * 2) * SMALL.episodes
+    assert set(attacks["eps"]) == {0.0, 0.1, 0.2}
+    assert not attacks["warm_start"].any()
+    for name in ("none", *SMALL.attacks):
+        rows = attacks["attack"] == name
+        cost = make_attack(name, TINY).cost
+        for what, spent in cost._asdict().items():
+            assert set(attacks[what][rows]) == {spent}
+
+
+def test_critics_serve_every_radius_and_sources_each_their_own(run, prepared_for):
+    """Two members of rs once; transfer once for each radius."""
+    del run
+    assert sorted(prepared_for) == [(1, 0.1), (1, 0.2), (2, 0.1)]
+
+
+def test_the_member_that_did_best_is_named_with_its_return(run):
+    attacks = run.tables["attacks"]
+    rs = attacks["attack"] == "rs"
+    assert set(attacks["member"][rs]) <= {0, 1}
+    assert np.all(np.isfinite(attacks["chosen_return"][rs]))
+    assert np.all(np.isnan(attacks["chosen_return"][~rs]))
+
+
+def test_a_pruned_policy_is_attacked_through_the_dense_one_and_back(run):
+    """At sparsity 0 the dense policy is its own source, so that transfer is MAD."""
+    population = run.population
+    found = sources(population)
+    rows = population.rows
+    obs = np.array([0.3, -0.2], np.float32)
+
+    def mean_of(policy, i):
+        one = jax.tree.map(lambda x: x[i], policy)
+        return np.asarray(action_distribution(one, normalise(one, obs)).mean)
+
+    for i, row in enumerate(rows):
+        dense = next(j for j, r in enumerate(rows) if r.mode == "dense" and r.seed == row.seed)
+        if row.mode != "dense":
+            np.testing.assert_allclose(
+                mean_of(found, i), mean_of(population.policy, population.cells.agent[dense])
+            )
+        else:
+            assert not np.allclose(mean_of(found, i), mean_of(population.policy, i))
+    returns = run.tables["returns"]
+    zero = (returns["method"] == "magnitude") & (returns["sparsity"] == 0)
+    mad, transfer = (
+        returns["return"][zero & (returns["attack"] == name)] for name in ("mad", "transfer")
+    )
+    np.testing.assert_allclose(mad, transfer, rtol=1e-4)
+
+
+def test_without_a_pruned_policy_nothing_is_transferred():
+    alone = replace(SMALL, methods=("none",))
+    with pytest.raises(InputError, match="'transfer' needs a policy whose attack is transferred"):
+        attack_names(alone, ENV.spec, None)
+    names = attack_names(replace(alone, attacks=("all",)), ENV.spec, None)
+    assert set(names) == ATTACKS.keys() - {"transfer"}
+
+
+def test_a_critic_attack_on_a_policy_without_a_critic():
+    policy = init_policy(jax.random.key(0), 2, 2)
+    for layer in policy.params.critic.values():
+        layer["kernel"] = 0 * layer["kernel"]
+    with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*rs"):
+        attack_names(replace(SMALL, attacks=("critic",)), ENV.spec, policy)
+    names = attack_names(replace(SMALL, attacks=("all",)), ENV.spec, policy)
+    assert set(names) == ATTACKS.keys() - {"critic", "lookahead"}
+
+
+def test_the_report_tells_prices_and_the_sweep(run):
+    results = collect(run.tables["returns"])
+    checked = checks(results, run.tables["diagnosis"])
+    lines = list(sections(results, run.tables["attacks"], run.tables["seconds"], checked))
+    text = "\n".join(lines)
+    assert "## Against eps" in text and "eps 0.2" in text
+    assert "## Sanity checks" in text and "gradients exist" in text
+    (row,) = [line for line in lines if line.startswith("| rs | 0.1 | Robust Sarsa |")]
+    assert "| 2 |" in row and "| 256 |" in row
+    assert "## Every adversary" not in text  # three are shown in the main table
+
+
+def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
+    table = run.tables["diagnosis"]
+    assert set(table) == set(SCHEMAS["diagnosis"].names)
+    assert len(table["value"]) == len(Diagnosis._fields) * 2 * len(run.population.rows)
+    zero = (table["method"] == "magnitude") & (table["sparsity"] == 0)
+    gradient, transferred = (
+        table["value"][zero & (table["quantity"] == name)] for name in ("gradient", "transferred")
+    )
+    np.testing.assert_allclose(gradient, transferred, rtol=0.05)
+
+
+def test_a_warm_start_walks_up_every_curve(run):
+    """An attack that counts: the unpruned agents 0, then one more at each sparsity."""
+
+    def count(victims: Victims):
+        cells = len(victims.cells.agent)
+        return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
+
+    attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
+    victims = victims_of(SMALL, ENV, run.population, Case("mad", 0.1, "deterministic"))
+    found = warmed(attack, victims, run.population.rows)
+    level = {0.0: 1, 0.5: 2, 0.9: 3}
+    expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
+    np.testing.assert_array_equal(found, np.repeat(np.array(expected)[:, None], 2, axis=1))
+
+
+def test_the_plan_counts_what_adversaries_learn_from():
+    """8 cells: rs once for both radii; its 2 members choose on 2 episodes at each radius."""
+    assert learned(SMALL, 8) == (8 * 256, 8 * 2 * 2 * 2)
+    assert learned(replace(SMALL, attacks=("rs_adversarial",)), 8)[0] == 2 * 8 * (
+        make_attack("rs_adversarial", TINY).cost.env_steps
+    )
+    assert learned(replace(SMALL, attacks=("mad",)), 8) == (0, 0)
+
+
+PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
+    """With zeros for agents that are not there yet, by a thread of the compiler."""
+    battery = Battery(
+        replace(SMALL, attacks=(name,), attack=BRIEF, victim=("stochastic",)),
+        ENV,
+        jax.eval_shape(lambda x: x, run.population.policy),
+        len(run.population.rows),
+    )
+    case = Case(name, 0.1, "stochastic")
+    with Programs() as programs:
+        battery.compile(programs, battery.plan)
+        (rehearsal,) = battery._rehearsals.values()
+        rehearsal.result()  # if it had not begun, `settle` would cancel it
+        battery.settle(case)
+        battery.episodes.ready()
+        assert set(programs.seconds) == {"evaluate", preparation(case)}
+    called, compiled = OverPopulation.__call__, []
+
+    def counting(self, shared, items):
+        before = self.compilations
+        found = called(self, shared, items)
+        compiled.append(self.compilations - before)
+        return found
+
+    monkeypatch.setattr(OverPopulation, "__call__", counting)
+    victims = victims_of(SMALL, ENV, run.population, case)
+    prepare, members = battery.attacks[name].prepare, battery.attacks[name].members
+    assert prepare is not None
+    found = prepare(victims)
+    assert not any(compiled) and (compiled or name == "transfer")  # which prepares nothing
+    sizes = [np.shape(leaf)[:2] for leaf in jax.tree.leaves(found)]
+    assert set(sizes) == {(len(run.population.rows), members)}
+
+
+def test_a_rehearsal_that_comes_too_late_is_cancelled_and_one_that_fails_tells(run):
+    battery = Battery(SMALL, ENV, run.population.policy, len(run.population.rows))
+    late, failed = Future(), Future()
+    rs, transfer, mad = (Case(name, 0.1, "deterministic") for name in ("rs", "transfer", "mad"))
+    battery._rehearsals = {preparation(rs): late, preparation(transfer): failed}
+    battery.settle(rs)
+    assert late.cancelled()
+    failed.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        battery.settle(transfer)
+    battery.settle(mad)
