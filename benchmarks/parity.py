@@ -33,7 +33,7 @@ from benchmarks.runtime.run_folder import provenance
 from jaxprune import devices
 from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs, make_attack
 from jaxprune.cells import as_cells
-from jaxprune.devices import layout, over_population, take
+from jaxprune.devices import Mapped, map_population, take
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
@@ -320,10 +320,9 @@ def episodes_here(
         data = there.unwrapped.data
         starts.append((np.float32(data.qpos), np.float32(data.qvel)))
     keys = episode_keys(jax.random.key(0), options.episodes)
-    order, place = layout(options.episodes, LANES)
     items = (keys, *(np.stack(x) for x in zip(*starts, strict=True)))
-    run = over_population(partial(one_episode, env, adversary), width=LANES)
-    return take(jax.device_get(run((policy, params), take(items, order))), place)
+    program = Mapped(partial(one_episode, env, adversary))
+    return map_population(program, (policy, params), items, lanes_per_item=1, lanes=LANES)
 
 
 def one_episode(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any], item: Any):

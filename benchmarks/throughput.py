@@ -36,7 +36,7 @@ from jaxprune.attacks import AttackConfig, Victims, find_attack, make_attack
 from jaxprune.attacks.members import blanks, prepared
 from jaxprune.cells import Cell, as_cells
 from jaxprune.certify import BOUNDS, certify
-from jaxprune.devices import lane_width, layout, over_population
+from jaxprune.devices import Mapped, lane_width, layout
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
@@ -198,8 +198,7 @@ def _needs(options: Options, env: Environment) -> list[Need]:
 def bare_stepping(options: Options, env: Environment, name: str) -> Rate:
     """Random actions in `agents * num_envs` environments, ended episodes start again."""
     spec, lanes = env.spec, options.agents * options.ppo.num_envs
-    width = lane_width(1, lanes)
-    order, _ = layout(lanes, width)
+    laid = layout(lanes, lane_width(1, lanes))
 
     def walk(_, key: Array) -> Array:
         key_reset, key_act = jax.random.split(key)
@@ -217,9 +216,8 @@ def bare_stepping(options: Options, env: Environment, name: str) -> Rate:
 
         return jnp.sum(jax.lax.scan(step, fresh, jax.random.split(key_act, options.bare_steps))[1])
 
-    keys = jax.random.split(jax.random.key(0), lanes)[order]
-    program = over_population(walk, width=width)
-    compiled, seconds = compile_timed(program, ((), keys))
+    keys = laid.deal(jax.random.split(jax.random.key(0), lanes))
+    compiled, seconds = compile_timed(Mapped(walk), (), keys, laid.width)
     work = lanes * options.bare_steps
     run = lambda: compiled((), keys)  # noqa: E731
     return timed(name, "env steps/s", options, run, work, seconds)
@@ -262,8 +260,7 @@ def training(options: Options, env: Environment, method: str) -> Rate:
     config, count = options.ppo, options.agents
     methods = [find_method(method)]
     learner = make_learner(config, env, methods)
-    width = lane_width(config.num_envs, count)
-    order, _ = layout(count, width)
+    laid = layout(count, lane_width(config.num_envs, count))
     timing = Timing(config.iterations, (0.0, 1.0), config.events)
     shapes = jax.eval_shape(learner.fresh, jax.random.key(0)).params
     levels = [0.95 * (i + 1) / count for i in range(count)]
@@ -271,7 +268,7 @@ def training(options: Options, env: Environment, method: str) -> Rate:
         make_directives(methods, 0, shapes, config.scope, options.allocation, [level], timing)
         for level in levels
     ]
-    directives = jax.tree.map(lambda *x: np.stack(x)[order], *orders)
+    directives = laid.deal(jax.tree.map(lambda *x: np.stack(x), *orders))
 
     def start(hyper: Hyper, item: tuple[Array, Directive]) -> TrainState:
         key, first = item
@@ -281,13 +278,12 @@ def training(options: Options, env: Environment, method: str) -> Rate:
     def iterations(hyper: Hyper, item: tuple[TrainState, Directive]):
         return jax.lax.scan(lambda s, d: learner.iterate(s, hyper, d), *item)
 
-    keys = jax.random.split(jax.random.key(0), count)[order]
+    keys = laid.deal(jax.random.split(jax.random.key(0), count))
     first = jax.tree.map(lambda x: x[:, 0], directives)
-    state = over_population(start, width=width)(config.hyper, (keys, first))
-    program = over_population(iterations, width=width)
-    compiled, seconds = compile_timed(program, (config.hyper, (state, directives)))
+    items = (Mapped(start)(config.hyper, (keys, first), laid.width), directives)
+    compiled, seconds = compile_timed(Mapped(iterations), config.hyper, items, laid.width)
     work = count * config.iterations * config.batch
-    run = lambda: compiled(config.hyper, (state, directives))  # noqa: E731
+    run = lambda: compiled(config.hyper, items)  # noqa: E731
     name = "PPO training, dense" if method == "none" else f"PPO training, {method}"
     return timed(name, "env steps/s", options, run, work, seconds)
 
@@ -299,7 +295,7 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     policy = init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
     policies = jax.tree.map(lambda x: x[None], policy)
     width = lane_width(options.episodes, count)
-    program = cell_program(env, (attack,), options.attack, width)
+    program = cell_program(env, (attack,), options.attack)
     keys = episode_keys(key, options.episodes)
     times = np.zeros((options.episodes, 0), np.int32)
     shared = Shared(policies, np.int32(0), np.float32(spec.eps), timeless(Play()))
@@ -307,7 +303,7 @@ def evaluation(options: Options, env: Environment, attack: str) -> Rate:
     cells = Cell(np.zeros(count, np.int32), None)
     parts = split(keys, times, count)
     turns = parts.turns(cells, params, np.arange(count * parts.groups))
-    compiled, seconds = compile_timed(program, (shared, turns))
+    compiled, seconds = compile_timed(program, shared, turns, width)
     steps = int(np.sum(compiled(shared, turns).length))
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
     return timed(name, "env steps/s", options, lambda: compiled(shared, turns), steps, seconds)
@@ -355,16 +351,16 @@ def bounds(options: Options, env: Environment) -> list[Rate]:
 
 def forward(options: Options, policy: Policy, masks: Masks, obs: np.ndarray) -> Rate:
     """Action distributions of every masked policy at every observation, float32."""
-    order, _ = layout(options.masks, 1)
+    laid = layout(options.masks, width=1)
 
     def act(shared: tuple[Policy, Array], masks: Masks) -> Array:
         policy, obs = shared
         masked = mask_policy(policy, masks)
         return jax.vmap(lambda x: action_distribution(masked, normalise(policy, x)).mode())(obs)
 
-    arguments = ((policy, np.float32(obs)), jax.tree.map(lambda m: m[order], masks))
-    compiled, seconds = compile_timed(over_population(act, width=1), arguments)
-    run = lambda: compiled(*arguments)  # noqa: E731
+    shared, items = (policy, np.float32(obs)), laid.deal(masks)
+    compiled, seconds = compile_timed(Mapped(act), shared, items, laid.width)
+    run = lambda: compiled(shared, items)  # noqa: E731
     return timed("forward pass", PAIRS, options, run, options.masks * options.states, seconds)
 
 
@@ -384,10 +380,12 @@ RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
 }
 
 
-def compile_timed(program: Any, arguments: tuple) -> tuple[Callable[..., Any], float]:
-    """A jitted program compiled ahead of time, and the seconds that took."""
+def compile_timed(
+    program: Mapped, shared: Any, items: Any, width: int
+) -> tuple[Callable[..., Any], float]:
+    """A program compiled ahead of time for these arguments, and the seconds that took."""
     start = time.monotonic()
-    compiled = program.lower(*arguments).compile()
+    compiled = program.lower(shared, items, width).compile()
     return compiled, time.monotonic() - start
 
 

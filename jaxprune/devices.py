@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -114,21 +115,28 @@ def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
 class Layout(NamedTuple):
     """Where the items of a population go: padded to whole chunks and dealt out to the devices."""
 
+    width: int  # items that one device processes in one vectorised call
     order: np.ndarray  # [padded], the item at each position; the last one is repeated as padding
     place: np.ndarray  # [size], the position of each item
 
+    def deal(self, items: Any) -> Any:
+        """Deals items `[size]` to their positions, `[padded]`, on the host."""
+        return take(jax.device_get(items), self.order)
+
+    def collect(self, results: Any) -> Any:
+        """Fetches the results `[padded]` of the positions in the order of the items, `[size]`."""
+        return take(jax.device_get(results), self.place)
+
 
 def layout(size: int, width: int) -> Layout:
-    """Deal `size` items to the devices like cards, so that a sorted population is balanced.
+    """Lays out `size` items, at least 1, in chunks of `width` on every device.
 
-    Args:
-        size: items, at least 1.
-        width: as given to `over_population`.
+    Items are dealt to the devices like cards, so that a sorted population is balanced.
     """
     devices = len(jax.local_devices())
     padded = -(-size // (devices * width)) * devices * width
     dealt = np.arange(padded).reshape(-1, devices).T.ravel()  # device d gets d, d + devices, ...
-    return Layout(np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
+    return Layout(width, np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
 
 
 def take(tree: Any, index: Any) -> Any:
@@ -143,22 +151,58 @@ class Rehearsed(NamedTuple):
     shapes: Any  # of its results
 
 
-class OverPopulation:
-    """A function of a whole population, compiled when it is first called; see `over_population`."""
+class Mapped:
+    """A function of one item as a function of populations on all devices.
 
-    def __init__(self, sharded: Callable[..., Any], shardings: tuple[NamedSharding, NamedSharding]):
-        self._jitted: Any = jax.jit(sharded, in_shardings=shardings, out_shardings=shardings[1])
-        self._shardings = shardings
-        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by shapes of arguments
+    It is compiled when it is first called, for each width and each shape of the population.
+
+    Args:
+        fn: `(shared, item) -> result`, for one item; pytrees.
+    """
+
+    def __init__(self, fn: Callable[..., Any]):
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
+        )
+        whole, split = PartitionSpec(), PartitionSpec("population")
+
+        def on_device(width: int, shared: Any, items: Any) -> Any:
+            return jax.shard_map(
+                partial(_in_chunks, fn, width),
+                mesh=mesh,
+                in_specs=(whole, split),
+                out_specs=split,
+                check_vma=False,  # lax.switch on a shared index has no replication rule
+            )(shared, items)
+
+        self._shardings = NamedSharding(mesh, whole), NamedSharding(mesh, split)
+        self._jitted: Any = jax.jit(
+            on_device,
+            static_argnums=0,
+            in_shardings=self._shardings,
+            out_shardings=self._shardings[1],
+        )
+        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by width and shapes of arguments
         self._lock = Lock()
 
-    def __call__(self, shared: Any, items: Any) -> Any:
-        """`(shared, items [N]) -> results [N]`; nothing but zeros in a `rehearsal`."""
+    def __call__(self, shared: Any, items: Any, width: int) -> Any:
+        """Maps the function over items that are laid out; returns zeros in a `rehearsal`.
+
+        Args:
+            shared: reaches every call of the function unbatched.
+            items: leaves with a leading axis of a multiple of `devices * width`, see `layout`.
+            width: items that one device processes in one vectorised call.
+
+        Returns:
+            The results, with the leading axis of the items, which stay split over the devices.
+        """
         if _rehearsing.get():
-            return self._rehearse(shared, items)
-        ahead = self._ahead.get(_signature(shared, items))
-        program = self._jitted if ahead is None else ahead.result().program
-        return program(*self.placed(shared, items))
+            return self._rehearse(shared, items, width)
+        ahead = self._ahead.get(_signature(shared, items, width))
+        if ahead is not None:
+            return ahead.result().program(*self.placed(shared, items))
+        return self._jitted(width, *self.placed(shared, items))
 
     def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
         """The arguments on the devices that are to use them.
@@ -167,34 +211,54 @@ class OverPopulation:
         """
         return jax.device_put((shared, items), self._shardings)
 
-    def lower(self, shared: Any, items: Any) -> Any:
+    def lower(self, shared: Any, items: Any, width: int) -> Any:
         """For arguments of these shapes, as of a jitted function: a `jax.stages.Lowered`.
 
         What it compiles to takes arguments that are `placed`.
         """
-        return self._jitted.lower(*jax.eval_shape(lambda *x: x, shared, items))
+        return self._jitted.lower(width, *jax.eval_shape(lambda *x: x, shared, items))
 
-    def shapes(self, shared: Any, items: Any) -> Any:
+    def shapes(self, shared: Any, items: Any, width: int) -> Any:
         """Of the results."""
-        return jax.eval_shape(self._jitted, shared, items)
+        return jax.eval_shape(partial(self._jitted, width), shared, items)
 
     @property
     def compilations(self) -> int:
         """For how many shapes of arguments calls have compiled it."""
         return self._jitted._cache_size()
 
-    def _rehearse(self, shared: Any, items: Any) -> Any:
-        signature = _signature(shared, items)
+    def _rehearse(self, shared: Any, items: Any, width: int) -> Any:
+        signature = _signature(shared, items, width)
         with self._lock:  # two threads may ask for the same
             first = signature not in self._ahead
             ahead = self._ahead.setdefault(signature, Future())
         if first:
             try:
-                lowered = self.lower(shared, items)
+                lowered = self.lower(shared, items, width)
                 ahead.set_result(Rehearsed(lowered.compile(), lowered.out_info))
             except BaseException as error:
                 ahead.set_exception(error)
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ahead.result().shapes)
+
+
+def map_population(
+    program: Mapped, shared: Any, items: Any, lanes_per_item: int, lanes: int | None = None
+) -> Any:
+    """Maps a function of one item over a population, on all devices.
+
+    Args:
+        program: the function; keep it for the next call, because it keeps what it compiled.
+        shared: what all items have in common, a pytree.
+        items: a pytree whose leaves have a leading axis `[N]`.
+        lanes_per_item: environments per agent, or episodes per cell; see `lane_width`.
+        lanes: lanes per device; default: `LANES` of the kind of device in use.
+
+    Returns:
+        The results, `[N]`, on the host.
+    """
+    size = len(jax.tree.leaves(items)[0])
+    laid = layout(size, lane_width(lanes_per_item, size, lanes))
+    return laid.collect(program(shared, laid.deal(items), laid.width))
 
 
 @contextmanager
@@ -211,39 +275,13 @@ def rehearsal() -> Iterator[None]:
         _rehearsing.reset(token)
 
 
-def _signature(shared: Any, items: Any) -> Any:
+def _signature(shared: Any, items: Any, width: int) -> Any:
     leaves, structure = jax.tree.flatten((shared, items))
-    return structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
+    return width, structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
 
 
-def over_population(fn: Callable[..., Any], *, width: int) -> OverPopulation:
-    """Map `fn` over the leading axis of a population, on all devices.
-
-    Args:
-        fn: `(shared, item) -> result`, for one item; pytrees.
-        width: items that one device processes in one vectorised call.
-
-    Returns:
-        `(shared, items) -> results`. The leaves of items and results have a leading axis
-        of a multiple of `devices * width` (see `layout`) and stay split over the devices;
-        `shared` has no such axis and reaches every call unbatched.
-    """
-    devices = jax.local_devices()
-    mesh = jax.make_mesh(
-        (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
-    )
-    whole, split = PartitionSpec(), PartitionSpec("population")
-
-    def on_device(shared: Any, items: Any) -> Any:
-        chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
-        results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)
-        return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
-
-    sharded = jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(whole, split),
-        out_specs=split,
-        check_vma=False,  # lax.switch on a shared index has no replication rule
-    )
-    return OverPopulation(sharded, (NamedSharding(mesh, whole), NamedSharding(mesh, split)))
+def _in_chunks(fn: Callable[..., Any], width: int, shared: Any, items: Any) -> Any:
+    """The items of one device, `width` at a time."""
+    chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
+    results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)
+    return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)

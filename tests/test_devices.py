@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.devices import LANES, lane_width, layout, over_population, rehearsal, take
+from jaxprune.devices import LANES, Mapped, lane_width, layout, map_population, rehearsal
 
 
 def affine(shared, item):
@@ -22,11 +22,9 @@ def population(size: int):
     return {"x": jnp.asarray(x), "n": jnp.arange(size, dtype=jnp.int32)}
 
 
-def map_population(fn, shared, items, width: int):
-    """Pad and deal out, map on the devices, collect: as a caller does it."""
-    order, place = layout(len(jax.tree.leaves(items)[0]), width)
-    result = over_population(fn, width=width)(shared, take(items, order))
-    return take(jax.device_get(result), place)
+def mapped(fn, shared, items, width: int):
+    """The results of a population in chunks of this width (of a smaller one if it is small)."""
+    return map_population(Mapped(fn), shared, items, lanes_per_item=1, lanes=width)
 
 
 def test_the_suite_runs_on_two_devices():
@@ -35,14 +33,15 @@ def test_the_suite_runs_on_two_devices():
 
 def test_layout_by_hand():
     """5 items, 2 devices, 2 at a time: 8 positions, even items on device 0, the last one padded."""
-    order, place = layout(5, 2)
+    width, order, place = layout(5, 2)
+    assert width == 2
     assert order.tolist() == [0, 2, 4, 4, 1, 3, 4, 4]
     assert place.tolist() == [0, 4, 1, 5, 2]
 
 
 @given(size=st.integers(1, 200), width=st.integers(1, 20))
 def test_layout_finds_every_item_again_with_the_least_padding(size, width):
-    order, place = layout(size, width)
+    _, order, place = layout(size, width)
     assert np.array_equal(order[place], np.arange(size))
     assert len(order) % (2 * width) == 0
     assert 0 <= len(order) - size < 2 * width
@@ -53,7 +52,7 @@ def test_layout_finds_every_item_again_with_the_least_padding(size, width):
 @given(size=st.integers(1, 13), width=st.integers(1, 4))
 def test_any_size_and_width_equal_a_plain_vmap_in_order(size, width):
     shared, items = {"scale": jnp.float32(1.5)}, population(size)
-    ours = map_population(affine, shared, items, width)
+    ours = mapped(affine, shared, items, width)
     plain = jax.vmap(affine, in_axes=(None, 0))(shared, items)
     assert np.array_equal(ours["n"], np.arange(size))
     assert ours["y"].dtype == plain["y"].dtype
@@ -71,7 +70,7 @@ def test_shared_reaches_every_call_unbatched():
         return jnp.sum(shared["table"]) + chosen
 
     shared = {"table": jnp.arange(4.0), "index": jnp.int32(1)}
-    result = map_population(fn, shared, jnp.arange(4.0), 2)
+    result = mapped(fn, shared, jnp.arange(4.0), 2)
     np.testing.assert_allclose(result, 6 + np.cos(np.arange(4.0)), rtol=1e-6)
     assert set(shapes) == {((4,), ())}
 
@@ -82,7 +81,7 @@ def test_every_device_takes_its_share():
     def device(_, item):
         return jax.lax.axis_index("population") + 0 * item
 
-    assert map_population(device, (), jnp.arange(7), 2).tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert mapped(device, (), jnp.arange(7), 2).tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
 def test_items_that_finish_early_keep_their_result():
@@ -92,7 +91,7 @@ def test_items_that_finish_early_keep_their_result():
         return jax.lax.while_loop(lambda n: n < item, lambda n: n + 1, jnp.int32(0))
 
     for width in (1, 3):
-        result = map_population(loop, (), jnp.array([5, 1, 4, 2, 3]), width)
+        result = mapped(loop, (), jnp.array([5, 1, 4, 2, 3]), width)
         assert result.tolist() == [5, 1, 4, 2, 3]
 
 
@@ -101,7 +100,7 @@ def test_results_may_be_pytrees_with_axes_of_their_own():
         return (jnp.outer(item, shared), jnp.sum(item) > 0)
 
     items = population(5)["x"]
-    outer, positive = map_population(fn, jnp.ones(2), items, 2)
+    outer, positive = mapped(fn, jnp.ones(2), items, 2)
     assert outer.shape == (5, 3, 2)
     np.testing.assert_array_equal(outer[..., 1], items)
     assert positive.dtype == bool
@@ -110,14 +109,14 @@ def test_results_may_be_pytrees_with_axes_of_their_own():
 
 def test_typed_keys_are_items_too():
     keys = jax.random.split(jax.random.key(0), 3)
-    result = map_population(lambda _, key: jax.random.normal(key), (), keys, 1)
+    result = mapped(lambda _, key: jax.random.normal(key), (), keys, 1)
     np.testing.assert_allclose(result, jax.vmap(jax.random.normal)(keys), rtol=1e-6)
 
 
 def test_results_stay_split_over_the_devices():
     """A chain of calls moves nothing through the host."""
-    double = over_population(lambda _, item: 2 * item, width=1)
-    result = double((), double((), jnp.arange(4)))
+    double = Mapped(lambda _, item: 2 * item)
+    result = double((), double((), jnp.arange(4), 1), 1)
     assert result.tolist() == [0, 4, 8, 12]
     assert [len(shard.data) for shard in result.addressable_shards] == [2, 2]
 
@@ -149,32 +148,35 @@ def test_a_rehearsal_compiles_and_returns_zeros():
         jax.debug.callback(lambda: ran.append(1))
         return {"twice": 2 * x + shared, "sign": x > 0}
 
-    program = over_population(double, width=2)
+    program = Mapped(double)
     items = np.arange(1, 9, dtype=np.float32)
     with rehearsal():
-        found = program(np.float32(1), items)
+        found = program(np.float32(1), items, 2)
     jax.effects_barrier()
     assert not ran
     np.testing.assert_array_equal(found["twice"], np.zeros(8, np.float32), strict=True)
     np.testing.assert_array_equal(found["sign"], np.zeros(8, bool), strict=True)
     for call in (items, 2 * items):
-        result = program(np.float32(1), call)
+        result = program(np.float32(1), call, 2)
         np.testing.assert_array_equal(result["twice"], 2 * call + 1)
     assert program.compilations == 0
-    np.testing.assert_array_equal(program(np.float32(1), items[:4])["twice"], 2 * items[:4] + 1)
+    few = program(np.float32(1), items[:4], 2)
+    np.testing.assert_array_equal(few["twice"], 2 * items[:4] + 1)
     assert program.compilations == 1
+    program(np.float32(1), items, 4)
+    assert program.compilations == 2
     jax.effects_barrier()
 
 
 def test_a_rehearsal_is_of_one_thread_and_ends_with_its_block():
-    program = over_population(lambda shared, x: x + shared, width=1)
+    program = Mapped(lambda shared, x: x + shared)
     items = np.arange(2, dtype=np.float32)
     with ThreadPoolExecutor(1) as threads, rehearsal():
-        other = threads.submit(program, np.float32(1), items).result()
+        other = threads.submit(program, np.float32(1), items, 1).result()
     np.testing.assert_array_equal(other, items + 1)
     with pytest.raises(ZeroDivisionError), rehearsal():
         raise ZeroDivisionError
-    np.testing.assert_array_equal(program(np.float32(2), items), items + 2)
+    np.testing.assert_array_equal(program(np.float32(2), items, 1), items + 2)
 
 
 def test_what_is_rehearsed_twice_is_compiled_once_and_an_error_reaches_all():
@@ -187,12 +189,12 @@ def test_what_is_rehearsed_twice_is_compiled_once_and_an_error_reaches_all():
             raise ZeroDivisionError
         return x + shared
 
-    program, items = over_population(slow, width=1), np.arange(2, dtype=np.float32)
+    program, items = Mapped(slow), np.arange(2, dtype=np.float32)
 
     def rehearse(shared):
         go.wait()
         with rehearsal():
-            return program(shared, items)
+            return program(shared, items, 1)
 
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(rehearse, [np.float32(1)] * 2))
@@ -200,4 +202,4 @@ def test_what_is_rehearsed_twice_is_compiled_once_and_an_error_reaches_all():
         assert len(traced) == 1
         failed = [threads.submit(rehearse, np.ones(1, np.float32)) for _ in range(2)]
         assert all(isinstance(f.exception(), ZeroDivisionError) for f in failed)
-    np.testing.assert_array_equal(program(np.float32(1), items), items + 1)
+    np.testing.assert_array_equal(program(np.float32(1), items, 1), items + 1)

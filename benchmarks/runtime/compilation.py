@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxprune.devices import OverPopulation, rehearsal
+from jaxprune.devices import Mapped, rehearsal
 
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
@@ -42,13 +42,13 @@ class Programs:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def compile(
-        self, name: str, program: OverPopulation, shared: Any, items: Any
+        self, name: str, program: Mapped, shared: Any, items: Any, width: int
     ) -> Future[Callable[..., Any]]:
-        """Compile for arguments of these shapes (arrays or ShapeDtypeStructs)."""
+        """Compile for arguments of these shapes (arrays or ShapeDtypeStructs) and this width."""
 
         def work() -> Callable[..., Any]:
             start = time.monotonic()
-            compiled = program.lower(shared, items).compile()
+            compiled = program.lower(shared, items, width).compile()
             self.seconds[name] = round(time.monotonic() - start, 2)
             return lambda shared, items: compiled(*program.placed(shared, items))
 

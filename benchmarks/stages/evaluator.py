@@ -71,8 +71,8 @@ class Episodes:
         width = lane_width(each, size, experiment.lanes)
         devices = width * len(jax.local_devices())
         self.block = devices * min(CHUNKS_PER_CALL, -(-size // devices))
-        self.order, self.place = layout(self.block, width)
-        self.program = cell_program(env, names, experiment.attack, width)
+        self.layout = layout(self.block, width)
+        self.program = cell_program(env, names, experiment.attack)
 
     def compile(self, programs: Programs, name: str, policy: Any) -> None:
         """Start compiling for policies of these shapes, `[agents]`."""
@@ -80,7 +80,7 @@ class Episodes:
         one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
         turn = self.reported.turns(one, self.fillers, np.zeros(self.block, int))
         shared = Shared(policy, np.int32(0), np.float32(0), self.play_as)
-        self.compiled = programs.compile(name, self.program, shared, turn)
+        self.compiled = programs.compile(name, self.program, shared, turn, self.layout.width)
 
     def ready(self) -> None:
         """Wait for the compiler."""
@@ -112,9 +112,9 @@ class Episodes:
         known = (*fillers[:which], params, *fillers[which + 1 :])
         cells, found, done = take(population.cells, index), [], 0
         for items, size in blocks(count * parts.groups, self.block):
-            turns = parts.turns(cells, known, items[self.order])
-            episodes = jax.device_get(self.compiled.result()(shared, turns))
-            found.append(take(episodes, self.place[:size]))
+            turns = self.layout.deal(parts.turns(cells, known, items))
+            episodes = self.layout.collect(self.compiled.result()(shared, turns))
+            found.append(take(episodes, slice(size)))
             if progress is not None:
                 progress.advance((done + size) // parts.groups - done // parts.groups)
             done += size

@@ -32,7 +32,7 @@ from benchmarks.runtime.arrays import Arrays, packed, part, skeleton, under, unp
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, lane_width, layout, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
@@ -113,24 +113,24 @@ class Course:
         slots = len(block.sparsity_grid) if any(a.mode == TRAJECTORY for a in todo) else 0
         self.learner = make_learner(self.config, env, learner_methods(block), slots)
         width = lane_width(self.config.num_envs, len(todo), block.lanes)
-        self.order, self.place = layout(len(todo), width)
+        self.layout = layout(len(todo), width)
         self.calls = min(TRAINING_CALLS, self.config.iterations)
 
         def iterations(_, item: tuple[TrainState, Hyper, Directive]) -> tuple[TrainState, Metrics]:
             state, hyper, directives = item
             return jax.lax.scan(lambda s, d: self.learner.iterate(s, hyper, d), state, directives)
 
-        self.init_all = over_population(lambda _, start: self.learner.init(*start), width=width)
-        self.train_all = over_population(iterations, width=width)
+        self.init_all = Mapped(lambda _, start: self.learner.init(*start))
+        self.train_all = Mapped(iterations)
         self.begin = cache(self._begin)
 
     def compile(self, programs: Programs) -> None:
         """Start compiling for the shapes that all blocks have."""
         start, orders_of_calls = self.begin(self.first)
-        state = self.init_all.shapes((), start)
-        item = (state, start.hyper, orders_of_calls[0])
-        self.init = programs.compile("init", self.init_all, (), start)
-        self.train = programs.compile("train", self.train_all, (), item)
+        width = self.layout.width
+        item = (self._state_like(start), start.hyper, orders_of_calls[0])
+        self.init = programs.compile("init", self.init_all, (), start, width)
+        self.train = programs.compile("train", self.train_all, (), item, width)
 
     def run(self, block: Experiment, work: Work) -> Agents:
         """The agents of a block."""
@@ -140,7 +140,7 @@ class Course:
         start, _ = self.begin(block)
         held = work.piece(partial(self._trained, block, work), steps, "training", **_chunk(block))
         work.chunks.drop(**_chunk(block, "state"))
-        like = self.init_all.shapes((), start)
+        like = self._state_like(start)
         final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
         return with_file(block, self.loaded, todo, final, part("training", held))
 
@@ -162,8 +162,9 @@ class Course:
                 held = under("state", packed(state)) | told | count
                 work.chunks.put(held, **_chunk(block, "state"))
                 kept = time.monotonic()
-        final = jax.device_get((state.policy, state.masks, state.snapshots))
-        final, joined = take((final, _joined(metrics)), self.place)
+        final, joined = self.layout.collect(
+            ((state.policy, state.masks, state.snapshots), _joined(metrics))
+        )
         table = training_table(block, self.env, joined)
         return under("agents", packed(final)) | under("training", table)
 
@@ -174,9 +175,13 @@ class Course:
         held = chunks.get(**_chunk(block, "state"))
         if held is None:
             return 0, self.init.result()((), start), []
-        like = self.init_all.shapes((), start)
+        like = self._state_like(start)
         metrics = unpacked(skeleton(Metrics), part("metrics", held))
         return int(held["calls"]), unpacked(like, part("state", held)), [metrics]
+
+    def _state_like(self, start: Start) -> TrainState:
+        """The shapes of the state that training begins with."""
+        return self.init_all.shapes((), start, self.layout.width)
 
     def _begin(self, block: Experiment) -> tuple["Start", list[Directive]]:
         """Where every training begins, and the directives of every call, `[padded]`."""
@@ -188,17 +193,12 @@ class Course:
         shapes = policies[0][0].params
         directives = stacked([orders(block, self.config, arm, shapes) for arm in todo])
         start = Start(
-            jnp.stack([key_for(block, TRAIN, arm.seed) for arm in todo])[self.order],
-            *take(
-                (
-                    stacked([floats(hyper_of(block, self.env.spec, arm.regime)) for arm in todo]),
-                    jax.tree.map(lambda x: x[:, 0], directives),
-                    *(stacked(list(x)) for x in zip(*policies, strict=True)),
-                ),
-                self.order,
-            ),
+            jnp.stack([key_for(block, TRAIN, arm.seed) for arm in todo]),
+            stacked([floats(hyper_of(block, self.env.spec, arm.regime)) for arm in todo]),
+            jax.tree.map(lambda x: x[:, 0], directives),
+            *(stacked(list(x)) for x in zip(*policies, strict=True)),
         )
-        dealt = take(directives, self.order)
+        start, dealt = self.layout.deal((start, directives))
         split = partial(np.split, indices_or_sections=self.calls, axis=1)
         return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
 

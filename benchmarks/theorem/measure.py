@@ -37,7 +37,7 @@ from benchmarks.theorem.findings import (
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.query import Query, length, make_query
-from jaxprune.devices import layout, over_population, take
+from jaxprune.devices import Mapped, map_population, take
 from jaxprune.envs import make_env
 from jaxprune.evaluation import visited
 from jaxprune.evaluation.episodes import check_evaluation
@@ -245,16 +245,15 @@ def sensitivity(
     with jax.enable_x64(True):
         wide = lambda x: np.asarray(x, "float64")  # noqa: E731
         _, policies, cells = as_cells(jax.tree.map(wide, policy), masks)
-        order, place = layout(len(cells.agent), 1)
         program = sensitivity_program(options.steps, options.restarts)
         shared = (policies, wide(obs), wide(options.eps), jax.random.key(options.seed))
-        found = jax.device_get(program(shared, take(jax.device_get(cells), order)))
-    return {name: found[name][place] for name in TRUTH}
+        found = map_population(program, shared, cells, lanes_per_item=1, lanes=1)
+    return {name: found[name] for name in TRUTH}
 
 
 @lru_cache(maxsize=4)
-def sensitivity_program(steps: int, restarts: int) -> Any:
-    """((policies, obs, eps, key), cells `[N]`) -> name -> `[N, states]`."""
+def sensitivity_program(steps: int, restarts: int) -> Mapped:
+    """`((policies, obs, eps, key), Cell) -> {name: [states]}`."""
 
     def of_cell(shared: tuple[Policy, Array, Array, Key], cell: Cell) -> dict[str, Array]:
         policies, obs, eps, key = shared
@@ -268,7 +267,7 @@ def sensitivity_program(steps: int, restarts: int) -> Any:
 
         return jax.vmap(at)(obs, jax.random.split(key, len(obs)))
 
-    return over_population(of_cell, width=1)
+    return Mapped(of_cell)
 
 
 def at_state(query: Query, key: Key, eps: Array, steps: int, restarts: int) -> dict[str, Array]:

@@ -1,6 +1,5 @@
 """Adversaries that lead the victim to where its own critic sees least."""
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import jax
@@ -10,7 +9,7 @@ from jaxprune.attacks.base import Attack, Cost, Victims, memoryless, nothing
 from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import climb
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.pgd import best_of, usable
 from jaxprune.policy import action_distribution, actor_output, clip_action, normalise, state_value
@@ -82,12 +81,9 @@ def lookahead(config: SearchConfig) -> Attack:
         return jnp.ones(())  # the raw reward
 
     def prepare(victims: Victims) -> Array:
-        size = len(victims.cells.agent)
-        width = lane_width(ENVS, size, victims.lanes)
-        order, place = layout(size, width)
-        run = _units(victims.env, width)
-        units = run((victims.policies, victims.key), take(victims.cells, order))
-        return take(jax.device_get(units), place)[:, None]
+        shared = (victims.policies, victims.key)
+        units = map_population(_units(victims.env), shared, victims.cells, ENVS, victims.lanes)
+        return units[:, None]
 
     cost = Cost(
         queries=1 + 2 * count,
@@ -116,8 +112,8 @@ def candidates(key: Key, victim: Policy, obs_norm: Array, eps: Array, count: int
 
 
 @lru_cache(maxsize=16)
-def _units(env: Environment, width: int) -> Callable[[tuple[Policy, Key], Cell], Array]:
-    """`((policies, key), Cell [N]) -> c [N]` of `lookahead`, on all devices."""
+def _units(env: Environment) -> Mapped:
+    """`((policies, key), Cell) -> c` of `lookahead`."""
 
     def of_cell(policies_and_key: tuple[Policy, Key], cell: Cell) -> Array:
         policies, key = policies_and_key
@@ -129,7 +125,7 @@ def _units(env: Environment, width: int) -> Callable[[tuple[Policy, Key], Cell],
         future = jnp.where(steps.terminated, 0.0, values(steps.next_obs))
         return reward_unit(steps.reward, values(steps.obs) - GAMMA * future)
 
-    return over_population(of_cell, width=width)
+    return Mapped(of_cell)
 
 
 def reward_unit(reward: Array, earned: Array) -> Array:

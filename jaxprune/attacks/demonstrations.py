@@ -22,7 +22,7 @@ from jaxprune.attacks.imitation import fit
 from jaxprune.attacks.robust_sarsa import grid
 from jaxprune.attacks.training import Start
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population, take
 from jaxprune.envs import Environment
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo.advantages import update_stats
@@ -94,44 +94,38 @@ def imitating(
     critics = sarsa.train(config, victims._replace(key=key_train), grid(config))
     strongest = lowest(_tried(teaching, victims._replace(key=key_try), critics))
     count = len(strongest)
-    width = lane_width(ENVS, count, victims.lanes)
-    order, place = layout(count, width)
     everyone = np.tile(np.arange(len(pupils.key)), (count, 1))
     lessons = Lesson(
         victims.cells, take(critics, (np.arange(count), strongest)), take(pupils, everyone)
     )
     shared = Shared(victims.policies, np.float32(victims.eps), key_show)
-    run = _lesson_program(teaching, inverse, width)
-    return take(jax.device_get(run(shared, take(lessons, order))), place)
+    return map_population(_lesson_program(teaching, inverse), shared, lessons, ENVS, victims.lanes)
 
 
 def _tried(teaching: Teaching, victims: Victims, critics: Critic) -> np.ndarray:
     """Mean return that every critic `[N, members]` leaves its victim, on the host."""
     count, members = jax.tree.leaves(critics)[0].shape[:2]
-    width = lane_width(TRIALS, count * members, victims.lanes)
-    order, place = layout(count * members, width)
-    trials = Trial(
-        take(victims.cells, order // members), take(critics, (order // members, order % members))
-    )
+    victim, member = np.divmod(np.arange(count * members), members)
+    trials = Trial(take(victims.cells, victim), take(critics, (victim, member)))
     shared = Shared(victims.policies, np.float32(victims.eps), victims.key)
-    returns = jax.device_get(_trial_program(teaching, width)(shared, trials))
-    return returns[place].reshape(count, members)
+    returns = map_population(_trial_program(teaching), shared, trials, TRIALS, victims.lanes)
+    return returns.reshape(count, members)
 
 
 @lru_cache(maxsize=16)
-def _trial_program(teaching: Teaching, width: int):
-    """`(Shared, Trial [n]) -> mean returns [n]` on all devices."""
+def _trial_program(teaching: Teaching) -> Mapped:
+    """`(Shared, Trial) -> mean return`."""
 
     def attempt(shared: Shared, trial: Trial) -> Array:
         _, steps = _demonstration(teaching, shared, trial.cell, trial.critic, TRIALS)
         return jnp.mean(first_returns(steps))
 
-    return over_population(attempt, width=width)
+    return Mapped(attempt)
 
 
 @lru_cache(maxsize=16)
-def _lesson_program(teaching: Teaching, inverse: Inverse, width: int):
-    """`(Shared, Lesson [n]) -> Policy [n, k]` on all devices."""
+def _lesson_program(teaching: Teaching, inverse: Inverse) -> Mapped:
+    """`(Shared, Lesson) -> Policy [k]`."""
 
     def teach(shared: Shared, lesson: Lesson) -> Policy:
         victim, steps = _demonstration(teaching, shared, lesson.cell, lesson.critic, ENVS)
@@ -146,7 +140,7 @@ def _lesson_program(teaching: Teaching, inverse: Inverse, width: int):
 
         return jax.vmap(learn)(lesson.pupils)
 
-    return over_population(teach, width=width)
+    return Mapped(teach)
 
 
 def imitated(key: Key, policy: Policy, obs_norm: Array, decisions: Array) -> Policy:

@@ -22,7 +22,7 @@ from jaxprune.attacks.config import AdversaryConfig, MADConfig, SarsaConfig
 from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.pgd import best_of, usable
@@ -123,10 +123,7 @@ def train_adversaries(
         start: `[members]`, the same for every victim.
     """
     size, members = len(victims.cells.agent), len(start.key)
-    pairs = size * members
-    width = lane_width(config.num_envs, pairs, victims.lanes)
-    order, place = layout(pairs, width)
-    victim, member = order // members, order % members
+    victim, member = np.divmod(np.arange(size * members), members)
     begin = take(start, member)
     if victims.start is not None:
         warm = take(victims.start, (victim, member))
@@ -134,9 +131,9 @@ def train_adversaries(
         params = warm.params._replace(log_std=fresh_log_std)
         begin = begin._replace(policy=warm.replace(params=params))
     items = Item(take(victims.cells, victim), begin)
-    run = _program(victims.env, config, form, victims.stochastic, width)
+    program = _program(victims.env, config, form, victims.stochastic)
     shared = Shared(victims.policies, np.float32(victims.eps))
-    found = take(jax.device_get(run(shared, items)), place)
+    found = map_population(program, shared, items, config.num_envs, victims.lanes)
     return jax.tree.map(lambda x: x.reshape(size, members, *x.shape[1:]), found)
 
 
@@ -201,8 +198,8 @@ def _some_replaced(policy: Policy, which: np.ndarray, by: Policy) -> Policy:
 
 
 @lru_cache(maxsize=16)
-def _program(env: Environment, config: AdversaryConfig, form: Form, stochastic: bool, width: int):
-    """`(Shared, Item [n]) -> Policy [n]` on all devices."""
+def _program(env: Environment, config: AdversaryConfig, form: Form, stochastic: bool) -> Mapped:
+    """`(Shared, Item) -> Policy`."""
     ppo = ppo_config(config)
 
     def train(shared: Shared, item: Item) -> Policy:
@@ -211,7 +208,7 @@ def _program(env: Environment, config: AdversaryConfig, form: Form, stochastic: 
         task = AdversarialMDP(env, victim, shared.eps, form.move(config), decisions, stochastic)
         return optimised(ppo, task, item.start)
 
-    return over_population(train, width=width)
+    return Mapped(train)
 
 
 def _shift(config: AdversaryConfig) -> Move:

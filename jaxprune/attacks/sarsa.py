@@ -13,7 +13,7 @@ Source: Zhang et al. 2020 (arXiv 2003.08938), section 3.5, and github.com/huanzh
 """
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.cells import Cell, masked_policy
 from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.query import make_query
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, lane_width, map_population, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import normalise
 from jaxprune.ppo.advantages import no_returns, update_stats
@@ -208,14 +208,10 @@ def collect(
         eps: radius of the attack; 0 for none.
         against: how the critic is descended; None for no attack at all.
     """
-    count = len(victims.cells.agent)
-    width = lane_width(config.num_envs, count, victims.lanes)
-    order, place = layout(count, width)
-    segments, unroll = _segments(config, rounds)
-    run = collect_program(victims.env, config.num_envs, segments, unroll, against, width)
+    program = collect_program(victims.env, config.num_envs, *_segments(config, rounds), against)
     task = Task(victims.policies, np.float32(eps), victims.key)
-    subjects = take(Subject(victims.cells, critics), order)
-    return take(jax.device_get(run(task, subjects)), place)
+    subjects = Subject(victims.cells, critics)
+    return map_population(program, task, subjects, config.num_envs, victims.lanes)
 
 
 @lru_cache(maxsize=16)
@@ -225,9 +221,8 @@ def collect_program(
     segments: int,
     unroll: int,
     against: MADConfig | None,
-    width: int,
-):
-    """`(Task, Subject [N]) -> Steps [N]` on all devices."""
+) -> Mapped:
+    """`(Task, Subject) -> Steps`."""
 
     def of_subject(task: Task, subject: Subject) -> Steps:
         victim = masked_policy(task.policies, subject.cell)
@@ -253,7 +248,7 @@ def collect_program(
             update_stats(no_returns(), taken.discounted_return[None]).std,
         )
 
-    return over_population(of_subject, width=width)
+    return Mapped(of_subject)
 
 
 def make_rows(steps: Steps, return_std: Any, published: bool = False) -> Rows:
@@ -342,16 +337,13 @@ def _shuffled(key: Key, epochs: int, rows: int, batch: int) -> Array:
 
 def fit(lesson: Lesson, students: Student, lanes: int | None = None) -> Student:
     """Every student after the lesson, `Student [items]`, on the host."""
-    count = len(students.source)
-    width = lane_width(lesson.batches.shape[1], count, lanes)
-    order, place = layout(count, width)
-    return take(jax.device_get(fit_program(width)(lesson, take(students, order))), place)
+    return map_population(fit_program(), lesson, students, lesson.batches.shape[1], lanes)
 
 
-@lru_cache(maxsize=16)
-def fit_program(width: int):
-    """`(Lesson, Student [N]) -> Student [N]` on all devices."""
-    return over_population(taught, width=width)
+@cache
+def fit_program() -> Mapped:
+    """`(Lesson, Student) -> Student`."""
+    return Mapped(taught)
 
 
 def taught(lesson: Lesson, student: Student) -> Student:

@@ -5,7 +5,6 @@ pruned policy that resists its own attack and not that of the dense one only loo
 et al. 2018, arXiv 1802.00420).
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jaxprune.attacks.config import MADConfig, SearchConfig
 from jaxprune.attacks.gradient import mad
 from jaxprune.attacks.imitation import fit
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import MLP, action_distribution, normalise
 from jaxprune.rollout import fresh_workers, rollout
@@ -63,17 +62,14 @@ def snooping(search: SearchConfig, config: MADConfig) -> Attack:
         return _clone(spec.action_size).init(jax.random.key(0), jnp.zeros(spec.obs_size))["params"]
 
     def prepare(victims: Victims) -> Any:
-        count = len(victims.cells.agent)
-        width = lane_width(ENVS, count, victims.lanes)
-        order, place = layout(count, width)
         key_clone, key = jax.random.split(victims.key)
         first = jax.jit(_clone(victims.env.spec.action_size).init)(
             key_clone, jnp.zeros(victims.env.spec.obs_size)
         )["params"]
         shared = Shared(victims.policies, jax.device_get(first), key)
-        program = _program(victims.env, search.clone_steps // ENVS, search.clone_epochs, width)
-        found = jax.device_get(program(shared, take(victims.cells, order)))
-        return jax.tree.map(lambda x: x[place][:, None], found)
+        program = _program(victims.env, search.clone_steps // ENVS, search.clone_epochs)
+        found = map_population(program, shared, victims.cells, ENVS, victims.lanes)
+        return jax.tree.map(lambda x: x[:, None], found)
 
     cost = inner.cost._replace(env_steps=search.clone_steps // ENVS * ENVS)
     return Attack(perturb, nothing, blank, prepare, per_eps=False, cost=cost)
@@ -88,10 +84,8 @@ class Shared(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _program(
-    env: Environment, unroll: int, epochs: int, width: int
-) -> Callable[[Shared, Cell], Any]:
-    """`(Shared, Cell [N]) -> parameters of the clones [N]` on all devices."""
+def _program(env: Environment, unroll: int, epochs: int) -> Mapped:
+    """`(Shared, Cell) -> parameters of the clone`."""
 
     def of_cell(shared: Shared, cell: Cell) -> Any:
         victim = masked_policy(shared.policies, cell)
@@ -102,7 +96,7 @@ def _program(
         actions = jax.vmap(lambda x: action_distribution(victim, x).mode())(obs_norm)
         return fit_clone(key_fit, victim, shared.first, obs_norm, actions, epochs)
 
-    return over_population(of_cell, width=width)
+    return Mapped(of_cell)
 
 
 def fit_clone(

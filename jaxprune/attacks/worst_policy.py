@@ -11,7 +11,7 @@ from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, MADConfig
 from jaxprune.attacks.gradient import climb
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, normalise
@@ -54,10 +54,8 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
         rates = np.full(members, config.learning_rates[0])
         log_stds = np.full(members, LOG_STD)
         start = starts(victims.key, size(victims.env.spec), hyper, rates, log_stds)
-        width = lane_width(config.num_envs, members, victims.lanes)
-        order, place = layout(members, width)
-        run = _program(victims.env, config, width)
-        found = take(jax.device_get(run((), take(start, order))), place)
+        program = _program(victims.env, config)
+        found = map_population(program, (), start, config.num_envs, victims.lanes)
         count = len(victims.cells.agent)
         return jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape)), found)
 
@@ -97,11 +95,11 @@ def _raw(victim: Policy, obs_norm: Array) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _program(env: Environment, config: AdversaryConfig, width: int):
-    """`((), Start [n]) -> Policy [n]` on all devices."""
+def _program(env: Environment, config: AdversaryConfig) -> Mapped:
+    """`((), Start) -> Policy`."""
     ppo = ppo_config(config)
 
     def train(_: tuple[()], start: Start) -> Policy:
         return optimised(ppo, env, start)
 
-    return over_population(train, width=width)
+    return Mapped(train)

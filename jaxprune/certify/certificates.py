@@ -18,7 +18,7 @@ from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, 
 from jaxprune.certify.interval import Box, enclosing, ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
-from jaxprune.devices import layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.policy import Affine, affine_layers, inverse_std, normalise
 from jaxprune.types import Array, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, InputError, check_arguments, lookup
@@ -140,10 +140,10 @@ def certify(
     with in_double, jax.default_matmul_precision("highest"):
         policies = jax.tree.map(lambda x: np.asarray(x, precision), policies)
         radius = np.broadcast_to(np.asarray(eps, precision), policies.obs_stats.mean.shape[-1:])
-        shared, cells = Shared(policies, radius), jax.device_get(cells)
+        shared = Shared(policies, radius)
         obs = None if obs is None else _per_cell(np.asarray(obs, precision), shape)
-        values = _run(_global_program, names["global"], CHUNK, shared, cells, None)
-        values |= _run(_local_program, names["local"], 1, shared, cells, obs)
+        values = _run(_global_program, names["global"], CHUNK, shared, Item(cells, None))
+        values |= _run(_local_program, names["local"], 1, shared, Item(cells, obs))
     return {
         name: _certificate(values[name], BOUNDS[name], policy.distribution, precision, shape, rows)
         for name in names["asked"]
@@ -211,23 +211,25 @@ def _per_cell(obs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _run(
-    program: Any, names: tuple[str, ...], widest: int, shared: Shared, cells: Cell, obs: Any
+    program: Callable[[tuple[str, ...]], Mapped],
+    names: tuple[str, ...],
+    widest: int,
+    shared: Shared,
+    items: Item,
 ) -> dict[str, Any]:
-    """Name -> values of every cell, `[N, ...]`, computed on all devices."""
+    """Name -> values of every cell, `[N, ...]`, computed on all devices.
+
+    The population is padded to whole chunks, because a program for the remainder could add up in
+    another order, and bounds that are monotone bit for bit would no longer be.
+    """
     if not names:
         return {}
-    size = cells.agent.size
-    # Whole chunks only: a program for the remainder could add up in another order, and bounds
-    # that are monotone bit for bit would no longer be.
-    width = max(1, min(widest, -(-size // len(jax.local_devices()))))
-    order, place = layout(size, width)
-    values = program(names, width)(shared, take(Item(cells, obs), order))
-    return take(jax.device_get(values), place)
+    return map_population(program(names), shared, items, lanes_per_item=1, lanes=widest)
 
 
 @lru_cache(maxsize=32)
-def _global_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item], Any]:
-    """Name -> (D, TV) of every cell, `[N]` each."""
+def _global_program(names: tuple[str, ...]) -> Mapped:
+    """`(Shared, Item) -> {name: (D, TV)}`."""
 
     def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
@@ -236,12 +238,12 @@ def _global_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Ite
         to_tv = TOTAL_VARIATION[policy.distribution]
         return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
 
-    return over_population(of_cell, width=width)
+    return Mapped(of_cell)
 
 
 @lru_cache(maxsize=32)
-def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item], Any]:
-    """Name -> `Local` of every cell at every observation, `[N, n, ...]`."""
+def _local_program(names: tuple[str, ...]) -> Mapped:
+    """`(Shared, Item) -> {name: Local [n]}`."""
 
     def of_cell(shared: Shared, item: Item) -> dict[str, Local]:
         policy = masked_policy(shared.policies, item.cell)
@@ -254,7 +256,7 @@ def _local_program(names: tuple[str, ...], width: int) -> Callable[[Shared, Item
         found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
         return {name: _in_action_units(policy, local) for name, local in found.items()}
 
-    return over_population(of_cell, width=width)
+    return Mapped(of_cell)
 
 
 def _query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import LANES, OverPopulation, over_population, take
+from jaxprune.devices import LANES, Mapped, take
 from jaxprune.envs import Environment
 from jaxprune.policy import action_box
 from jaxprune.rollout import Episode, Play, episode
@@ -90,6 +90,11 @@ class Split(NamedTuple):
         """Items per cell."""
         return self.times.shape[0]
 
+    @property
+    def each(self) -> int:
+        """Episodes per item."""
+        return self.times.shape[1]
+
     def turns(self, cells: Cell, params: tuple[Any, ...], items: np.ndarray) -> Turn:
         """The items `[n]` of `cells [N]` with params `[N]`, counted cell by cell."""
         cell, group = items // self.groups, items % self.groups
@@ -136,12 +141,8 @@ def dealt(keys: Any, times: Any, each: int) -> Split:
 
 
 @lru_cache(maxsize=16)
-def cell_program(
-    env: Environment, attacks: tuple[str, ...], config: AttackConfig, width: int
-) -> OverPopulation:
-    """`(Shared, Turn [N]) -> Episode [N, E]` on all devices, `width` items at a time on each.
-
-    N is a multiple of `devices * width`, see `jaxprune.devices.layout`.
+def cell_program(env: Environment, attacks: tuple[str, ...], config: AttackConfig) -> Mapped:
+    """`(Shared, Turn) -> Episode [E]`.
 
     All attacks are branches of one program; `Shared.attack` picks one at run time.
     """
@@ -152,7 +153,7 @@ def cell_program(
         victim = masked_policy(shared.policies, turn.cell)
         return cell_episodes(env, attack, turn, victim, shared)
 
-    return over_population(run, width=width)
+    return Mapped(run)
 
 
 def cell_episodes(

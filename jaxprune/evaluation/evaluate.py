@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
 from jaxprune.attacks.members import Armed, choose, prepared
 from jaxprune.cells import as_cells
-from jaxprune.devices import lane_width, layout, take
+from jaxprune.devices import map_population, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import (
     VICTIMS,
@@ -122,13 +122,10 @@ def played(
     """Episodes of every victim under an attack that is ready: `Episode [N, episodes]`."""
     count, episodes = len(victims.cells.agent), len(play.times)
     parts = split(episode_keys(key, episodes), np.asarray(play.times), count, victims.lanes)
-    size = count * parts.groups
-    width = lane_width(episodes // parts.groups, size, victims.lanes)
-    order, place = layout(size, width)
     shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), timeless(play))
-    run = cell_program(victims.env, (attack,), config or AttackConfig(), width)
-    turns = parts.turns(victims.cells, (params,), order)
-    return parts.joined(take(jax.device_get(run(shared, turns)), place))
+    program = cell_program(victims.env, (attack,), config or AttackConfig())
+    turns = parts.turns(victims.cells, (params,), np.arange(count * parts.groups))
+    return parts.joined(map_population(program, shared, turns, parts.each, victims.lanes))
 
 
 def visited(

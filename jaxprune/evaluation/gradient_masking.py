@@ -4,7 +4,6 @@ Dead or saturated units have no gradient. An attack that follows it is then blin
 others still move, and the robustness that it measures is an artefact.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxprune.attacks import Attack, MADConfig
 from jaxprune.attacks.gradient import mad
+from jaxprune.devices import Mapped
 from jaxprune.evaluation.pointwise import at_states, over_states
 from jaxprune.policy import action_distribution, affine_layers, normalise
 from jaxprune.types import Array, Key, Masks, Policy
@@ -88,7 +88,7 @@ def connected(policy: Policy) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _program(config: MADConfig) -> Callable:
+def _program(config: MADConfig) -> Mapped:
     attack = mad(config)
     longer = mad(replace(config, steps=2 * config.steps, restarts=2 * config.restarts))
 

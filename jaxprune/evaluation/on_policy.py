@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.cells import Cell, as_cells, masked_policy
-from jaxprune.devices import lane_width, layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
@@ -62,20 +62,16 @@ def collect_batch(
     eps = env.spec.eps if eps is None else eps
     check_evaluation(env, policy, eps)
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
-    size = len(cells.agent)
-    width = lane_width(ENVS, size)
-    order, place = layout(size, width)
     keys = jax.random.key(0) if key is None else key
     shared = Shared(policies, hyper or Hyper(), np.float32(eps))
     unroll = -(-steps // (ENVS * MINIBATCHES)) * MINIBATCHES
-    program = _program(env, unroll, width)
-    found = take(jax.device_get(program((shared, keys), take(cells, order))), place)
+    found = map_population(_program(env, unroll), (shared, keys), cells, ENVS)
     return jax.tree.map(lambda x: np.reshape(x, (*shape, *np.shape(x)[1:])), found)
 
 
 @lru_cache(maxsize=16)
-def _program(env: Environment, unroll: int, width: int):
-    """`((Shared, key), Cell [N]) -> Batch [N]` on all devices."""
+def _program(env: Environment, unroll: int) -> Mapped:
+    """`((Shared, key), Cell) -> Batch`."""
 
     def of_cell(shared_and_key: tuple[Shared, Key], cell: Cell) -> Batch:
         shared, key = shared_and_key
@@ -89,4 +85,4 @@ def _program(env: Environment, unroll: int, width: int):
         arrays = jax.tree.map(jnp.asarray, (shared.hyper, shared.eps))
         return Batch(jax.tree.map(split, sample), *arrays)
 
-    return over_population(of_cell, width=width)
+    return Mapped(of_cell)

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxprune.attacks import MADConfig
 from jaxprune.attacks.gradient import mad
 from jaxprune.cells import Cell, as_cells, masked_policy
-from jaxprune.devices import layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.evaluation.evaluate import spread
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.types import Array, Key, Masks, Policy
@@ -24,7 +24,7 @@ from jaxprune.validation import InputError
 ROWS = 256
 
 
-def over_states(ask: Callable[[Key, Policy, Array, Array, Policy | None], Any]) -> Callable:
+def over_states(ask: Callable[[Key, Policy, Array, Array, Policy | None], Any]) -> Mapped:
     """The program for `at_states` that asks (key, victim, obs, eps, source) at every observation.
 
     Args:
@@ -39,11 +39,11 @@ def over_states(ask: Callable[[Key, Policy, Array, Array, Policy | None], Any]) 
         at = lambda x: ask(key, victim, x, eps, source)  # noqa: E731
         return jax.lax.map(at, obs, batch_size=min(ROWS, len(obs)))
 
-    return over_population(of_cell, width=1)
+    return Mapped(of_cell)
 
 
 def at_states(
-    program: Callable,
+    program: Mapped,
     policy: Policy,
     masks: Masks | None,
     eps: float,
@@ -76,10 +76,9 @@ def at_states(
                 f"the source has leading axes {axes}: give it none, or {shape} as the masks have"
             )
         source = spread(source, shape)
-    order, place = layout(size, 1)
-    items = take((cells, np.asarray(obs, np.float32), source), order)
-    found = jax.device_get(program((policies, np.float32(eps), key), items))
-    return jax.tree.map(lambda x: x.reshape(*shape, rows), take(found, place))
+    shared, items = (policies, np.float32(eps), key), (cells, np.asarray(obs, np.float32), source)
+    found = map_population(program, shared, items, lanes_per_item=1, lanes=1)
+    return jax.tree.map(lambda x: x.reshape(*shape, rows), found)
 
 
 class Reached(NamedTuple):
@@ -111,7 +110,7 @@ def reached(
 
 
 @lru_cache(maxsize=16)
-def _program(config: MADConfig) -> Callable:
+def _program(config: MADConfig) -> Mapped:
     """(D, TV) at every observation."""
     attack = mad(config)
 

@@ -215,7 +215,7 @@ def test_training_does_not_depend_on_the_neighbours():
 
 def test_victim_eps_key_and_start_decide_and_compile_nothing_new():
     base = prepare(population(*VICTIMS))
-    program = _program(Drift(), CONFIG, PERTURBATION, False, 2)
+    program = _program(Drift(), CONFIG, PERTURBATION, False)
     before = _program.cache_info().misses, program.compilations
     again = prepare(population(*VICTIMS))
     jax.tree.map(np.testing.assert_array_equal, base, again)

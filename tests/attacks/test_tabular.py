@@ -29,7 +29,7 @@ from jaxprune.attacks import (
 )
 from jaxprune.attacks.members import blanks
 from jaxprune.cells import Cell
-from jaxprune.devices import layout, take
+from jaxprune.devices import map_population
 from jaxprune.evaluation.episodes import Shared, cell_program, episode_keys, split, timeless
 from jaxprune.evaluation.evaluate import arm, played
 from jaxprune.policy import init_policy
@@ -150,10 +150,9 @@ def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     keys = episode_keys(jax.random.key(1), EPISODES)
     shared = Shared(policies, jnp.int32(index), jnp.float32(EPS), timeless(FIRST))
     parts = split(keys, np.asarray(FIRST.times), 1)
-    order, place = layout(parts.groups, 1)
-    turns = parts.turns(cells, tuple(params), order)
-    result = take(jax.device_get(cell_program(Line(), MEMBERS, CONFIG, 1)(shared, turns)), place)
-    result = parts.joined(result)
+    turns = parts.turns(cells, tuple(params), np.arange(parts.groups))
+    program = cell_program(Line(), MEMBERS, CONFIG)
+    result = parts.joined(map_population(program, shared, turns, lanes_per_item=1, lanes=1))
     return np.argmin(np.abs(result.visited[0, :, 0] - PLACE), axis=1), result.return_[0]
 
 

@@ -91,7 +91,7 @@ def test_bad_policies_fail_and_so_does_the_victim_that_is_told_so():
 def test_all_victims_and_radii_share_them():
     """They know nothing of the victim; the key decides, members differ, nothing compiles anew."""
     base = prepare(population(signed_victim()))
-    program = _program(ENV, CONFIG, 1)
+    program = _program(ENV, CONFIG)
     before = _program.cache_info().misses, program.compilations
     shared = prepare(population(signed_victim(), signed_victim(2.0), eps=0.1))
     for i in range(2):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxprune.attacks import AttackConfig, MADConfig, SarsaConfig
-from jaxprune.devices import over_population
+from jaxprune.devices import Mapped
 from jaxprune.envs import make_env
 from jaxprune.evaluation import evaluate, visited
 from jaxprune.evaluation.episodes import check_evaluation, episode_keys
@@ -281,10 +281,9 @@ def test_check_evaluation_accepts_batches():
 
 
 def test_agents_fresh_from_training_may_live_on_all_devices():
-    """What `over_population` returns is split over the devices; the numbers are the same."""
+    """What `Mapped` returns is split over the devices; the numbers are the same."""
     keys = jax.random.split(jax.random.key(0), 2)
-    make = over_population(lambda _, key: init_policy(key, 4, 2, discrete=True), width=1)
-    split = make((), keys)
+    split = Mapped(lambda _, key: init_policy(key, 4, 2, discrete=True))((), keys, width=1)
     env = make_env("cartpole")
     ours = evaluate(env, split, episodes=3)
     host = evaluate(env, jax.device_get(split), episodes=3)

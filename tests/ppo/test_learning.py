@@ -7,7 +7,7 @@ import pytest
 import jaxprune
 from benchmarks.experiment import PRESETS
 from benchmarks.experiment.tuned import tuned
-from jaxprune.devices import layout, over_population, take
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import make_env
 from jaxprune.evaluation import evaluate
 from jaxprune.ppo import PPOConfig, make_train
@@ -22,10 +22,9 @@ pytestmark = [
 def trained(config: PPOConfig, env, seeds: int) -> Policy:
     """Agents of `seeds` seeds, `[seeds]`."""
     train = make_train(config, env)
-    order, place = layout(seeds, 1)
-    keys = jax.random.split(jax.random.key(0), seeds)[order]
-    program = over_population(lambda hyper, key: train(key, hyper)[0].policy, width=1)
-    return take(jax.device_get(program(config.hyper, keys)), place)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    program = Mapped(lambda hyper, key: train(key, hyper)[0].policy)
+    return map_population(program, config.hyper, keys, lanes_per_item=1, lanes=1)
 
 
 def test_cartpole_is_solved_by_every_seed():

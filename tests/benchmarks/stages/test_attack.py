@@ -33,7 +33,7 @@ from jaxprune.attacks import (
     none,
 )
 from jaxprune.attacks.base import nothing
-from jaxprune.devices import OverPopulation
+from jaxprune.devices import Mapped
 from jaxprune.evaluation.gradient_masking import Diagnosis
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.ppo import PPOConfig
@@ -245,15 +245,15 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
         battery.settle(case)
         battery.episodes.ready()
         assert set(programs.seconds) == {"evaluate", preparation(case)}
-    called, compiled = OverPopulation.__call__, []
+    called, compiled = Mapped.__call__, []
 
-    def counting(self, shared, items):
+    def counting(self, *arguments):
         before = self.compilations
-        found = called(self, shared, items)
+        found = called(self, *arguments)
         compiled.append(self.compilations - before)
         return found
 
-    monkeypatch.setattr(OverPopulation, "__call__", counting)
+    monkeypatch.setattr(Mapped, "__call__", counting)
     victims = victims_of(SMALL, ENV, run.population, case)
     prepare, members = battery.attacks[name].prepare, battery.attacks[name].members
     assert prepare is not None

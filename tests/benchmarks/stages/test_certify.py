@@ -57,11 +57,12 @@ def table_of(settings, env, broken: bool = False):
     ]
     play = Play(VICTIMS[settings.victim[0]], times=visit_times(settings, spec))
     keys = episode_keys(jax.random.key(1), settings.episodes)
-    run = cell_program(env, ("none",), settings.attack, 2)
+    run = cell_program(env, ("none",), settings.attack)
     clean = jax.device_get(
         run(
             Shared(policy, np.int32(0), np.float32(0), timeless(play)),
             split(keys, play.times, 4).turns(cells, ((),), np.arange(4)),
+            2,
         )
     )
     visits = collect(settings, spec, clean)
