@@ -31,19 +31,17 @@ from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
 from jaxprune import devices
-from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs, make_attack
-from jaxprune.cells import as_cells
-from jaxprune.devices import Mapped, map_population, take
+from jaxprune.attacks import Attack, AttackConfig, check_needs, make_attack
+from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
 from jaxprune.envs.quiet import quiet
 from jaxprune.evaluation.episodes import episode_keys
-from jaxprune.evaluation.evaluate import arm
-from jaxprune.evaluation.gymnasium import play_in_gymnasium
+from jaxprune.evaluation.gymnasium import play_in_gymnasium, strongest
 from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.ppo import PPOConfig, make_train
-from jaxprune.rollout import Episode, Play, episode
+from jaxprune.rollout import Episode, episode
 from jaxprune.types import Array, EnvState, Key, Policy
 from jaxprune.validation import at_least, check_ranges, lookup
 
@@ -277,18 +275,17 @@ def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dic
     assert isinstance(env, MujocoEnv)
     make = partial(gymnasium_env, options.policy_env)
     keys = episode_keys(jax.random.key(0), options.episodes)
-    play = Play(times=np.zeros((options.episodes, 0), np.int32))
+    eps = env.spec.eps
     for (name, policy), attack in itertools.product(policies.items(), options.attacks):
-        _, flat, cells = as_cells(*jax.device_get((policy, None)))
-        victims = Victims(env, flat, cells, env.spec.eps, jax.random.key(1))
-        params = take(arm(attack, victims, play, options.attack).params, 0)
-        adversary = make_attack(attack, options.attack)
-        there = play_in_gymnasium(make, env, policy, adversary, params, env.spec.eps, keys)
+        key, settings = jax.random.key(1), options.attack
+        params = strongest(env, policy, attack, eps, options.episodes, key, settings)
+        adversary = make_attack(attack, settings)
+        there = play_in_gymnasium(make, env, policy, adversary, params, eps, keys)
         here = episodes_here(env, policy, adversary, params, options)
         yield {
             "policy": name,
             "attack": attack,
-            "eps": env.spec.eps,
+            "eps": eps,
             "episodes": options.episodes,
             **compare_returns(there["return"], np.asarray(here.return_, np.float64)),
             "diverged": int(here.diverged.sum()),

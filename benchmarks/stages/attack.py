@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from benchmarks.experiment.config import Experiment
@@ -21,15 +20,15 @@ from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, un
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, Population, described
-from benchmarks.stages.evaluator import Episodes
+from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
-from jaxprune.attacks import Attack, Victims, make_attack
-from jaxprune.attacks.members import Armed, blanks, choose, prepared
+from jaxprune.attacks import Attack, Victims
+from jaxprune.attacks.members import Armed, prepared
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import episode_columns
-from jaxprune.rollout import Episode, Play
+from jaxprune.rollout import Episode
 
 
 class Attacked(NamedTuple):
@@ -62,22 +61,15 @@ class Battery:
     def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
         self.env, self.plan = env, attack_plan(block)
         names = tuple(dict.fromkeys(case.attack for case in self.plan))
-        self.attacks = {name: make_attack(name, block.attack) for name in names}
-        one = jax.eval_shape(lambda p: take(p, 0), policy)
-        fillers = blanks(list(self.attacks.values()), one, env.spec, 1)
-        play = Play(
-            np.bool_(False),  # every call says how the policies act
-            gamma=np.float32(block.ppo.hyper.gamma),
-            times=visit_times(block, env.spec),
-        )
-        chooses = any(attack.members > 1 for attack in self.attacks.values())
+        times = visit_times(block, env.spec)
+        self.evaluator = BlockEvaluator(block, env, names, policy, times, cells)
+        self.attacks = dict(zip(names, self.evaluator.members, strict=True))
         self.block, self.policy, self.cells = block, policy, cells
-        self.episodes = Episodes(block, env, names, fillers, play, cells, chooses)
         self._rehearsals: dict[str, Future[None]] = {}
 
     def compile(self, programs: Programs, cases: Iterable[Case]) -> None:
         """Start compiling the episodes, then what prepares these attacks."""
-        self.episodes.compile(programs, "evaluate", self.policy)
+        self.evaluator.compile(programs, "evaluate")
         warm_start = self.block.attack.adversary.warm_start
         for case in cases:
             attack, name = self.attacks[case.attack], preparation(case)
@@ -133,28 +125,25 @@ class Front:
     def attacked(self, case: Case) -> Arrays:
         """What a chunk holds: tables, and of the first clean run the episodes."""
         battery, attack = self.battery, self.battery.attacks[case.attack]
-        battery.episodes.ready()  # seconds are of the attacks, not of waiting for the compiler
+        evaluator = battery.evaluator
+        evaluator.ready()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
         victims = victims_of(self.block, battery.env, self.population, case)
         warm = attack.warms and self.block.attack.adversary.warm_start
         params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
-
-        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
-            parts = battery.episodes.choosing
-            found = battery.episodes.play(parts, self.population, index, case, params)
-            return np.asarray(found.return_).mean(-1)
-
-        armed = choose(attack, params, victims, mean_returns)
+        name, play = case.attack, evaluator.how(victims.stochastic)
+        armed = evaluator.choose(name, victims, params, evaluator.choosing, play)
         chosen = time.monotonic()
         ranking = self._ranking()
-        episodes = battery.episodes.play(
-            battery.episodes.reported,
-            self.population,
-            ranking,
-            case,
-            take(armed.params, ranking),
-            self.progress,
+        ranked, known = take((victims.cells, armed.params), ranking)
+        episodes = evaluator.play(
+            name,
+            victims._replace(cells=ranked),
+            known,
+            evaluator.reported,
+            play,
+            self.progress.advance,
         )
         episodes = take(episodes, np.argsort(ranking))
         seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)

@@ -1,29 +1,21 @@
-"""The program that plays the episodes of all cells, compiled ahead and called in blocks."""
+"""The evaluator of the attack stage: compiled ahead, and called in blocks of one shape."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import ATTACK, CHOOSE, Case, key_for
-from benchmarks.runtime.checkpoints import Progress
+from benchmarks.experiment.design import ATTACK, CHOOSE, key_for
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Population, blocks
+from benchmarks.stages.base import blocks
 from jaxprune.cells import Cell
 from jaxprune.devices import lane_width, layout, take
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import (
-    VICTIMS,
-    Shared,
-    Split,
-    cell_program,
-    dealt,
-    episode_keys,
-    timeless,
-    together,
-)
+from jaxprune.evaluation import Evaluator
+from jaxprune.evaluation.episodes import Shared, Split, dealt, episode_keys, timeless, together
 from jaxprune.pruning import dense
 from jaxprune.rollout import Episode, Play
 
@@ -31,20 +23,19 @@ from jaxprune.rollout import Episode, Play
 CHUNKS_PER_CALL = 4
 
 
-class Episodes:
-    """The program that plays episodes, in calls of one shape.
+class BlockEvaluator(Evaluator):
+    """An evaluator whose calls all have one shape, so that a larger grid compiles nothing.
 
-    Those that are reported and those on which members are chosen go through the same program, in
-    items of a number of episodes that divides both.
+    The episodes that are reported and those on which members are chosen go through the same
+    program, in items of a number of episodes that divides both.
 
     Args:
         experiment: resolved.
         env: the task.
         names: of the attacks, in the order of the program.
-        fillers: parameters in the place of those of the attacks that are not played, `[1, ...]`.
-        play: how, but for the victim; its `times` are of the reported episodes.
+        policy: the agents' policies or their shapes, `[agents]`.
+        times: int `[episodes, k]`, at which steps the reported episodes are looked at.
         cells: how many there are.
-        chooses: whether members are chosen at all.
     """
 
     def __init__(
@@ -52,16 +43,17 @@ class Episodes:
         experiment: Experiment,
         env: Environment,
         names: tuple[str, ...],
-        fillers: tuple[Any, ...],
-        play: Play,
+        policy: Any,
+        times: np.ndarray,
         cells: int,
-        chooses: bool,
     ):
-        self.names, self.fillers, self.play_as = names, fillers, timeless(play)
+        super().__init__(env, names, experiment.attack)
+        self.policy, self._fillers = policy, super().fillers(policy)
+        self.gamma = np.float32(experiment.ppo.hyper.gamma)
         each = together(experiment.episodes, cells, experiment.lanes)
+        chooses = any(attack.members > 1 for attack in self.members)
         others = (experiment.selection_episodes or 1) if chooses else each
         each = math.gcd(each, others)
-        times = np.asarray(play.times)
         never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
         self.reported, self.choosing = (
             dealt(episode_keys(key_for(experiment, purpose), len(at)), at, each)
@@ -72,50 +64,32 @@ class Episodes:
         devices = width * len(jax.local_devices())
         self.block = devices * min(CHUNKS_PER_CALL, -(-size // devices))
         self.layout = layout(self.block, width)
-        self.program = cell_program(env, names, experiment.attack)
 
-    def compile(self, programs: Programs, name: str, policy: Any) -> None:
-        """Start compiling for policies of these shapes, `[agents]`."""
-        masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), policy)
+    def compile(self, programs: Programs, name: str) -> None:
+        """Start compiling."""
+        masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), self.policy)
         one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
-        turn = self.reported.turns(one, self.fillers, np.zeros(self.block, int))
-        shared = Shared(policy, np.int32(0), np.float32(0), self.play_as)
+        turn = self.reported.turns(one, self._fillers, np.zeros(self.block, int))
+        play = timeless(self.how(stochastic=False))
+        shared = Shared(self.policy, np.int32(0), np.float32(0), play)
         self.compiled = programs.compile(name, self.program, shared, turn, self.layout.width)
 
     def ready(self) -> None:
         """Wait for the compiler."""
         self.compiled.result()
 
-    def play(
-        self,
-        parts: Split,
-        population: Population,
-        index: np.ndarray,
-        case: Case,
-        params: Any,
-        progress: Progress | None = None,
-    ) -> Episode:
-        """Episodes of the cells `index [n]` under an attack with parameters `[n, ...]`.
+    def how(self, stochastic: bool) -> Play:
+        """How episodes are played; the steps at which they are looked at come with every item."""
+        return Play(np.bool_(stochastic), gamma=self.gamma)
 
-        Args:
-            parts: which episodes: `reported` or `choosing`.
-            population: of all cells.
-            index: of the cells that play.
-            case: which attack, and how the cells act.
-            params: what the attack knows of each of them.
-            progress: told of the cells that are done.
-        """
-        which, count = self.names.index(case.attack), len(index)
-        play = self.play_as._replace(stochastic=np.bool_(VICTIMS[case.victim]))
-        shared = Shared(population.policy, np.int32(which), np.float32(case.eps), play)
-        fillers = jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers)
-        known = (*fillers[:which], params, *fillers[which + 1 :])
-        cells, found, done = take(population.cells, index), [], 0
-        for items, size in blocks(count * parts.groups, self.block):
-            turns = self.layout.deal(parts.turns(cells, known, items))
-            episodes = self.layout.collect(self.compiled.result()(shared, turns))
-            found.append(take(episodes, slice(size)))
-            if progress is not None:
-                progress.advance((done + size) // parts.groups - done // parts.groups)
-            done += size
-        return parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
+    def fillers(self, policies: Any) -> tuple[Any, ...]:
+        """Those for the policies of the experiment."""
+        del policies  # they all have the shapes of `policy`
+        return self._fillers
+
+    def _calls(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
+        return blocks(count, self.block)
+
+    def _call(self, shared: Shared, turns: Any, parts: Split, lanes: int | None) -> Episode:
+        del parts, lanes  # the layout is made for them
+        return self.layout.collect(self.compiled.result()(shared, self.layout.deal(turns)))

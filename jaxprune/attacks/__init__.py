@@ -112,7 +112,7 @@ def find_attack(name: str) -> str:
 
 
 def check_needs(
-    name: str,
+    attack: str | Attack,
     spec: EnvSpec,
     policy: Policy | None = None,
     source: bool = False,
@@ -121,13 +121,15 @@ def check_needs(
     """Raises `InputError`, with the remedy, where an attack cannot be run.
 
     Args:
-        name: a key of `ATTACKS` or `ALIASES`.
+        attack: a key of `ATTACKS` or `ALIASES`; an attack that is given as such is not checked.
         spec: of the task.
         policy: the victims; None where they are to be trained, with critics.
         source: whether there is a policy whose attack can be transferred.
         simulator: whether the attack may simulate.
     """
-    needs = ATTACKS[find_attack(name)].needs
+    if isinstance(attack, Attack):
+        return
+    needs = ATTACKS[find_attack(attack)].needs
     missing = {
         "critic": policy is not None and not has_critic(policy),
         "continuous": spec.discrete,
@@ -136,12 +138,16 @@ def check_needs(
     }
     for what, remedy in NEEDS.items():
         if what in needs and missing[what]:
-            raise InputError(f"attack {name!r} needs {remedy}")
+            raise InputError(f"attack {attack!r} needs {remedy}")
 
 
-def make_attack(name: str, config: AttackConfig | None = None) -> Attack:
-    """The attack `name`, kept in its ball. Raises `InputError`, listing all, if there is none."""
-    return within(ATTACKS[find_attack(name)].make(config or AttackConfig()))
+def make_attack(name: str | Attack, config: AttackConfig | None = None) -> Attack:
+    """The attack `name`, or the one that is given, kept in its ball.
+
+    Raises `InputError`, listing all, if there is none.
+    """
+    found = name if isinstance(name, Attack) else ATTACKS[find_attack(name)].make(config or AttackConfig())
+    return within(found)
 
 
 __all__ = [

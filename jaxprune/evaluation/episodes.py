@@ -141,12 +141,14 @@ def dealt(keys: Any, times: Any, each: int) -> Split:
 
 
 @lru_cache(maxsize=16)
-def cell_program(env: Environment, attacks: tuple[str, ...], config: AttackConfig) -> Mapped:
+def cell_program(
+    env: Environment, attacks: tuple[str | Attack, ...], config: AttackConfig
+) -> Mapped:
     """`(Shared, Turn) -> Episode [E]`.
 
     All attacks are branches of one program; `Shared.attack` picks one at run time.
     """
-    members = [make_attack(name, config) for name in attacks]
+    members = [make_attack(attack, config) for attack in attacks]
 
     def run(shared: Shared, turn: Turn) -> Episode:
         attack = one_of(members, shared.attack)

@@ -4,25 +4,14 @@ import math
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks import AttackConfig, Victims, check_needs, make_attack
-from jaxprune.attacks.members import Armed, choose, prepared
+from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs
 from jaxprune.cells import as_cells
-from jaxprune.devices import map_population, take
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import (
-    VICTIMS,
-    Shared,
-    cell_program,
-    check_evaluation,
-    episode_columns,
-    episode_keys,
-    split,
-    timeless,
-)
-from jaxprune.rollout import Episode, Play
+from jaxprune.evaluation.episodes import VICTIMS, check_evaluation, episode_columns
+from jaxprune.evaluation.evaluator import Evaluator, dealt_out
+from jaxprune.rollout import Play
 from jaxprune.types import Key, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, COUNT, FRACTION, check_arguments, lookup
 
@@ -31,7 +20,7 @@ def evaluate(
     env: Environment,
     policy: Policy,
     masks: Masks | None = None,
-    attack: str = "none",
+    attack: str | Attack = "none",
     eps: Annotated[float | None, ANY_RADIUS] = None,
     episodes: Annotated[int, COUNT] = 50,
     key: Key | None = None,
@@ -50,11 +39,11 @@ def evaluate(
         env: from `make_env`.
         policy: leading axes `[...]` are agents.
         masks: leading axes are those of the policy, then any number more; None for no pruning.
-        attack: a key of `ATTACKS`.
+        attack: a key of `ATTACKS`, or an attack.
         eps: radius of the l_inf ball in normalised observation units; None for the task's.
         episodes: per cell. Episode i starts from the same state in every cell and attack.
         key: default `jax.random.key(0)`; consumed.
-        config: settings of the attacks.
+        config: settings of the attack that is named.
         source: the policy whose attack is transferred, masked; leading axes are those of the
             result, or none.
         victim: "deterministic" acts with the mean or the likeliest action, "stochastic" draws.
@@ -86,46 +75,10 @@ def evaluate(
     victims = Victims(env, policies, cells, float(eps), key_prepare, stochastic, source)
     never = np.zeros((episodes, 0), np.int32)
     play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
-    params = arm(attack, victims, play, config).params
-    result = played(attack, victims, params, key, play, config)
+    evaluator = Evaluator(env, (attack,), config)
+    params = evaluator.arm(attack, victims, play).params
+    result = evaluator.play(attack, victims, params, dealt_out(key, victims, play), play)
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
-
-
-def arm(attack: str, victims: Victims, play: Play, config: AttackConfig | None = None) -> Armed:
-    """The attack with what it trains, the strongest of its members for every victim.
-
-    Args:
-        attack: a key of `ATTACKS`.
-        victims: the population; its key is consumed.
-        play: how the episodes are played on which members are chosen; `times` has one row each.
-        config: settings of the attacks.
-    """
-
-    def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
-        of_index = victims._replace(cells=take(victims.cells, index))
-        key = jax.random.fold_in(victims.key, 1)
-        return np.asarray(played(attack, of_index, params, key, play, config).return_).mean(-1)
-
-    member = make_attack(attack, config)
-    params = prepared(member, victims._replace(key=jax.random.fold_in(victims.key, 0)))
-    return choose(member, params, victims, mean_returns)
-
-
-def played(
-    attack: str,
-    victims: Victims,
-    params: Any,
-    key: Key,
-    play: Play,
-    config: AttackConfig | None = None,
-) -> Episode:
-    """Episodes of every victim under an attack that is ready: `Episode [N, episodes]`."""
-    count, episodes = len(victims.cells.agent), len(play.times)
-    parts = split(episode_keys(key, episodes), np.asarray(play.times), count, victims.lanes)
-    shared = Shared(victims.policies, jnp.int32(0), jnp.float32(victims.eps), timeless(play))
-    program = cell_program(victims.env, (attack,), config or AttackConfig())
-    turns = parts.turns(victims.cells, (params,), np.arange(count * parts.groups))
-    return parts.joined(map_population(program, shared, turns, parts.each, victims.lanes))
 
 
 def visited(
@@ -159,7 +112,9 @@ def visited(
     shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
     steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
     victims = Victims(env, policies, cells, 0.0, key_play)
-    result = played("none", victims, (), key_play, Play(times=steps))
+    play = Play(times=steps)
+    parts = dealt_out(key_play, victims, play)
+    result = Evaluator(env, ("none",)).play("none", victims, (), parts, play)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
     drawn = []
     for obs, length in zip(result.visited, result.length, strict=True):

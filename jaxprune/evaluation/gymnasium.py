@@ -13,7 +13,8 @@ from jaxprune.cells import as_cells
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import check_evaluation, episode_keys
-from jaxprune.evaluation.evaluate import arm, spread
+from jaxprune.evaluation.evaluate import spread
+from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.pruning import mask_policy
 from jaxprune.rollout import Play, act
 from jaxprune.types import Array, Key, Masks, Policy
@@ -28,7 +29,7 @@ def evaluate_in_gymnasium(
     env: Environment,
     policy: Policy,
     masks: Masks | None = None,
-    attack: str = "none",
+    attack: str | Attack = "none",
     eps: Annotated[float | None, ANY_RADIUS] = None,
     episodes: Annotated[int, COUNT] = 50,
     key: Key | None = None,
@@ -47,7 +48,7 @@ def evaluate_in_gymnasium(
         env: the same task here, which attacks may need to prepare.
         policy: a single one.
         masks: of this policy; None for no pruning.
-        attack: a key of `ATTACKS`.
+        attack: a key of `ATTACKS`, or an attack.
         eps: radius of the l_inf ball in normalised observation units; None for the task's.
         episodes: how many.
         key: of the attack, default `jax.random.key(0)`; consumed.
@@ -66,14 +67,39 @@ def evaluate_in_gymnasium(
     victim = policy if masks is None else mask_policy(policy, masks)
     check_needs(attack, env.spec, policy, source is not None, simulator=False)
     key = jax.random.key(0) if key is None else key
-    _, policies, cells = as_cells(*jax.device_get((victim, None)))
-    key_prepare = jax.random.fold_in(key, episodes)
-    source = None if source is None else spread(source, (1,))
-    victims = Victims(env, policies, cells, float(eps), key_prepare, source=source)
-    play = Play(times=np.zeros((episodes, 0), np.int32))
-    params = take(arm(attack, victims, play, config).params, 0)
+    key_prepare, keys = jax.random.fold_in(key, episodes), episode_keys(key, episodes)
+    params = strongest(env, victim, attack, eps, episodes, key_prepare, config, source)
     adversary = make_attack(attack, config)
-    return play_in_gymnasium(make, env, victim, adversary, params, eps, episode_keys(key, episodes))
+    return play_in_gymnasium(make, env, victim, adversary, params, eps, keys)
+
+
+def strongest(
+    env: Environment,
+    victim: Policy,
+    attack: str | Attack,
+    eps: float,
+    episodes: int,
+    key: Key,
+    config: AttackConfig | None = None,
+    source: Policy | None = None,
+) -> Any:
+    """Prepares an attack against one policy: the parameters of its strongest member.
+
+    Args:
+        env: the task here.
+        victim: a single policy, already masked.
+        attack: a key of `ATTACKS`, or an attack.
+        eps: radius of the l_inf ball in normalised observation units.
+        episodes: how many of them the members are compared on.
+        key: consumed.
+        config: settings of the attack that is named.
+        source: the policy whose attack is transferred, masked.
+    """
+    _, policies, cells = as_cells(*jax.device_get((victim, None)))
+    source = None if source is None else spread(source, (1,))
+    victims = Victims(env, policies, cells, float(eps), key, source=source)
+    play = Play(times=np.zeros((episodes, 0), np.int32))
+    return take(Evaluator(env, (attack,), config).arm(attack, victims, play).params, 0)
 
 
 def play_in_gymnasium(

@@ -177,6 +177,6 @@ def test_prepare_finds_the_units_and_compiles_once():
         assert isinstance(found, np.ndarray) and found.shape == (3, 1)
         np.testing.assert_allclose(found[:, 0], units, rtol=1e-3)
         assert _units.cache_info().currsize == 1
-        assert _units(env, 2).compilations == 1
+        assert _units(env).compilations == 1
     blank = lookahead(SearchConfig()).blank(tanh_policy(), env.spec)
     assert blank.shape == found.shape[2:] and blank.dtype == found.dtype

@@ -25,13 +25,9 @@ from jaxprune.attacks import (
     SarsaConfig,
     SearchConfig,
     Victims,
-    make_attack,
 )
-from jaxprune.attacks.members import blanks
 from jaxprune.cells import Cell
-from jaxprune.devices import map_population
-from jaxprune.evaluation.episodes import Shared, cell_program, episode_keys, split, timeless
-from jaxprune.evaluation.evaluate import arm, played
+from jaxprune.evaluation.evaluator import Evaluator, dealt_out
 from jaxprune.policy import init_policy
 from jaxprune.rollout import Play
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
@@ -144,15 +140,10 @@ def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     policies, cells = one(line_policy())
     other = jax.tree.map(lambda x: 0.5 * x, policies)  # whose attack is transferred
     victims = Victims(Line(), policies, cells, EPS, jax.random.key(0), source=other)
-    index = MEMBERS.index(name)
-    params = list(blanks([make_attack(n, CONFIG) for n in MEMBERS], line_policy(), Line.spec, 1))
-    params[index] = arm(name, victims, FIRST, CONFIG).params
-    keys = episode_keys(jax.random.key(1), EPISODES)
-    shared = Shared(policies, jnp.int32(index), jnp.float32(EPS), timeless(FIRST))
-    parts = split(keys, np.asarray(FIRST.times), 1)
-    turns = parts.turns(cells, tuple(params), np.arange(parts.groups))
-    program = cell_program(Line(), MEMBERS, CONFIG)
-    result = parts.joined(map_population(program, shared, turns, lanes_per_item=1, lanes=1))
+    evaluator = Evaluator(Line(), MEMBERS, CONFIG)
+    params = evaluator.arm(name, victims, FIRST).params
+    parts = dealt_out(jax.random.key(1), victims, FIRST)
+    result = evaluator.play(name, victims, params, parts, FIRST)
     return np.argmin(np.abs(result.visited[0, :, 0] - PLACE), axis=1), result.return_[0]
 
 
@@ -186,8 +177,10 @@ def test_a_learned_adversary_reaches_the_optimum_of_a_continuous_task():
     policy = init_policy(jax.random.key(0), 2, 2, hidden=())
     policy.params.actor["layer_0"]["kernel"] = -jnp.eye(2)
     victims = Victims(Drift(steps), *one(policy), eps, jax.random.key(0))
-    params = arm("sa_rl", victims, FIRST, CONFIG).params
-    result = played("sa_rl", victims, params, jax.random.key(1), FIRST, CONFIG)
+    evaluator = Evaluator(Drift(steps), ("sa_rl",), CONFIG)
+    params = evaluator.arm("sa_rl", victims, FIRST).params
+    parts = dealt_out(jax.random.key(1), victims, FIRST)
+    result = evaluator.play("sa_rl", victims, params, parts, FIRST)
     first, found = result.visited[0, :, 0], np.asarray(result.return_[0])
 
     def returns(radius: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from jaxprune.attacks import Victims
 from jaxprune.cells import as_cells
 from jaxprune.evaluation.episodes import episode_keys, split
-from jaxprune.evaluation.evaluate import played
+from jaxprune.evaluation.evaluator import Evaluator, dealt_out
 from jaxprune.policy import init_policy
 from jaxprune.rollout import Episode, Play
 from tests.probes import Drift
@@ -60,9 +60,12 @@ def test_the_parts_change_nothing():
     policies = jax.vmap(lambda k: init_policy(k, 2, 2))(jax.random.split(KEY, 2))
     _, flat, cells = as_cells(*jax.device_get((policies, None)))
     play = Play(times=np.zeros((6, 0), np.int32))
-    few, many = (
-        played("random", Victims(Drift(), flat, cells, 0.1, KEY, lanes=n), (), KEY, play)
-        for n in (2, 64)
-    )
+    evaluator = Evaluator(Drift(), ("random",))
+
+    def played(lanes: int):
+        victims = Victims(Drift(), flat, cells, 0.1, KEY, lanes=lanes)
+        return evaluator.play("random", victims, (), dealt_out(KEY, victims, play), play)
+
+    few, many = played(2), played(64)
     np.testing.assert_allclose(few.return_, many.return_, rtol=1e-5)
     assert few.return_.shape == (2, 6)

@@ -243,7 +243,7 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
         (rehearsal,) = battery._rehearsals.values()
         rehearsal.result()  # if it had not begun, `settle` would cancel it
         battery.settle(case)
-        battery.episodes.ready()
+        battery.evaluator.ready()
         assert set(programs.seconds) == {"evaluate", preparation(case)}
     called, compiled = Mapped.__call__, []
 

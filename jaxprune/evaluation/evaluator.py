@@ -1,0 +1,135 @@
+"""Episodes of any masked policies under any of several attacks, by one compiled program."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.attacks import Attack, AttackConfig, Victims, make_attack
+from jaxprune.attacks.members import Armed, blanks, choose, prepared
+from jaxprune.devices import map_population, take
+from jaxprune.envs import Environment
+from jaxprune.evaluation.episodes import Shared, Split, cell_program, episode_keys, split, timeless
+from jaxprune.rollout import Episode, Play
+from jaxprune.types import Key
+
+
+class Evaluator:
+    """Prepares attacks, chooses their members, and plays episodes of masked policies under them.
+
+    It compiles once, when it first plays, and again only for other shapes.
+
+    Args:
+        env: the task.
+        attacks: keys of `ATTACKS`, or attacks, in the order of the program.
+        config: settings of those that are named.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        attacks: Sequence[str | Attack],
+        config: AttackConfig | None = None,
+    ):
+        self.env, self.attacks = env, tuple(attacks)
+        self.members = [make_attack(attack, config) for attack in attacks]
+        self.program = cell_program(env, self.attacks, config or AttackConfig())
+
+    def arm(self, attack: str | Attack, victims: Victims, play: Play) -> Armed:
+        """Prepares an attack and chooses the strongest of its members for every victim.
+
+        Args:
+            attack: one of `attacks`.
+            victims: the population; its key is consumed.
+            play: how the episodes are played on which members are chosen; `times` has one row each.
+        """
+        key_prepare, key_choose = (jax.random.fold_in(victims.key, i) for i in range(2))
+        member = self.members[self.attacks.index(attack)]
+        params = prepared(member, victims._replace(key=key_prepare))
+        count = len(victims.cells.agent) * member.members
+        return self.choose(
+            attack, victims, params, dealt_out(key_choose, victims, play, count), play
+        )
+
+    def choose(
+        self, attack: str | Attack, victims: Victims, params: Any, parts: Split, play: Play
+    ) -> Armed:
+        """Chooses the member that leaves each victim the lowest mean return.
+
+        Args:
+            attack: one of `attacks`.
+            victims: the population.
+            params: of all members, `[N, members, ...]`.
+            parts: the episodes on which members are compared.
+            play: how they are played.
+        """
+
+        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+            some = victims._replace(cells=take(victims.cells, index))
+            return np.asarray(self.play(attack, some, params, parts, play).return_).mean(-1)
+
+        member = self.members[self.attacks.index(attack)]
+        return choose(member, params, victims, mean_returns)
+
+    def play(
+        self,
+        attack: str | Attack,
+        victims: Victims,
+        params: Any,
+        parts: Split,
+        play: Play,
+        advance: Callable[[int], None] | None = None,
+    ) -> Episode:
+        """Plays episodes of every victim under an attack that is ready: `Episode [N, episodes]`.
+
+        Args:
+            attack: one of `attacks`.
+            victims: the population.
+            params: what the attack knows of each victim, `[N, ...]`.
+            parts: the episodes.
+            play: how they are played.
+            advance: is told how many more victims are done, after every call of the program.
+        """
+        which, count = self.attacks.index(attack), len(victims.cells.agent)
+        eps = np.float32(victims.eps)
+        shared = Shared(victims.policies, np.int32(which), eps, timeless(play))
+        fillers = jax.tree.map(
+            lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers(victims.policies)
+        )
+        known = (*fillers[:which], params, *fillers[which + 1 :])
+        found, done = [], 0
+        for items, size in self._calls(count * parts.groups):
+            turns = parts.turns(victims.cells, known, items)
+            found.append(take(self._call(shared, turns, parts, victims.lanes), slice(size)))
+            if advance is not None:
+                advance((done + size) // parts.groups - done // parts.groups)
+            done += size
+        return parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
+
+    def fillers(self, policies: Any) -> tuple[Any, ...]:
+        """Parameters `[1, ...]` of attacks that are not played, for policies (or shapes) `[n]`."""
+        one = jax.eval_shape(lambda p: take(p, 0), policies)
+        return blanks(self.members, one, self.env.spec, 1)
+
+    def _calls(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The items of every call, and how many of these are no padding."""
+        yield np.arange(count), count
+
+    def _call(self, shared: Shared, turns: Any, parts: Split, lanes: int | None) -> Episode:
+        """The episodes of the items of one call."""
+        return map_population(self.program, shared, turns, parts.each, lanes)
+
+
+def dealt_out(key: Key, victims: Victims, play: Play, count: int | None = None) -> Split:
+    """Deals one episode per row of `play.times` to the items of a population.
+
+    Args:
+        key: of the episodes.
+        victims: the population.
+        play: how they are played.
+        count: how many cells play; default: one for every victim.
+    """
+    times = np.asarray(play.times)
+    count = len(victims.cells.agent) if count is None else count
+    return split(episode_keys(key, len(times)), times, count, victims.lanes)
