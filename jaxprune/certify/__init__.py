@@ -1,6 +1,6 @@
 """Certificates: what no adversary in the ball can exceed."""
 
-from jaxprune.certify.certificates import BOUNDS, Certificate, certify
+from jaxprune.certify.certificates import BOUNDS, Bound, Certificate, certify
 from jaxprune.certify.divergence import (
     TOTAL_VARIATION,
     clipped_box,
@@ -27,6 +27,7 @@ from jaxprune.certify.value import (
 __all__ = [
     "BOUNDS",
     "TOTAL_VARIATION",
+    "Bound",
     "Certificate",
     "ValueBound",
     "attacked_return",

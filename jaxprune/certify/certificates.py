@@ -1,10 +1,10 @@
 """The bounds by name, with what each of them proves, and `certify`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,9 @@ class Bound(NamedTuple):
     """Costs tens to hundreds of times its neighbours: computed only if asked for by name."""
 
 
-BOUNDS = {
+Named: TypeAlias = tuple[tuple[str, Bound], ...]
+
+BOUNDS: dict[str, Bound] = {
     "frobenius": Bound(norms.frobenius, monotone=True, scope="global", norm="l2"),
     "path": Bound(norms.path, monotone=True, scope="global", norm="linf"),
     "centre_free": Bound(norms.centre_free, monotone=True, scope="global", norm="linf"),
@@ -105,7 +107,7 @@ def certify(
     masks: Masks | None = None,
     eps: Annotated[ArrayLike, ANY_RADIUS] = 0.0,
     obs: ArrayLike | None = None,
-    bounds: Sequence[str] | None = None,
+    bounds: Sequence[str] | Mapping[str, Bound] | None = None,
     precision: str = "float64",
 ) -> dict[str, Certificate]:
     """Certificates of masked policies, rounded outward.
@@ -117,7 +119,8 @@ def certify(
         obs: raw observations `[n, obs_size]` that local bounds hold at, the same for every policy,
             or `[..., n, obs_size]` with the leading axes of the masks. A global bound is the same
             at each of them, and its value is repeated along a last axis. None: no such axis.
-        bounds: keys of `BOUNDS`; default: all that are not slow, local ones if there are `obs`.
+        bounds: keys of `BOUNDS`, or bounds by names of their own; default: all of `BOUNDS` that are
+            not slow, local ones if there are `obs`.
         precision: "float64", or "float32": faster, and a little looser.
 
     Returns:
@@ -131,7 +134,7 @@ def certify(
             the clip range of the observations, weights or obs not finite, or axes that do not fit.
     """
     check_arguments(certify, locals())
-    names = _chosen(bounds, obs)
+    chosen = _chosen(bounds, obs)
     lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
     rows = _check(policy, eps, obs, shape)
@@ -142,28 +145,37 @@ def certify(
         radius = np.broadcast_to(np.asarray(eps, precision), policies.obs_stats.mean.shape[-1:])
         shared = Shared(policies, radius)
         obs = None if obs is None else _per_cell(np.asarray(obs, precision), shape)
-        values = _run(_global_program, names["global"], CHUNK, shared, Item(cells, None))
-        values |= _run(_local_program, names["local"], 1, shared, Item(cells, obs))
+        wide, local = (_of_scope(chosen, scope) for scope in ("global", "local"))
+        values = _run(_global_program, wide, CHUNK, shared, Item(cells, None))
+        values |= _run(_local_program, local, 1, shared, Item(cells, obs))
     return {
-        name: _certificate(values[name], BOUNDS[name], policy.distribution, precision, shape, rows)
-        for name in names["asked"]
+        name: _certificate(values[name], bound, policy.distribution, precision, shape, rows)
+        for name, bound in chosen.items()
     }
 
 
-def _chosen(bounds: Sequence[str] | None, obs: Any) -> dict[str, tuple[str, ...]]:
-    """Names by scope, and all of them as asked for."""
+def _of_scope(bounds: Mapping[str, Bound], scope: str) -> Named:
+    return tuple((name, bound) for name, bound in bounds.items() if bound.scope == scope)
+
+
+def _chosen(
+    bounds: Sequence[str] | Mapping[str, Bound] | None, obs: ArrayLike | None
+) -> dict[str, Bound]:
+    """The bounds that are asked for, by name."""
     if bounds is None:
         scopes = ("global",) if obs is None else ("global", "local")
         bounds = [n for n, bound in BOUNDS.items() if bound.scope in scopes and not bound.slow]
-    found = {name: lookup(BOUNDS, name, "bound").scope for name in bounds}
-    names = {s: tuple(n for n, of in found.items() if of == s) for s in ("global", "local")}
-    names["asked"] = tuple(found)
-    if names["local"] and obs is None:
+    if isinstance(bounds, Mapping):
+        found = dict(bounds)
+    else:
+        found = {name: lookup(BOUNDS, name, "bound") for name in bounds}
+    local = _of_scope(found, "local")
+    if local and obs is None:
         raise InputError(
-            f"bound {names['local'][0]!r} holds at given observations only: pass obs, or choose "
+            f"bound {local[0][0]!r} holds at given observations only: pass obs, or choose "
             f"from {', '.join(n for n, bound in BOUNDS.items() if bound.scope == 'global')}"
         )
-    return names
+    return found
 
 
 def _check(policy: Policy, eps: Any, obs: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -211,8 +223,8 @@ def _per_cell(obs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _run(
-    program: Callable[[tuple[str, ...]], Mapped],
-    names: tuple[str, ...],
+    program: Callable[[Named], Mapped],
+    bounds: Named,
     widest: int,
     shared: Shared,
     items: Item,
@@ -222,19 +234,19 @@ def _run(
     The population is padded to whole chunks, because a program for the remainder could add up in
     another order, and bounds that are monotone bit for bit would no longer be.
     """
-    if not names:
+    if not bounds:
         return {}
-    return map_population(program(names), shared, items, lanes_per_item=1, lanes=widest)
+    return map_population(program(bounds), shared, items, lanes_per_item=1, lanes=widest)
 
 
 @lru_cache(maxsize=32)
-def _global_program(names: tuple[str, ...]) -> Mapped:
+def _global_program(bounds: Named) -> Mapped:
     """`(Shared, Item) -> {name: (D, TV)}`."""
 
     def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
         query = _query(policy, shared.eps)
-        distances = {name: _sound(BOUNDS[name].bound(query), query) for name in names}
+        distances = {name: _sound(bound.bound(query), query) for name, bound in bounds}
         to_tv = TOTAL_VARIATION[policy.distribution]
         return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
 
@@ -242,7 +254,7 @@ def _global_program(names: tuple[str, ...]) -> Mapped:
 
 
 @lru_cache(maxsize=32)
-def _local_program(names: tuple[str, ...]) -> Mapped:
+def _local_program(bounds: Named) -> Mapped:
     """`(Shared, Item) -> {name: Local [n]}`."""
 
     def of_cell(shared: Shared, item: Item) -> dict[str, Local]:
@@ -251,7 +263,7 @@ def _local_program(names: tuple[str, ...]) -> Mapped:
         def at(obs: Array) -> dict[str, Local]:
             query = _query(policy, shared.eps, normalise(policy, obs))
             to_local = partial(LOCAL[policy.distribution], query=query)
-            return {name: to_local(partial(_box, BOUNDS[name].bound)) for name in names}
+            return {name: to_local(partial(_box, bound.bound)) for name, bound in bounds}
 
         found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
         return {name: _in_action_units(policy, local) for name, local in found.items()}

@@ -87,8 +87,10 @@ METHODS: dict[str, Method] = {
 }
 
 
-def find_method(name: str) -> Method:
-    """The method `name`: a key of `METHODS`, or SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
+def find_method(name: str | Method) -> Method:
+    """The method `name`: a key of `METHODS`, SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
+
+    A `Method` is returned as it is.
 
     "lamp/cubic" removes the lowest LAMP scores on the cubic schedule; the schedule "after" is one
     shot after training: "fisher/after/neurons".
@@ -96,6 +98,10 @@ def find_method(name: str) -> Method:
     Raises:
         InputError: unknown name or part, or parts that do not go together.
     """
+    if isinstance(name, Method):
+        lookup(SCORES, name.score, "pruning score")
+        lookup(STRUCTURES, name.structure, "structure")
+        return name
     if "/" not in name:
         return lookup(METHODS, name, "pruning method")
     score, *rest = name.split("/")

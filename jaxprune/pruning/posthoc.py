@@ -20,7 +20,7 @@ from jaxprune.validation import SPARSITY, InputError, check_arguments
 
 def prune(
     policy: Policy,
-    method: str = "magnitude",
+    method: str | Method = "magnitude",
     sparsity: Annotated[float | Sequence[float], SPARSITY] = 0.5,
     allocation: str = "global",
     key: Key | None = None,
@@ -36,7 +36,7 @@ def prune(
     Args:
         policy: leading axes `[...]` are agents.
         method: a method that prunes after training, e.g. "magnitude", "random", "lamp", "wanda",
-            or SCORE/after/STRUCTURE; "none" ignores the sparsity.
+            or SCORE/after/STRUCTURE, or a `Method`; "none" ignores the sparsity.
         sparsity: fraction of the prunable weights to remove, in [0, 1); a sequence of S adds an
             axis after those of the policy.
         allocation: "global", "uniform" or "erk".

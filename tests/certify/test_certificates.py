@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxprune.certify import BOUNDS, TOTAL_VARIATION, Certificate, certify
+from jaxprune.certify import BOUNDS, TOTAL_VARIATION, Bound, Certificate, certify
 from jaxprune.certify.certificates import CHUNK, UNITS
 from jaxprune.certify.query import length, make_query
 from jaxprune.policy import action_distribution, affine_layers, init_policy, inverse_std, normalise
@@ -200,6 +200,21 @@ def test_bounds_are_chosen_by_name_in_the_order_asked():
     assert list(certify(agents(1), eps=0.1)) == [name for name in quick if name in GLOBAL]
     chosen = certify(agents(1), eps=0.1, bounds=("spectral", "path"))
     assert list(chosen) == ["spectral", "path"]
+
+
+def test_bounds_of_ones_own_have_names_of_their_own():
+    mine = {"mine": BOUNDS["path"], "twice": Bound(twice_the_path, True, "global", "linf")}
+    found = certify(agents(1), eps=0.1, bounds=mine)
+    path = certify(agents(1), eps=0.1, bounds=["path"])["path"]
+    assert list(found) == ["mine", "twice"]
+    np.testing.assert_array_equal(found["mine"].value, path.value)
+    np.testing.assert_allclose(found["twice"].value, 2 * path.value, rtol=1e-12)
+    with pytest.raises(InputError, match="'here' holds at given observations only"):
+        certify(agents(1), eps=0.1, bounds={"here": BOUNDS["ibp"]})
+
+
+def twice_the_path(query):
+    return 2 * BOUNDS["path"].bound(query)
 
 
 def test_unknown_bound():

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.attacks import AttackConfig, MADConfig, SarsaConfig
+from jaxprune.attacks import AttackConfig, MADConfig, SarsaConfig, Victims, make_attack
+from jaxprune.cells import as_cells
 from jaxprune.devices import Mapped
 from jaxprune.envs import make_env
-from jaxprune.evaluation import evaluate, visited
-from jaxprune.evaluation.episodes import check_evaluation, episode_keys
+from jaxprune.evaluation import Evaluator, evaluate, visited
+from jaxprune.evaluation.episodes import cell_program, check_evaluation, episode_keys
+from jaxprune.evaluation.evaluator import dealt_out
 from jaxprune.policy import init_policy
 from jaxprune.pruning import dense, mask_policy
+from jaxprune.rollout import Play
 from jaxprune.types import Masks, Policy
 from jaxprune.validation import InputError
 from tests.probes import Breakdown, Drift, ObservationReward, Treadmill
@@ -240,6 +243,32 @@ def test_mad_config_reaches_the_attack():
     ]
     assert np.all(distances[0] < distances[1])
     assert np.array_equal(distances[1], distances[2])
+
+
+def test_an_attack_may_be_an_object_that_compiles_once():
+    policy, config = policies(DRIFT), AttackConfig(mad=MADConfig(steps=2, restarts=1))
+    mad = make_attack("mad", config)
+    before = cell_program.cache_info().misses
+    own = [evaluate(DRIFT, policy, attack=mad, eps=0.3, episodes=3) for _ in range(2)]
+    assert cell_program.cache_info().misses == before + 1
+    named = evaluate(DRIFT, policy, attack="mad", eps=0.3, episodes=3, config=config)
+    for table in own:
+        np.testing.assert_array_equal(table["return"], named["return"])
+
+
+def test_an_evaluator_plays_all_its_attacks_by_one_program():
+    policy = policies(DRIFT, 2)
+    config = AttackConfig(mad=MADConfig(steps=2, restarts=1))
+    evaluator = Evaluator(DRIFT, ("none", "mad"), config)
+    _, flat, cells = as_cells(*jax.device_get((policy, None)))
+    victims = Victims(DRIFT, flat, cells, 0.3, jax.random.key(0))
+    play, key = Play(times=np.zeros((3, 0), np.int32)), jax.random.key(0)
+    for name in evaluator.attacks:
+        params = evaluator.arm(name, victims, play).params
+        found = evaluator.play(name, victims, params, dealt_out(key, victims, play), play)
+        alone = evaluate(DRIFT, policy, attack=name, eps=0.3, episodes=3, key=key, config=config)
+        np.testing.assert_allclose(found.return_, alone["return"], rtol=1e-5)
+    assert evaluator.program.compilations == 1
 
 
 # --- errors

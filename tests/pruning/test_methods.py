@@ -98,6 +98,14 @@ def test_magnitude_in_a_batch_is_plain_numpy_per_agent():
                 assert np.array_equal(kernels(masks)[(*agent, s)], np.concatenate(expected))
 
 
+def test_a_method_may_be_an_object():
+    policy = agents(2)
+    own = prune(policy, Method("magnitude", structure="neurons"), 0.5)
+    jax.tree.map(np.testing.assert_array_equal, own, prune(policy, "neurons", 0.5))
+    with pytest.raises(InputError, match="unknown pruning score 'magnitud'"):
+        prune(policy, Method("magnitud"), 0.5)
+
+
 def test_global_and_uniform_differ():
     """The last kernel of a fresh policy is 100 times smaller: global removes it first."""
     policy = agents()
