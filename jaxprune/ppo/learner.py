@@ -150,15 +150,179 @@ class Metrics(NamedTuple):
     sparsity: Array  # fraction of the prunable weights removed
 
 
-class Learner(NamedTuple):
-    """Training in pure functions, for callers that want to look in between."""
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """Training of one agent in pure functions, for callers that want to look in between."""
 
-    fresh: Callable[[Key], Policy]
-    """The policy that an agent of this key starts from."""
-    init: Callable[[Key, Hyper, Directive, Policy, Masks], TrainState]
-    """(key, hyper, the first directive, policy, masks) -> state."""
-    iterate: Callable[[TrainState, Hyper, Directive], tuple[TrainState, Metrics]]
-    """(state, hyper, directive) -> (state, metrics); one iteration."""
+    config: PPOConfig
+    env: Environment
+    methods: tuple[Method, ...]
+    snapshots: int
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether a method looks at the data of the last iteration."""
+        return any(m.schedule and m.needs_data for m in self.methods)
+
+    @property
+    def keeps_movement(self) -> bool:
+        """Whether a score is accumulated over training."""
+        return any(SCORES[m.score].needs == "training" for m in self.methods)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a method goes back to the first weights."""
+        return any(m.rewind for m in self.methods)
+
+    def fresh(self, key: Key) -> Policy:
+        """Draws the policy that an agent of this key starts from."""
+
+        # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's
+        # batched one waits for threads of the pool it runs on, which hangs where every thread
+        # drives a device.
+        @jax.custom_batching.sequential_vmap
+        def draw(key: Key) -> Policy:
+            return initial_policy(self.config, self.env.spec, jax.random.split(key, 3)[0])
+
+        return draw(key)
+
+    def init(
+        self, key: Key, hyper: Hyper, start: Directive, policy: Policy, masks: Masks
+    ) -> TrainState:
+        """Returns the state before the first iteration.
+
+        Args:
+            key: of the agent; consumed.
+            hyper: traced settings.
+            start: the first directive.
+            policy: what training starts from.
+            masks: what is removed from it already.
+        """
+        _, key_reset, key = jax.random.split(key, 3)
+        state = self._unpruned(key_reset, key, policy, masks)
+        count = self.config.iterations  # no key of an iteration is used twice
+        if self.keeps_data:  # what the first policy does; its data only tell which weights go
+            keys = jax.random.split(jax.random.fold_in(key, count), 2)
+            _, steps = self._collect(keys[0], state, hyper, start)
+            stats = update_stats(state.return_stats, steps.discounted_return)
+            state = state._replace(recent=self._sample(policy, steps, hyper, stats))
+        if any(method.fires(before_training=True) for method in self.methods):
+            key_prune = jax.random.fold_in(key, count + 1)
+            masks = self._pruned(key_prune, state, hyper, start, before_training=True)
+            state = keep_masks(state, masks)
+        return state
+
+    def iterate(
+        self, state: TrainState, hyper: Hyper, directive: Directive
+    ) -> tuple[TrainState, Metrics]:
+        """Runs one iteration: prune, collect, estimate advantages, update."""
+        keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
+
+        # The rollout already uses the masked weights, so no stored log-probability is stale.
+        state = keep_masks(state, self._pruned(keys[0], state, hyper, directive))
+        if self.rewinds:
+            state = rewound(state, directive.rewind)
+
+        workers, steps = self._collect(keys[1], state, hyper, directive)
+        return_stats = update_stats(state.return_stats, steps.discounted_return)
+        sample = self._sample(state.policy, steps, hyper, return_stats)
+
+        state, losses = update(keys[2], self.config, state, hyper, directive, sample, self._pruned)
+        obs_stats = update_stats(state.policy.obs_stats, steps.obs)
+        state = state._replace(
+            policy=replace(state.policy, obs_stats=obs_stats),
+            return_stats=return_stats,
+            workers=workers,
+            iteration=state.iteration + 1,
+        )
+        state = self._remembered(state, hyper, directive, sample)
+        prunable = self.config.scope.prunable(state.policy.params)
+        return state, summarise(steps, losses, sparsity_of(state.masks, prunable))
+
+    def _unpruned(self, key_reset: Key, key: Key, policy: Policy, masks: Masks) -> TrainState:
+        """The state before anything is removed; what no method asks for is ()."""
+        snapshots = Snapshot(policy, masks)
+        slots = (self.snapshots,)
+        return TrainState(
+            policy=policy,
+            masks=masks,
+            opt_state=ADAM.init(policy.params),
+            return_stats=no_returns(),
+            workers=fresh_workers(key_reset, self.env, self.config.num_envs),
+            iteration=jnp.int32(0),
+            key=key,
+            first=policy.params if self.rewinds else (),
+            recent=(),
+            movement=jax.tree.map(jnp.zeros_like, policy.params) if self.keeps_movement else (),
+            snapshots=jax.tree.map(lambda x: jnp.zeros(slots + x.shape, x.dtype), snapshots)
+            if self.snapshots
+            else (),
+        )
+
+    def _remembered(
+        self, state: TrainState, hyper: Hyper, directive: Directive, sample: Sample
+    ) -> TrainState:
+        """The state after an iteration with what later events and the caller ask for."""
+        if self.keeps_data:
+            state = state._replace(recent=sample)
+        if self.keeps_movement:
+            gradient = dense_gradient(state.policy, self._scored_on(state, hyper))
+            movement = jax.tree.map(
+                lambda m, w, g: m - w * g, state.movement, state.policy.params, gradient
+            )
+            state = state._replace(movement=movement)
+        if self.snapshots:
+            state = state._replace(snapshots=with_snapshot(state, directive.snapshot))
+        return state
+
+    def _collect(
+        self, key: Key, state: TrainState, hyper: Hyper, directive: Directive
+    ) -> tuple[Worker, Transition]:
+        """The steps of an iteration."""
+        perturb, config = None, self.config
+        if config.collection == "perturbed":
+            perturb = partial(perturbed, eps=hyper.sa_eps * ramp(directive.progress, hyper.sa_ramp))
+        return rollout(
+            key, self.env, state.policy, hyper.gamma, state.workers, config.unroll, perturb
+        )
+
+    def _sample(self, policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
+        return make_batch(policy, steps, hyper, stats if self.config.normalise_reward else None)
+
+    def _scored_on(self, state: TrainState, hyper: Hyper) -> Batch:
+        """The data of the last iteration in minibatches."""
+        rows = self.config.batch
+        count = next(n for n in range(min(SCORE_BATCHES, rows), 0, -1) if rows % n == 0)
+        sample = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), state.recent)
+        movement = state.movement if self.keeps_movement else None
+        return Batch(sample, hyper, self.env.spec.eps, movement)
+
+    def _pruned(
+        self,
+        key: Key,
+        state: TrainState,
+        hyper: Hyper,
+        directive: Directive,
+        event: Array | int = 0,
+        before_training: bool = False,
+    ) -> Masks:
+        """The masks after an event by the agent's own method, if it fires; see `Method.fires`."""
+        scope = self.config.scope
+        batch = self._scored_on(state, hyper) if self.keeps_data else None
+        counts = directive.counts[event]
+
+        def by(method: Method) -> Masks:
+            if not method.fires(before_training):
+                return state.masks
+            leaves = width([method], state.policy.params, scope)
+            target = Target(directive.groups[:leaves], counts[:leaves])
+            policy, masks = state.policy, state.masks
+            return next_masks(method, scope, policy, masks, batch, target, key, directive.drop)
+
+        branches = [partial(by, method) for method in self.methods]
+        if len(branches) == 1:
+            return branches[0]()
+        return jax.lax.switch(directive.method, branches)
 
 
 def make_train(
@@ -224,137 +388,7 @@ def make_learner(
 ) -> Learner:
     """The parts of `make_train`. Raises `InputError` for settings that contradict each other."""
     config.check()
-    starting = [m for m in methods if m.schedule == "at_start"]
-    keeps_data = any(m.schedule and m.needs_data for m in methods)
-    moves = any(SCORES[m.score].needs == "training" for m in methods)
-    rewinds = any(m.rewind for m in methods)
-
-    # One agent at a time: orthogonal initialisation is a QR factorisation, and XLA:CPU's batched
-    # one waits for threads of the pool it runs on, which hangs where every thread drives a device.
-    @jax.custom_batching.sequential_vmap
-    def fresh(key: Key) -> Policy:
-        return initial_policy(config, env.spec, jax.random.split(key, 3)[0])
-
-    def init(key: Key, hyper: Hyper, start: Directive, policy: Policy, masks: Masks) -> TrainState:
-        _, key_reset, key = jax.random.split(key, 3)
-        nothing = jax.tree.map(jnp.zeros_like, policy.params)
-        state = TrainState(
-            policy=policy,
-            masks=masks,
-            opt_state=ADAM.init(policy.params),
-            return_stats=no_returns(),
-            workers=fresh_workers(key_reset, env, config.num_envs),
-            iteration=jnp.int32(0),
-            key=key,
-            first=policy.params if rewinds else (),
-            recent=(),
-            movement=nothing if moves else (),
-            snapshots=jax.tree.map(
-                lambda x: jnp.zeros((snapshots, *x.shape), x.dtype), Snapshot(policy, masks)
-            )
-            if snapshots
-            else (),
-        )
-        if keeps_data:  # what the first policy does; its data only tell which weights go
-            keys = jax.random.split(jax.random.fold_in(key, config.iterations), 2)
-            _, steps = collect(keys[0], state, hyper, start)
-            stats = update_stats(state.return_stats, steps.discounted_return)
-            state = state._replace(recent=sample_of(policy, steps, hyper, stats))
-        if starting:
-            key_prune = jax.random.fold_in(key, config.iterations + 1)
-            state = keep_masks(state, pruned(key_prune, state, hyper, start, starts=True))
-        return state
-
-    def iterate(state: TrainState, hyper: Hyper, directive: Directive):
-        keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), 3)
-
-        # The rollout already uses the masked weights, so no stored log-probability is stale.
-        state = keep_masks(state, pruned(keys[0], state, hyper, directive))
-        if rewinds:
-            state = rewound(state, directive.rewind)
-
-        workers, steps = collect(keys[1], state, hyper, directive)
-        return_stats = update_stats(state.return_stats, steps.discounted_return)
-        sample = sample_of(state.policy, steps, hyper, return_stats)
-
-        state, losses = update(keys[2], config, state, hyper, directive, sample, pruned)
-        obs_stats = update_stats(state.policy.obs_stats, steps.obs)
-        state = state._replace(
-            policy=replace(state.policy, obs_stats=obs_stats),
-            return_stats=return_stats,
-            workers=workers,
-            iteration=state.iteration + 1,
-        )
-        if keeps_data:
-            state = state._replace(recent=sample)
-        if moves:
-            state = state._replace(movement=moved(state, hyper))
-        if snapshots:
-            state = state._replace(snapshots=with_snapshot(state, directive.snapshot))
-        return state, summarise(steps, losses, sparsity_of(state.masks, prunable(state)))
-
-    def prunable(state: TrainState):
-        return config.scope.prunable(state.policy.params)
-
-    def collect(key: Key, state: TrainState, hyper: Hyper, directive: Directive):
-        perturb = None
-        if config.collection == "perturbed":
-            perturb = partial(perturbed, eps=hyper.sa_eps * ramp(directive.progress, hyper.sa_ramp))
-        return rollout(key, env, state.policy, hyper.gamma, state.workers, config.unroll, perturb)
-
-    def sample_of(policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
-        return make_batch(policy, steps, hyper, stats if config.normalise_reward else None)
-
-    def scored_on(state: TrainState, hyper: Hyper) -> Batch:
-        """The data of the last iteration in minibatches."""
-        rows = config.batch
-        count = next(n for n in range(min(SCORE_BATCHES, rows), 0, -1) if rows % n == 0)
-        sample = jax.tree.map(lambda x: x.reshape(count, rows // count, *x.shape[1:]), state.recent)
-        return Batch(sample, hyper, env.spec.eps, state.movement if moves else None)
-
-    def pruned(
-        key: Key,
-        state: TrainState,
-        hyper: Hyper,
-        directive: Directive,
-        event: Array | int = 0,
-        starts: bool = False,
-    ) -> Masks:
-        """The masks after an event, by the agent's own method; `starts` before the first one."""
-        batch = scored_on(state, hyper) if keeps_data else None
-        counts = directive.counts[event]
-
-        def by(method: Method) -> Masks:
-            static = method.schedule == "at_start" and method.regrow is None
-            if method.schedule is None or (static and not starts):
-                return state.masks
-            if starts and method.schedule != "at_start":
-                return state.masks
-            leaves = width([method], state.policy.params, config.scope)
-            target = Target(directive.groups[:leaves], counts[:leaves])
-            return next_masks(
-                method,
-                config.scope,
-                state.policy,
-                state.masks,
-                batch,
-                target,
-                key,
-                directive.drop,
-            )
-
-        branches = [partial(by, method) for method in methods]
-        if len(branches) == 1:
-            return branches[0]()
-        return jax.lax.switch(directive.method, branches)
-
-    def moved(state: TrainState, hyper: Hyper) -> Params:
-        gradient = dense_gradient(state.policy, scored_on(state, hyper))
-        return jax.tree.map(
-            lambda m, w, g: m - w * g, state.movement, state.policy.params, gradient
-        )
-
-    return Learner(fresh, init, iterate)
+    return Learner(config, env, tuple(methods), snapshots)
 
 
 def keep_masks(state: TrainState, masks: Masks) -> TrainState:
@@ -434,19 +468,7 @@ def update(
     rate = hyper.learning_rate * decay
     decays = decayed(state.policy.params, config.scope)
     loss = partial(total_loss, config, state.policy, hyper, directive.progress)
-
-    def minibatch(masks: Masks, carry, xs: tuple[Array, Key]):
-        params, opt_state = carry
-        indices, key = xs
-        sample = jax.tree.map(lambda x: x[indices], batch)
-        grads, losses = jax.grad(loss, has_aux=True)(params, sample, key)
-        grads = apply_masks(grads, masks)
-        shrink = jnp.minimum(1.0, hyper.max_grad_norm / (optax.tree.norm(grads) + 1e-8))
-        direction, opt_state = ADAM.update(jax.tree.map(lambda g: shrink * g, grads), opt_state)
-        params = jax.tree.map(
-            lambda w, d, on: w - rate * (d + on * hyper.weight_decay * w), params, direction, decays
-        )
-        return (apply_masks(params, masks), opt_state), losses
+    minibatch = partial(adam_step, loss, hyper, rate, decays, batch)
 
     def epoch(carry, xs: tuple[Key, Array]):
         params, masks, opt_state = carry
@@ -466,6 +488,41 @@ def update(
     xs = (jax.random.split(key, config.epochs), jnp.arange(config.epochs))
     carry, losses = jax.lax.scan(epoch, carry, xs)
     return with_weights(state, *carry), jax.tree.map(jnp.mean, losses)
+
+
+def adam_step(
+    loss: Callable[..., tuple[Array, Losses]],
+    hyper: Hyper,
+    rate: Array,
+    decays: Params,
+    batch: Sample,
+    masks: Masks,
+    carry: tuple[Params, Any],
+    xs: tuple[Array, Key],
+) -> tuple[tuple[Params, Any], Losses]:
+    """One Adam step on a minibatch, the body of a scan; see `update`.
+
+    Args:
+        loss: (params, sample, key) -> (loss, its parts).
+        hyper: traced settings.
+        rate: the learning rate, `[]`.
+        decays: 1 for the leaves that weight decay acts on, 0 for the others.
+        batch: `Sample [rows]`.
+        masks: of the weights that stay.
+        carry: weights and Adam's moments.
+        xs: the rows of the minibatch, int `[B]`, and a key, which is consumed.
+    """
+    params, opt_state = carry
+    indices, key = xs
+    sample = jax.tree.map(lambda x: x[indices], batch)
+    grads, losses = jax.grad(loss, has_aux=True)(params, sample, key)
+    grads = apply_masks(grads, masks)
+    shrink = jnp.minimum(1.0, hyper.max_grad_norm / (optax.tree.norm(grads) + 1e-8))
+    direction, opt_state = ADAM.update(jax.tree.map(lambda g: shrink * g, grads), opt_state)
+    params = jax.tree.map(
+        lambda w, d, on: w - rate * (d + on * hyper.weight_decay * w), params, direction, decays
+    )
+    return (apply_masks(params, masks), opt_state), losses
 
 
 def with_weights(state: TrainState, params: Params, masks: Masks, opt_state: Any) -> TrainState:

@@ -41,6 +41,17 @@ class Method:
         """Whether it looks at observations, or at gradients."""
         return SCORES[self.score].needs != "nothing" or self.regrow == "gradient"
 
+    def fires(self, before_training: bool) -> bool:
+        """Whether it changes masks before training, or else at every event during training.
+
+        One without a schedule does neither. One whose schedule is "at_start" removes weights before
+        training, and during training does something only if it regrows them. All others remove
+        weights during training.
+        """
+        if before_training or self.schedule is None:
+            return self.schedule == "at_start"
+        return self.schedule != "at_start" or self.regrow is not None
+
     @property
     def nested(self) -> bool:
         """Whether its masks for two sparsities are nested, of the *same* surviving weights.

@@ -106,6 +106,24 @@ def test_a_method_may_be_an_object():
         prune(policy, Method("magnitud"), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("method", "before", "during"),
+    [
+        ("magnitude", False, False),
+        ("none", False, False),
+        ("static", True, False),
+        ("snip", True, False),
+        ("set", True, True),
+        ("rigl", True, True),
+        ("micro", False, True),
+        ("lottery", False, True),
+    ],
+)
+def test_when_a_method_fires(method, before, during):
+    fires = METHODS[method].fires
+    assert (fires(before_training=True), fires(before_training=False)) == (before, during)
+
+
 def test_global_and_uniform_differ():
     """The last kernel of a fresh policy is 100 times smaller: global removes it first."""
     policy = agents()
