@@ -241,8 +241,8 @@ class Learner:
 
     def _unpruned(self, key_reset: Key, key: Key, policy: Policy, masks: Masks) -> TrainState:
         """The state before anything is removed; what no method asks for is ()."""
-        snapshots = Snapshot(policy, masks)
-        slots = (self.snapshots,)
+        nothing = jax.tree.map(jnp.zeros_like, policy.params)
+        snapshots, slots = Snapshot(policy, masks), (self.snapshots,)
         return TrainState(
             policy=policy,
             masks=masks,
@@ -253,7 +253,7 @@ class Learner:
             key=key,
             first=policy.params if self.rewinds else (),
             recent=(),
-            movement=jax.tree.map(jnp.zeros_like, policy.params) if self.keeps_movement else (),
+            movement=nothing if self.keeps_movement else (),
             snapshots=jax.tree.map(lambda x: jnp.zeros(slots + x.shape, x.dtype), snapshots)
             if self.snapshots
             else (),
