@@ -146,7 +146,11 @@ def make_attack(name: str | Attack, config: AttackConfig | None = None) -> Attac
 
     Raises `InputError`, listing all, if there is none.
     """
-    found = name if isinstance(name, Attack) else ATTACKS[find_attack(name)].make(config or AttackConfig())
+    found = (
+        name
+        if isinstance(name, Attack)
+        else ATTACKS[find_attack(name)].make(config or AttackConfig())
+    )
     return within(found)
 
 

@@ -24,7 +24,7 @@ SMALL += " --methods magnitude --attacks none,random --episodes 2"
 @pytest.fixture(autouse=True)
 def devices_are_set(monkeypatch):
     """The tests' own devices stay."""
-    monkeypatch.setattr(capacity.population, "configure", lambda: None)
+    monkeypatch.setattr(capacity.devices, "configure", lambda: None)
 
 
 @pytest.fixture(scope="module")

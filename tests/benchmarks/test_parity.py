@@ -16,7 +16,7 @@ from jaxprune.types import TimeStep
 @pytest.fixture
 def devices_are_set(monkeypatch):
     """The tests' own devices stay."""
-    monkeypatch.setattr(parity.population, "configure", lambda: None)
+    monkeypatch.setattr(parity.devices, "configure", lambda: None)
 
 
 def table(path):

@@ -14,7 +14,7 @@ from jaxprune.envs import make_env
 @pytest.fixture(autouse=True)
 def devices_are_set(monkeypatch):
     """The tests' own devices stay."""
-    monkeypatch.setattr(throughput.population, "configure", lambda: None)
+    monkeypatch.setattr(throughput.devices, "configure", lambda: None)
 
 
 def test_chosen_rates_are_timed_and_written(tmp_path, capsys):

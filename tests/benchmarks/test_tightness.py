@@ -14,7 +14,7 @@ from jaxprune.pruning import prune
 @pytest.fixture(autouse=True)
 def devices_are_set(monkeypatch):
     """The tests' own devices stay."""
-    monkeypatch.setattr(tightness.population, "configure", lambda: None)
+    monkeypatch.setattr(tightness.devices, "configure", lambda: None)
 
 
 @pytest.fixture(scope="module")
