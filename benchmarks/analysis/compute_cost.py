@@ -24,12 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import Columns
-from benchmarks.experiment.memory import LEARNING
-from jaxprune.attacks import ATTACKS, AttackConfig, make_attack
+from jaxprune.attacks import ATTACKS, AttackConfig, facts_of, make_attack
 from jaxprune.ppo.robust import STEPS
-
-# Whose members are trained on the same env steps.
-SHARED = ("rs", "rs_reference", "rs_mad")
 
 
 class Stage(NamedTuple):
@@ -128,12 +124,13 @@ def _learning(attacks: Columns, weights: Weights, config: Mapping[str, Any]) -> 
         if not _per_eps(name):  # one preparation served all radii
             rows = rows & (attacks["eps"] == radii[0])
         spent = float(attacks["env_steps"][rows].sum())
-        section, field, what = LEARNING.get(name, ("", "", "both"))
-        passes = config.get(section, {}).get(field, 0)
-        if name in SHARED:
-            passes *= int(attacks["members"][rows][0])
         steps += spent
-        flops += spent * (2 * weights.actor + passes * 6 * getattr(weights, what))
+        flops += spent * 2 * weights.actor
+        learns = facts_of(name).learns
+        if learns is not None:
+            passes = config.get(learns.section, {}).get(learns.passes, 0)
+            passes *= int(attacks["members"][rows][0]) if learns.shared else 1
+            flops += spent * passes * 6 * getattr(weights, learns.network)
     return Stage("learning adversaries", steps, flops)
 
 

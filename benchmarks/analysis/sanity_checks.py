@@ -13,12 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import Columns, Curve, Results
+from jaxprune.attacks import WHITE_BOXES, facts_of
 from jaxprune.evaluation.gradient_masking import Diagnosis
-
-# Adversaries that know less than the victim's gradients; all others are white boxes.
-TRANSFER = ("transfer", "snooping")
-GRADIENT_FREE = ("search", "evolution")
-NOISE = ("random", "corners", "gaussian", "fixed")
 
 # Chance may account for so many standard errors of a mean difference, and what is certain but
 # below this share of the clean return is not worth a warning.
@@ -48,19 +44,20 @@ class _Rule(NamedTuple):
     optional: bool = False
 
 
+# By name of the check: the family of attacks that know less than a white box.
 RIVALS = {
     "white box at least as strong as transfer": (
-        TRANSFER,
+        "transfer",
         "an attack made for another policy does more than one made for this, whose gradients may "
         "be masked: believe the transferred attack, and give the others more steps and restarts",
     ),
     "white box at least as strong as gradient-free search": (
-        GRADIENT_FREE,
+        "search",
         "asking at points does more than following gradients, which may be masked: believe the "
         "search, and give the gradient attacks more steps and restarts",
     ),
     "white box at least as strong as noise": (
-        NOISE,
+        "noise",
         "noise does more than an attack, so that the attack is broken or aims at the wrong thing: "
         "add attacks on the return, and give them more steps or a longer training",
     ),
@@ -202,12 +199,11 @@ def _beats(results: Results, name: str, method: str, eps: float) -> Check | None
     """The strongest white box of each sparsity, beside every rival."""
     family, meaning = RIVALS[name]
     curves = results.attacked(method, eps)
-    known = (*TRANSFER, *GRADIENT_FREE, *NOISE)
-    whites = [curve for curve in curves if curve.attack not in known]
+    whites = [curve for curve in curves if facts_of(curve.attack).family in WHITE_BOXES]
     groups = [
         [_Pair(white, rival, f"{white.attack} beside {rival.attack}") for white in whites]
         for rival in curves
-        if rival.attack in family
+        if facts_of(rival.attack).family == family
     ]
     return _worst_pair(
         name, meaning, method, eps, groups if whites else [], _worth(results, method)

@@ -21,7 +21,7 @@ from benchmarks.experiment.design import (
     policy_count,
     trainings,
 )
-from jaxprune.attacks import make_attack
+from jaxprune.attacks import facts_of, make_attack
 from jaxprune.devices import lane_width
 from jaxprune.envs import EnvSpec
 from jaxprune.validation import InputError
@@ -142,14 +142,14 @@ def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:
 
 def learning_data(attack: str, experiment: Experiment) -> int:
     """Steps that the learner of an attack holds at a time, for one victim."""
-    section = LEARNING.get(attack, ("",))[0]
+    learns = facts_of(attack).learns
     rs, adversary = experiment.attack.rs, experiment.attack.adversary
     held = {
         "rs": rs.steps,
         "search": experiment.attack.search.clone_steps,
         "adversary": adversary.num_envs * adversary.unroll,
     }
-    return held.get(section, 0)
+    return 0 if learns is None else held.get(learns.section, 0)
 
 
 def check_memory(found: Sequence[Need]) -> None:
@@ -193,19 +193,3 @@ def device_bytes() -> float | None:
     stats = [device.memory_stats() for device in jax.local_devices()]
     limits = [one["bytes_limit"] for one in stats if one and "bytes_limit" in one]
     return sum(limits) if limits else None
-
-
-# By attack that learns by passes over data: the section and the name of their number in the
-# settings, and what learns.
-LEARNING = {
-    "sa_rl": ("adversary", "epochs", "both"),
-    "paad": ("adversary", "epochs", "both"),
-    "paad_reference": ("adversary", "epochs", "both"),
-    "worst_policy": ("adversary", "epochs", "both"),
-    "snooping": ("search", "clone_epochs", "actor"),
-    "critic_q": ("rs", "epochs", "critic"),
-    "rs": ("rs", "epochs", "critic"),
-    "rs_reference": ("rs", "epochs", "critic"),
-    "rs_adversarial": ("rs", "epochs", "critic"),
-    "rs_mad": ("rs", "epochs", "critic"),
-}

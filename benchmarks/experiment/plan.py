@@ -15,9 +15,9 @@ from benchmarks.experiment.design import (
     preparation,
     trainings,
 )
-from benchmarks.experiment.memory import LEARNING, check_memory, needs, network_size
+from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from jaxprune.attacks import make_attack
+from jaxprune.attacks import facts_of, make_attack
 from jaxprune.devices import LANES
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io import PolicyFile
@@ -77,9 +77,10 @@ def attacking(experiment: Experiment, cells: int, spec: EnvSpec) -> tuple[float,
         played = cells * (experiment.episodes + chosen) * spec.horizon / 3
         simulated += played * attack.cost.simulated
         flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
-        section, passes, _ = LEARNING.get(case.attack, ("mad", "restarts", ""))
-        epochs = getattr(getattr(experiment.attack, section), passes)
-        flops += cells * attack.cost.env_steps * epochs * 6 * weights
+        learns = facts_of(case.attack).learns
+        if learns is not None:
+            passes = getattr(getattr(experiment.attack, learns.section), learns.passes)
+            flops += cells * attack.cost.env_steps * passes * 6 * weights
     return simulated, flops
 
 

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 
 from benchmarks.analysis import worst_case
 from benchmarks.report.contents import SEEDS, Evidence, Line, Panel
-from benchmarks.report.png_figures import ATTACK_LABELS, COLOURS, ROUNDING, TERMS
+from benchmarks.report.png_figures import COLOURS, ROUNDING, TERMS
 from benchmarks.report.rows import layers, short
+from jaxprune.attacks import label_of
 from jaxprune.statistics import Interval
 
 # A colour that the page replaces by that of its text, which depends on the reader's scheme.
@@ -71,7 +72,7 @@ def _returns(panels: Sequence[Panel]) -> go.Figure:
     def traces(panel: Panel) -> Iterator[Trace]:
         yield from _lines(panel.sparsity, panel.clean, _style(0), "clean")
         for i, line in enumerate(panel.attacks):
-            name = ATTACK_LABELS.get(line.name, line.name)
+            name = label_of(line.name)
             shown = i < panel.shown
             yield from _lines(panel.sparsity, line, _style(i + 1), name, shown=shown)
         yield from _lines(panel.sparsity, panel.worst, {"color": INK}, "worst of all, fresh")
@@ -130,7 +131,7 @@ def _certificates(panels: Sequence[Panel], evidence: Evidence) -> go.Figure:
             style = {"color": COLOURS[i % len(COLOURS)], "dash": dash}
             yield from _positive(bound.sparsity, bound.values, style, name)
         for i, line in enumerate(panel.reached):
-            name = f"{ATTACK_LABELS.get(line.name, line.name)}, reached"
+            name = f"{label_of(line.name)}, reached"
             style = {"color": INK, "dash": DASHES[1 + i % 3]}
             yield from _positive(panel.sparsity, line.seeds, style, name, i < panel.shown)
 

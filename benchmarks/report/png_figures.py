@@ -16,6 +16,7 @@ from benchmarks.analysis.curves import Columns, Results
 from benchmarks.analysis.versus_dense import regret_curve
 from benchmarks.analysis.worst_case import halves, leading, worst_of
 from benchmarks.runtime.atomic import write_whole
+from jaxprune.attacks import label_of
 from jaxprune.statistics import Interval
 
 matplotlib.use("Agg")
@@ -41,7 +42,6 @@ AGENT = {"linewidth": 0.7, "alpha": 0.45, "marker": ".", "markersize": 3, "marke
 MANY, BAND, FAINT = 5, 0.18, 0.05
 GREYS = ("0.55", "0", "0.3", "0.7")
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
-ATTACK_LABELS = {"none": "clean", "random": "random noise", "mad": "MAD (PGD on KL)"}
 
 
 def draw(
@@ -129,7 +129,7 @@ def _returns(results: Results, title: str) -> Figure:
             ax = axes[row, column]
             shown = [results.clean(method), *leading(results, method, eps)]
             for curve, colour in zip(shown, COLOURS, strict=False):
-                label = ATTACK_LABELS.get(curve.attack, curve.attack)
+                label = label_of(curve.attack)
                 agents = curve.returns.mean(-1)
                 _estimate(ax, curve.sparsity, curve.interval(), agents, label, color=colour)
             worst, judge = worst_of(results, method, eps).curve, halves(results).judge
@@ -161,7 +161,7 @@ def _certificates(results: Results, certificates: Columns, title: str) -> Figure
             if eps > 0:  # a ball of radius 0 moves no policy
                 _mark_constant(ax, bounds)
             for curve, colour in zip(leading(results, method, eps), GREYS, strict=False):
-                label = f"{ATTACK_LABELS.get(curve.attack, curve.attack)}: reached (lower bound)"
+                label = f"{label_of(curve.attack)}: reached (lower bound)"
                 _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
     _legend(figure, axes[0, 0], columns=3)
     return figure
@@ -266,7 +266,7 @@ def _regret(results: Results, title: str) -> Figure:
                 below = below + np.minimum(term.mean, 0)
             _estimate(ax, x, curve.total, curve.agents, "total", color="black", linewidth=1)
             ax.axhline(0, color="0.3", linewidth=0.8)
-            label = ATTACK_LABELS.get(curve.attack, curve.attack)
+            label = label_of(curve.attack)
             ax.set_title(f"{method}, {label}, eps = {eps:g}")
     _legend(figure, axes[0, 0])
     return figure

@@ -26,71 +26,170 @@ from jaxprune.types import Policy
 from jaxprune.validation import InputError, lookup
 
 
+class Learning(NamedTuple):
+    """What an attack learns by passes over data: what a run's memory and costs are counted from."""
+
+    section: str
+    """Section of `AttackConfig` with its settings."""
+    passes: str
+    """Name of the number of passes, among them."""
+    network: str
+    """What learns: "actor" and "critic" in their sizes, or "both"."""
+    shared: bool = False
+    """Whether all members learn from the same env steps."""
+
+
 class Kind(NamedTuple):
-    """A member of the family: how it is made, and what it asks for."""
+    """A member of the family of attacks: how it is made, and the facts that programs ask for."""
 
     make: Callable[[AttackConfig], Attack]
     about: str
     """What it does, in a few words."""
+    family: str = "gradient"
+    """A key of `FAMILIES`; it decides what the sanity checks expect of the attack."""
     needs: frozenset[str] = frozenset()
     """Of "critic" (the victim's own), "continuous" (actions), "simulator" and "source"."""
+    learns: Learning | None = None
+    """What it learns before it plays; None for nothing."""
+    label: str = ""
+    """Its name in figures; empty for its name in the registry."""
 
 
-def _kind(make: Callable[[AttackConfig], Attack], about: str, *needs: str) -> Kind:
-    return Kind(make, about, frozenset(needs))
+# What an attack goes by. What follows the victim's own gradients or trains against the victim (a
+# white box) is expected to be at least as strong as noise, transfer and gradient-free search.
+FAMILIES = {
+    "none": "the clean run",
+    "noise": "does not look at the policy",
+    "gradient": "follows the gradient of the policy",
+    "critic": "follows the gradient of a critic",
+    "learned": "learns what to do",
+    "transfer": "is made for another policy",
+    "search": "asks the policy at points, without its gradient",
+}
+WHITE_BOXES = ("gradient", "critic", "learned")
 
+
+def _kind(
+    family: str,
+    make: Callable[[AttackConfig], Attack],
+    about: str,
+    *needs: str,
+    learns: Learning | None = None,
+    label: str = "",
+) -> Kind:
+    return Kind(make, about, family, frozenset(needs), learns, label)
+
+
+_SARSA = Learning("rs", "epochs", "critic")
+_SHARED_SARSA = _SARSA._replace(shared=True)
+_PPO = Learning("adversary", "epochs", "both")
 
 ATTACKS: dict[str, Kind] = {
-    "none": _kind(lambda _: none(), "no attack"),
-    # That do not look at the policy.
-    "random": _kind(lambda _: uniform(), "uniform noise"),
-    "corners": _kind(lambda _: corners(), "signed noise, at the corners of the ball"),
-    "gaussian": _kind(lambda _: gaussian(), "normal noise, clipped to the ball"),
-    "fixed": _kind(lambda _: fixed(), "one corner for a whole episode"),
-    # That follow the gradient of the policy.
-    "fgsm": _kind(lambda _: fgsm(), "largest KL by one gradient"),
-    "mad": _kind(lambda c: mad(c.mad), "largest KL by projected gradient ascent"),
-    "mad_momentum": _kind(lambda c: mad_momentum(c.mad), "the same with momentum"),
-    "mad_sgld": _kind(lambda _: mad_sgld(), "the published MAD: noisy gradient signs"),
-    "mad_power": _kind(lambda _: mad_power(), "largest KL by one power iteration"),
-    "mad_coupled": _kind(lambda c: coupled(mad(c.mad)), "MAD that changes slowly over time"),
-    # That follow a critic.
+    "none": _kind("none", lambda _: none(), "no attack", label="clean"),
+    "random": _kind("noise", lambda _: uniform(), "uniform noise", label="random noise"),
+    "corners": _kind("noise", lambda _: corners(), "signed noise, at the corners of the ball"),
+    "gaussian": _kind("noise", lambda _: gaussian(), "normal noise, clipped to the ball"),
+    "fixed": _kind("noise", lambda _: fixed(), "one corner for a whole episode"),
+    "fgsm": _kind("gradient", lambda _: fgsm(), "largest KL by one gradient"),
+    "mad": _kind(
+        "gradient",
+        lambda c: mad(c.mad),
+        "largest KL by projected gradient ascent",
+        label="MAD (PGD on KL)",
+    ),
+    "mad_momentum": _kind("gradient", lambda c: mad_momentum(c.mad), "the same with momentum"),
+    "mad_sgld": _kind("gradient", lambda _: mad_sgld(), "the published MAD: noisy gradient signs"),
+    "mad_power": _kind("gradient", lambda _: mad_power(), "largest KL by one power iteration"),
+    "mad_coupled": _kind(
+        "gradient", lambda c: coupled(mad(c.mad)), "MAD that changes slowly over time"
+    ),
     "critic": _kind(
-        lambda c: value_attack(c.mad), "lowest V of what is seen (published)", "critic"
+        "critic", lambda c: value_attack(c.mad), "lowest V of what is seen (published)", "critic"
     ),
-    "critic_q": _kind(lambda c: q_attack(c.rs, c.mad), "lowest Q of the true state, plain Sarsa"),
+    "critic_q": _kind(
+        "critic",
+        lambda c: q_attack(c.rs, c.mad),
+        "lowest Q of the true state, plain Sarsa",
+        learns=_SARSA,
+    ),
     "lookahead": _kind(
-        lambda c: lookahead(c.search), "lowest c r + gamma V by simulation", "critic", "simulator"
+        "critic",
+        lambda c: lookahead(c.search),
+        "lowest c r + gamma V by simulation",
+        "critic",
+        "simulator",
     ),
-    "rs": _kind(lambda c: rs(c.rs, c.mad), "Robust Sarsa"),
+    "rs": _kind("critic", lambda c: rs(c.rs, c.mad), "Robust Sarsa", learns=_SHARED_SARSA),
     "rs_reference": _kind(
-        lambda c: rs_reference(c.rs), "Robust Sarsa as published, shuffled", "continuous"
+        "critic",
+        lambda c: rs_reference(c.rs),
+        "Robust Sarsa as published, shuffled",
+        "continuous",
+        learns=_SHARED_SARSA,
     ),
     "rs_adversarial": _kind(
-        lambda c: rs_adversarial(c.rs, c.mad), "Robust Sarsa on data under its own attack"
+        "critic",
+        lambda c: rs_adversarial(c.rs, c.mad),
+        "Robust Sarsa on data under its own attack",
+        learns=_SARSA,
     ),
-    "rs_mad": _kind(lambda c: rs_mad(c.rs, c.mad), "a mixture of Robust Sarsa and MAD"),
-    # That learn what to do.
+    "rs_mad": _kind(
+        "critic",
+        lambda c: rs_mad(c.rs, c.mad),
+        "a mixture of Robust Sarsa and MAD",
+        learns=_SHARED_SARSA,
+    ),
     "sa_rl": _kind(
-        lambda c: sa_rl(c.adversary, c.rs, c.mad), "learned perturbation (optimal adversary)"
+        "learned",
+        lambda c: sa_rl(c.adversary, c.rs, c.mad),
+        "learned perturbation (optimal adversary)",
+        learns=_PPO,
     ),
     "paad": _kind(
-        lambda c: paad(c.adversary, c.rs, c.mad), "learned direction of the action, PGD actor"
+        "learned",
+        lambda c: paad(c.adversary, c.rs, c.mad),
+        "learned direction of the action, PGD actor",
+        learns=_PPO,
     ),
     "paad_reference": _kind(
+        "learned",
         lambda c: paad_reference(c.adversary, c.rs, c.mad),
         "PA-AD as published, wrong sign",
         "continuous",
+        learns=_PPO,
     ),
     "worst_policy": _kind(
-        lambda c: worst_policy(c.adversary, c.mad), "towards the action of a policy trained on -r"
+        "learned",
+        lambda c: worst_policy(c.adversary, c.mad),
+        "towards the action of a policy trained on -r",
+        learns=_PPO,
     ),
-    # That use no gradient of the victim.
-    "transfer": _kind(lambda c: transfer(c.mad), "MAD against another policy", "source"),
-    "snooping": _kind(lambda c: snooping(c.search, c.mad), "MAD against a clone of the victim"),
-    "search": _kind(lambda c: corner_search(c.search), "largest KL of random corners"),
-    "evolution": _kind(lambda c: evolution(c.search), "largest KL by an evolution strategy"),
+    "transfer": _kind(
+        "transfer", lambda c: transfer(c.mad), "MAD against another policy", "source"
+    ),
+    "snooping": _kind(
+        "transfer",
+        lambda c: snooping(c.search, c.mad),
+        "MAD against a clone of the victim",
+        learns=Learning("search", "clone_epochs", "actor"),
+    ),
+    "search": _kind("search", lambda c: corner_search(c.search), "largest KL of random corners"),
+    "evolution": _kind(
+        "search", lambda c: evolution(c.search), "largest KL by an evolution strategy"
+    ),
 }
+
+
+def facts_of(name: str) -> Kind:
+    """Returns the registry entry of an attack that a table names; a plain one if it has none."""
+    return ATTACKS.get(name, Kind(lambda _: none(), ""))
+
+
+def label_of(name: str) -> str:
+    """Returns the name of an attack in figures."""
+    return facts_of(name).label or name
+
+
 # Names of the literature for what has another one here.
 ALIASES = {"pgd": "mad"}
 NEEDS = {
@@ -157,17 +256,22 @@ def make_attack(name: str | Attack, config: AttackConfig | None = None) -> Attac
 __all__ = [
     "ALIASES",
     "ATTACKS",
+    "FAMILIES",
+    "WHITE_BOXES",
     "AdversaryConfig",
     "Attack",
     "AttackConfig",
     "Cost",
     "Kind",
+    "Learning",
     "MADConfig",
     "SarsaConfig",
     "SearchConfig",
     "Victims",
     "check_needs",
+    "facts_of",
     "find_attack",
+    "label_of",
     "make_attack",
     "none",
     "one_of",

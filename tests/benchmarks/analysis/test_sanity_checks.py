@@ -6,6 +6,7 @@ import pytest
 from benchmarks.analysis import sanity_checks as module
 from benchmarks.analysis.curves import Curve, Results
 from benchmarks.analysis.sanity_checks import check_rows, checks, diagnosis_statements, warnings_of
+from jaxprune.attacks import ATTACKS, FAMILIES, AttackConfig, Kind, label_of, make_attack, none
 from jaxprune.evaluation.gradient_masking import Diagnosis
 
 SEEDS, SPARSITIES, EPISODES = 2, (0.0, 0.5, 0.9), 20
@@ -121,6 +122,25 @@ def test_a_rival_that_is_stronger_than_every_white_box(rival):
     # A white box that is as strong everywhere heals it.
     healed = checks(results(**whites, learned_0p1=-17, **{f"{rival}_0p1": level}), {})
     assert by_name(healed)[BY_FAMILY[rival]].passed
+
+
+def test_an_attack_of_ones_own_is_judged_by_its_family(monkeypatch):
+    """Noise of a user's own is a rival, and no white box."""
+    monkeypatch.setitem(ATTACKS, "flicker", Kind(lambda _: none(), "", "noise", label="Flicker"))
+    stronger = by_name(checks(results(mad_0p1=-5, flicker_0p1=-9), {}))
+    assert not stronger[BY_FAMILY["gaussian"]].passed
+    assert checks(results(flicker_0p1=-5, transfer_0p1=-9), {}) == []
+    assert label_of("flicker") == "Flicker" and label_of("mad_sgld") == "mad_sgld"
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_facts_of_every_attack_are_of_their_kinds(name):
+    facts = ATTACKS[name]
+    assert facts.family in FAMILIES and (name == "none") == (facts.family == "none")
+    if facts.learns is not None:
+        assert make_attack(name).cost.env_steps > 0
+        assert getattr(getattr(AttackConfig(), facts.learns.section), facts.learns.passes) > 0
+        assert facts.learns.network in ("actor", "critic", "both")
 
 
 def test_without_a_white_box_there_is_nothing_to_compare():
