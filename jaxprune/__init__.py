@@ -4,13 +4,14 @@
     policy = jaxprune.load_policy("policy.npz")
     masks  = jaxprune.prune(policy, method="magnitude", sparsity=0.5)
     bounds = jaxprune.certify(policy, masks, eps=0.075)
-    obs    = jaxprune.visited(env, policy, masks)  # for the bounds that hold at given states
+    obs    = jaxprune.visited(env, policy, masks)  # observations at which local bounds are asked
     table  = jaxprune.evaluate(env, policy, masks, attack="mad", eps=0.075, episodes=50)
-    batch  = jaxprune.collect_batch(env, policy)  # for the scores that look at data
+    batch  = jaxprune.collect_batch(env, policy)  # data for the scores that need it
     small  = jaxprune.compact(policy, masks)  # without the units that nothing reaches
 
-All of them take leading batch axes on policy and masks. Training is in `jaxprune.ppo`, devices and
-the compilation cache in `jaxprune.devices`.
+All functions take leading batch axes on policy and masks, except `compact`, `account`,
+`evaluate_in_gymnasium` and the exports, which take one agent. `jaxprune.ppo` trains; `jaxprune.devices` configures devices and the
+compilation cache.
 """
 
 from jaxprune.certify import Certificate, certify

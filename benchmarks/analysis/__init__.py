@@ -1,1 +1,1 @@
-"""Numbers from tables: curves, worst cases, bounds, metrics. No drawing, no files."""
+"""Numbers from tables: curves, worst cases, bounds, metrics. Nothing is drawn or written."""

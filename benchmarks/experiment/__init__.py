@@ -1,4 +1,4 @@
-"""What to run: settings, their check, the design they expand to, shards, the plan."""
+"""What to run: settings, their validation, the design, shards, the printed plan."""
 
 from benchmarks.experiment.config import PRESETS, Experiment, attack_names, parse, parse_grid
 from benchmarks.experiment.validate import check

@@ -1,1 +1,1 @@
-"""Compares a run with a baseline, and fails where a curve got worse."""
+"""Compares a run with a baseline and fails if a curve got worse."""

@@ -1,1 +1,1 @@
-"""Films of a policy, dense and pruned, clean and attacked."""
+"""Films of a policy: dense and pruned, without an attack and under attack."""

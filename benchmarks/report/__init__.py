@@ -1,1 +1,1 @@
-"""The report of a run in words and pictures, from its tables alone."""
+"""Writes the report of a run, in words and pictures, from its tables alone."""

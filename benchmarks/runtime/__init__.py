@@ -1,1 +1,1 @@
-"""How a run survives: whole files, checkpoints, run folder, compilation, signals, console."""
+"""Keeps a run alive: atomic files, checkpoints, run folder, compilation, signals, console."""

@@ -1,1 +1,1 @@
-"""The stages of a run, each a function from the design and the tables before it to a table."""
+"""The stages of a run: each reads the tables of the stage before it and makes its own."""

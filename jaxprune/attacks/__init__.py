@@ -1,4 +1,4 @@
-"""Observation adversaries, the neutral one first."""
+"""Attacks on what a policy observes, by name; the neutral one is first. See README.md beside."""
 
 from collections.abc import Callable
 from typing import NamedTuple

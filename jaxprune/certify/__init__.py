@@ -1,4 +1,4 @@
-"""Certificates: what no adversary in the ball can exceed."""
+"""Certificates: upper bounds on what any attack in the ball can do. See README.md beside."""
 
 from jaxprune.certify.certificates import BOUNDS, Bound, Certificate, certify
 from jaxprune.certify.divergence import (

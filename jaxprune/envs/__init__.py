@@ -1,4 +1,4 @@
-"""Tasks: pure reset and step functions with a specification."""
+"""Tasks: pure reset and step functions with a specification. See README.md beside."""
 
 from jaxprune.envs.base import Drawable, Environment, EnvSpec, Moment
 from jaxprune.envs.registry import TASKS, default_backend, make_env

@@ -1,4 +1,4 @@
-"""Returns of masked policies under attack, and what is seen at the states they visit."""
+"""Returns of masked policies under attack, and what attacks reach at the states they visit."""
 
 from jaxprune.evaluation.evaluate import evaluate, visited
 from jaxprune.evaluation.evaluator import Evaluator

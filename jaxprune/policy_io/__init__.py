@@ -1,8 +1,8 @@
-"""Policies in and out: the only part of the library that touches files.
+"""Policies from files and to files: the only part of the library that touches files.
 
-In: our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts (`load_policy`), populations
-(`load_agents`). Out: .npz, Orbax checkpoints, StableHLO artefacts and plain numpy functions.
-Nothing that a file holds is ever executed.
+Reads our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts (`load_policy`) and
+populations (`load_agents`). Writes .npz, Orbax checkpoints, StableHLO artefacts and plain numpy
+functions. Executes nothing that a file holds. See README.md beside.
 """
 
 from jaxprune.policy_io.agents import load_agents, save_agents

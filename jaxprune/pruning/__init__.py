@@ -1,4 +1,4 @@
-"""Pruning: scores, allocation, structures, schedules, and the masks that they make."""
+"""Pruning: scores, schedules, structures, and the masks they make. See README.md beside."""
 
 from jaxprune.pruning.allocation import ALLOCATIONS
 from jaxprune.pruning.directives import Directive, Timing, make_directives

@@ -1,4 +1,4 @@
-"""Bootstrap intervals, aggregates over seeds, concentration bounds, and the regret."""
+"""Bootstrap intervals, aggregates over seeds, concentration bounds, and regret."""
 
 from jaxprune.statistics.aggregates import (
     area,
