@@ -10,8 +10,8 @@
     small  = jaxprune.compact(policy, masks)  # without the units that nothing reaches
 
 All functions take leading batch axes on policy and masks, except `compact`, `account`,
-`evaluate_in_gymnasium` and the exports, which take one agent. `jaxprune.ppo` trains; `jaxprune.devices` configures devices and the
-compilation cache.
+`evaluate_in_gymnasium` and the exports, which take one agent. `jaxprune.ppo` trains;
+`jaxprune.devices` configures devices and the compilation cache.
 """
 
 from jaxprune.certify import Certificate, certify
