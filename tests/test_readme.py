@@ -1,4 +1,4 @@
-"""The documents keep what they promise: snippets run, commands parse, links and names resolve."""
+"""Tests the documents: snippets run, commands parse, links and names resolve."""
 
 import importlib
 import importlib.util
@@ -314,7 +314,7 @@ def test_the_glossary_is_short():
     assert len(terms) - 2 <= 20
 
 
-def test_the_drawing_of_the_house_is_that_of_the_import_contracts():
+def test_the_drawing_of_the_packages_is_that_of_the_import_contracts():
     drawn = re.findall(r"(?m)^ \| (.*?) +\|  \S", DOCUMENTS["CONTRIBUTING.md"])
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = settings["tool"]["importlinter"]["contracts"]

@@ -1,1 +1,1 @@
-"""Keeps a run alive: atomic files, checkpoints, run folder, compilation, signals, console."""
+"""What every run needs: atomic files, checkpoints, run folder, compilation, signals, console."""
