@@ -38,7 +38,7 @@ REGISTRIES = (ATTACKS, BOUNDS, TASKS, ALLOCATIONS, METHODS, SCHEDULES, SCORES, S
 # Programs that take one folder of a run and no options.
 FOLDER_PROGRAMS = ("benchmarks.report", "benchmarks.render")
 # Options of programs of others.
-FOREIGN = {"--restart-on-exit-codes"}
+FOREIGN = {"--restart-on-exit-codes", "--gpus-per-task"}
 
 
 def section(document: str, heading: str) -> str:
