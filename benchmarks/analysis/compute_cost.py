@@ -94,16 +94,6 @@ def weights_of(sparsity: Columns) -> Weights:
     return Weights(int(sizes.get("actor", 0)), int(sizes.get("critic", 0)))
 
 
-def compute_rows(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table."""
-    shown = [*stages, total(stages)] if len(stages) > 1 else stages
-    rows = [
-        [s.name, f"{s.env_steps:,.0f}", "not known" if np.isnan(s.flops) else f"{s.flops:.2g}"]
-        for s in shown
-    ]
-    return ["stage", "env steps", "network FLOPs"], rows
-
-
 def _training(training: Columns, weights: Weights, learner: Mapping[str, Any]) -> Stage:
     last = training["iteration"] == training["iteration"].max()
     steps = training["env_steps"][last].astype(float)

@@ -1,8 +1,8 @@
 """Curves of returns against sparsity, and their bootstrap intervals."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,8 @@ def curves(table: Columns) -> list[Curve]:
     return found
 
 
-class Results(NamedTuple):
+@dataclass(frozen=True)
+class Results:
     """The curves of a run by what they are; methods are labels of `experiment.labels`."""
 
     by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
@@ -116,6 +117,8 @@ class Results(NamedTuple):
     nested: dict[str, bool]  # method -> whether monotone bounds promise anything along its curve
     adversaries: list[tuple[str, float]]  # (attack, eps) without the clean run
     victim: str  # "deterministic" or "stochastic"
+    # (method, eps) -> `Worst`, each evaluated once, by `worst_case.worst_of`
+    worst_cases: dict[tuple[str, float], Any] = field(default_factory=dict, init=False, repr=False)
 
     def clean(self, method: str) -> Curve:
         """The curve without an adversary."""

@@ -159,16 +159,6 @@ def warnings_of(found: Sequence[Check]) -> Iterator[str]:
             )
 
 
-def check_rows(found: Sequence[Check]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table: every check with its worst case."""
-    header = ["check", "passed", "value", "limit", "where"]
-    rows = [
-        [c.name, "yes" if c.passed else "NO", f"{c.value:.3g}", f"{c.limit:.3g}", c.where]
-        for c in found
-    ]
-    return header, rows
-
-
 # --- returns --------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ from jaxprune.statistics import Interval, area
 
 # Adversaries that are shown one by one; of more, these many.
 SHOWN = 4
-AREA = "the mean over the radii from 0 to the largest, by trapezoids"
 
 
 class Halves(NamedTuple):
@@ -40,11 +39,17 @@ class Worst(NamedTuple):
 
 
 def worst_of(results: Results, method: str, eps: float) -> Worst:
-    """The adversary of radius eps with the lowest mean return, agent by agent.
+    """Returns the adversary of radius eps with the lowest mean return, agent by agent.
 
     Chosen on the first half of the episodes, because the minimum of noisy means is too low on the
-    episodes that picked it.
+    episodes that picked it. Every worst case of a run is evaluated once.
     """
+    if (method, eps) not in results.worst_cases:
+        results.worst_cases[method, eps] = _evaluated(results, method, eps)
+    return results.worst_cases[method, eps]
+
+
+def _evaluated(results: Results, method: str, eps: float) -> Worst:
     curves_ = results.attacked(method, eps)
     choose = halves(results).choose
     means = np.array([c.returns[:, :, choose].mean(-1) for c in curves_])  # [attacks, seeds, S]

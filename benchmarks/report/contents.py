@@ -1,6 +1,6 @@
 """All that a report says, computed once from the tables of a run; its writers only lay it out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.analysis import bounds, curves, versus_dense, worst_case
 from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
-from benchmarks.analysis.compute_cost import Stage, compute
+from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
@@ -18,10 +18,11 @@ from benchmarks.analysis.curves import (
     cvar_interval,
     episodes_of_all,
     labelled,
+    of_victim,
     replicated_interval,
     replicates,
 )
-from benchmarks.analysis.metrics import divergences
+from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
 from benchmarks.analysis.versus_dense import (
@@ -34,6 +35,7 @@ from benchmarks.analysis.versus_dense import (
 from benchmarks.analysis.worst_case import SHOWN, halves, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
+from jaxprune.attacks import ATTACKS
 from jaxprune.statistics import Interval
 
 # Fewer training seeds than this say little about a method.
@@ -46,6 +48,14 @@ DIVERGED = (
 )
 # The file that `benchmarks.render` writes.
 GIF = "policies.gif"
+# Tables that a report needs, and those that a run may lack.
+NEEDED = ("returns", "certificates", "sparsity")
+OPTIONAL = ("training", "attacks", "seconds", "diagnosis")
+# Columns of the tables of attacks and of seconds.
+SPENT = ("members", "queries", "gradients", "simulated", "env_steps")
+SECONDS = ("prepare", "choose", "play")
+# What is counted of the units of a network.
+COUNTS = ("dead", "constant", "disconnected_obs", "compact")
 
 
 class Line(NamedTuple):
@@ -61,10 +71,14 @@ class Panel(NamedTuple):
 
     method: str
     eps: float
+    dense: str  # the unpruned agents that it is compared with
+    nested: bool  # whether monotone bounds promise anything along its curve
     sparsity: np.ndarray  # [S]
     clean: Line
     attacks: list[Line]  # of many, the strongest first
     worst: Line  # of all adversaries, on fresh episodes
+    every: dict[str, np.ndarray]  # clean, the strongest adversary first, worst of -> [S], fresh
+    chosen: np.ndarray  # [seeds, S], the adversary that is the worst
     cvar: Interval  # [S], of the same episodes
     change: Line  # the worst-of return less that of the unpruned agents, in pairs; a band
     claimed: Interval  # [S], the same in words: of these agents alone where they are few
@@ -84,6 +98,49 @@ class Panel(NamedTuple):
         return min(len(self.attacks), SHOWN)
 
 
+class Dense(NamedTuple):
+    """The unpruned agents of one regime, in words."""
+
+    name: str
+    clean: Interval  # []
+    worst: dict[float, list[Interval]]  # radius -> [] of every victim, on fresh episodes
+    reference: float  # J_ref
+
+
+class Sweep(NamedTuple):
+    """The worst-of return of one method against the radius, on fresh episodes."""
+
+    radii: list[float]  # [R], from 0 up
+    sparsity: np.ndarray  # [S]
+    returns: Interval  # [R, S]
+    area: Interval  # [S]
+
+
+class Remains(NamedTuple):
+    """What one method leaves of the network, means over the seeds."""
+
+    sparsity: np.ndarray  # [S], as it was asked for
+    achieved: np.ndarray  # [S]
+    everything: np.ndarray  # [S], the share of all parameters
+    layers: list[str]  # of the actor
+    shares: np.ndarray  # [layers, S], how sparse each is
+    floor: np.ndarray  # [S], layers that are at their floor
+    condition: np.ndarray  # [S], the largest
+    counts: dict[str, np.ndarray]  # of `COUNTS` -> [S]
+
+
+class Cost(NamedTuple):
+    """What one adversary of one radius did, and spent."""
+
+    attack: str
+    eps: float
+    about: str
+    mean: float  # return over all cells
+    share: float  # of the cells for which it alone was the strongest
+    spent: list[Any]  # of `SPENT`
+    seconds: list[float]  # of `SECONDS`, per cell; empty where they are not known
+
+
 class Judged(NamedTuple):
     """Returns of one method at one radius, all on the fresh episodes."""
 
@@ -96,30 +153,50 @@ class Judged(NamedTuple):
 class Other(NamedTuple):
     """The same agents, acting in another way."""
 
-    results: Results
+    victim: str
     judged: list[Judged]  # in the order of the panels
+    costs: list[Cost]  # empty where they are not known
 
 
-class Evidence(NamedTuple):
-    """Of one run; but for `others`, of its first victim."""
+class Contents(NamedTuple):
+    """All that a report says of one run; but for `others`, of its first victim."""
 
     title: str  # task and simulator
     regime: str
+    victim: str
     seeds: int  # of the curve that has the most
+    radii: list[float]
     described: dict[str, Any]  # experiment.json
-    results: Results
+    dense: list[Dense]
     panels: list[Panel]  # by radius, then method
+    sweeps: dict[str, Sweep]  # by method; empty for a single radius
     others: list[Other]
-    certificates: Columns
+    units: dict[str, str]  # of the certificates, by quantity
     training: Columns  # empty where nothing was trained
-    attacks: Columns  # of all victims; empty for runs of older versions, as is the next one
-    seconds: Columns
-    sparsity: Columns
+    costs: list[Cost]  # empty where they are not known
+    remains: dict[str, Remains]  # by method
     checks: list[Check]
     problems: list[str]
-    compute: list[Stage]
+    compute: list[Stage]  # the total last
     comparison: Comparison | None
+    metrics: list[dict[str, Any]]  # of metrics.json
     pictures: list[str]  # files beside the report that are no figures of ours
+
+    @property
+    def pruned(self) -> bool:
+        """Whether anything was pruned."""
+        return any(panel.method != panel.dense for panel in self.panels)
+
+    @property
+    def by_radius(self) -> list[list[Panel]]:
+        """Returns the panels of every radius."""
+        return [[panel for panel in self.panels if panel.eps == eps] for eps in self.radii]
+
+    @property
+    def by_method(self) -> dict[str, list[Panel]]:
+        """Returns the panels of every method."""
+        methods = dict.fromkeys(panel.method for panel in self.panels)
+        return {name: [p for p in self.panels if p.method == name] for name in methods}
 
     @property
     def few_seeds(self) -> str:
@@ -143,53 +220,59 @@ def sampling(seeds: int) -> Sampling:
     return replicates if seeds >= SEEDS else episodes_of_all
 
 
-def gather(folder: Path) -> Evidence:
-    """The evidence of a run folder.
+def gather(folder: Path) -> Contents:
+    """Returns the contents of the report of a run folder.
 
     Raises:
         InputError: a table is missing, damaged or of another version.
     """
-    names = ("returns", "certificates", "sparsity")
-    returns, certificates, sparsity = (read_table(folder, name) for name in names)
-    training, attacks, seconds, diagnosis = (
-        read_table(folder, name) if (folder / f"{name}.parquet").exists() else {}
-        for name in ("training", "attacks", "seconds", "diagnosis")
-    )
-    described = read_json(folder / "experiment.json")
-    results, *others = (collect(returns, name) for name in curves.victims(returns))
+    there = [name for name in OPTIONAL if (folder / f"{name}.parquet").exists()]
+    tables = {name: read_table(folder, name) for name in (*NEEDED, *there)}
+    pictures = [GIF] if (folder / GIF).exists() else []
+    return contents(tables, read_json(folder / "experiment.json"), pictures)
+
+
+def contents(
+    tables: Mapping[str, Columns], described: dict[str, Any], pictures: Sequence[str] = ()
+) -> Contents:
+    """Computes all that a report says from the tables of a run and its experiment.json."""
+    returns, sparsity = tables["returns"], tables["sparsity"]
     labels = Labels(returns)
+    training, attacks, seconds, diagnosis = (tables.get(name, {}) for name in OPTIONAL)
+    results, *others = victims = [collect(returns, name) for name in curves.victims(returns)]
     seeds = max(len(curve.returns) for curve in results.by_key.values())
-    words = sampling(seeds)
+    words, methods = sampling(seeds), results.pruned_methods()
     task, simulator = str(returns["env"][0]), str(returns["backend"][0])
-    regime = str(returns["regime"][0])
     returns, training, certificates, sparsity, diagnosis = (
-        labelled(table, labels) for table in (returns, training, certificates, sparsity, diagnosis)
+        labelled(table, labels)
+        for table in (returns, training, tables["certificates"], sparsity, diagnosis)
     )
     checked = checks(results, diagnosis)
     found = warnings(results, returns, training, certificates, others)
-    panels = [
-        panel(results, certificates, method, eps, words)
-        for eps in results.radii
-        for method in results.pruned_methods()
-    ]
-    return Evidence(
+    stages = compute(returns, training, attacks, sparsity, described.get("settings", {}))
+    pairs = [(method, eps) for eps in results.radii for method in methods]
+    panels = [panel(results, certificates, *pair, words) for pair in pairs]
+    return Contents(
         title=f"{task} ({simulator})",
-        regime=regime,
+        regime=str(returns["regime"][0]),
+        victim=results.victim,
         seeds=seeds,
+        radii=results.radii,
         described=described,
-        results=results,
+        dense=[dense(victims, x, words) for x in dict.fromkeys(results.dense_of.values())],
         panels=panels,
-        others=[Other(held, [judged(held, panel) for panel in panels]) for held in others],
-        certificates=certificates,
+        sweeps={x: sweep(results, x) for x in methods} if len(results.radii) > 1 else {},
+        others=[other(held, panels, attacks, seconds) for held in others],
+        units=units(certificates),
         training=training,
-        attacks=attacks,
-        seconds=seconds,
-        sparsity=sparsity,
+        costs=costs(results, attacks, seconds),
+        remains={method: remains(sparsity, method) for method in methods},
         checks=checked,
         problems=[*found, *warnings_of(checked)],
-        compute=compute(returns, training, attacks, sparsity, described.get("settings", {})),
+        compute=[*stages, total(stages)] if len(stages) > 1 else stages,
         comparison=compare(results, task),
-        pictures=[GIF] if (folder / GIF).exists() else [],
+        metrics=metrics(results, certificates, others),
+        pictures=list(pictures),
     )
 
 
@@ -201,43 +284,148 @@ def panel(
     words: Sampling = replicates,
 ) -> Panel:
     """All curves of one method at one radius; `words` decides what sentences are about."""
-    judge = halves(results).judge
-    worst = worst_of(results, method, eps).curve
-    dense = worst_of(results, results.dense_of[method], eps).curve
-    clean = results.clean(method)
-    attacked = results.attacked(method, eps)
+    judge, dense = halves(results).judge, results.dense_of[method]
+    worst, clean = worst_of(results, method, eps), results.clean(method)
     leading = worst_case.leading(results, method, eps)
-    attacked = [*leading, *(c for c in attacked if c.attack not in {x.attack for x in leading})]
-    fresh, reference = (curve.returns[:, :, judge] for curve in (worst, dense))
+    named = {curve.attack for curve in leading}
+    attacked = [*leading, *(c for c in results.attacked(method, eps) if c.attack not in named)]
+    fresh, reference = (
+        curve.returns[:, :, judge] for curve in (worst.curve, worst_of(results, dense, eps).curve)
+    )
+    change, claimed = (
+        versus_dense.differences(results, method, eps, x) for x in (replicates, words)
+    )
     empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
+    strongest = sorted(results.attacked(method, eps), key=lambda c: c.returns.mean())
+    every = {"clean": clean, **{c.attack: c for c in strongest}, WORST_OF: worst.curve}
     return Panel(
         method=method,
         eps=eps,
+        dense=dense,
+        nested=results.nested[method],
         sparsity=clean.sparsity,
         clean=_line("none", clean.returns),
         attacks=[_line(curve.attack, curve.returns) for curve in attacked],
         worst=_line(WORST_OF, fresh),
+        every={name: c.returns[:, :, judge].mean((0, 2)) for name, c in every.items()},
+        chosen=worst.chosen,
         cvar=cvar_interval(fresh),
-        change=Line(
-            "change",
-            versus_dense.differences(results, method, eps).band,
-            (fresh - reference).mean(-1),
-        ),
-        claimed=versus_dense.differences(results, method, eps, words).band,
+        change=Line("change", change.band, (fresh - reference).mean(-1)),
+        claimed=claimed.band,
         better=improvement(results, method, eps).probability,
         dense_clean=_first(replicated_interval(results.dense(method).returns, words)),
         dense_worst=_first(replicated_interval(reference, words)),
         bounds=bound_curves(certificates, method, eps),
-        tv={
-            scope: np.min([curve.values.mean(0) for curve in curves], axis=0)
-            for scope in ("global", "local")
-            if (curves := bound_curves(certificates, method, eps, "TV", scope))
-        },
+        tv=_total_variation(certificates, method, eps),
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=bounds.bracket(results, certificates, method, eps),
         spots=sweet_spots(results, method, eps, words),
     )
+
+
+def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str, np.ndarray]:
+    """Scope -> `[S]`, the best bound on the total variation."""
+    found = {
+        scope: bound_curves(certificates, method, eps, "TV", scope) for scope in ("global", "local")
+    }
+    return {
+        scope: np.min([curve.values.mean(0) for curve in curves], axis=0)
+        for scope, curves in found.items()
+        if curves
+    }
+
+
+def dense(victims: Sequence[Results], name: str, words: Sampling) -> Dense:
+    """Returns what is said of unpruned agents; the first victim's halves are those of all."""
+    first = victims[0]
+    judge = halves(first).judge
+    worst = {
+        eps: [
+            _first(replicated_interval(worst_of(x, name, eps).curve.returns[:, :, judge], words))
+            for x in victims
+        ]
+        for eps in first.radii
+    }
+    clean = _first(replicated_interval(first.clean(name).returns, words))
+    return Dense(name, clean, worst, curves.reference(first, name))
+
+
+def sweep(results: Results, method: str) -> Sweep:
+    """Returns the worst-of return at every radius, and the area under it."""
+    radii, returns, area = worst_case.sweep(results, method)
+    return Sweep(radii, results.clean(method).sparsity, returns, area)
+
+
+def units(certificates: Columns) -> dict[str, str]:
+    """Returns the unit of every quantity in the table of certificates."""
+    return dict(zip(certificates["quantity"], map(str, certificates["unit"]), strict=True))
+
+
+def remains(table: Columns, method: str) -> Remains:
+    """Returns what a method leaves of the network, from the table of sparsity."""
+    rows = {name: column[table["method"] == method] for name, column in table.items()}
+    names = [str(x) for x in dict.fromkeys(rows["layer"]) if str(x).startswith("actor/")]
+    levels = np.unique(rows["sparsity"])
+
+    def means(layer: str, column: str) -> np.ndarray:
+        of_layer = rows["layer"] == layer
+        found = [rows[column][(rows["sparsity"] == level) & of_layer] for level in levels]
+        return np.array([x.mean() for x in found])
+
+    condition = [
+        np.max([rows["condition"][(rows["sparsity"] == x) & (rows["layer"] == n)] for n in names])
+        for x in levels
+    ]
+    return Remains(
+        sparsity=levels,
+        achieved=means("actor", "sparsity_achieved"),
+        everything=means("all", "layer_sparsity"),
+        layers=names,
+        shares=np.array([means(name, "layer_sparsity") for name in names]),
+        floor=np.sum([means(name, "at_floor") for name in names], axis=0),
+        condition=np.array(condition),
+        counts={name: means("actor", name) for name in COUNTS},
+    )
+
+
+def costs(results: Results, attacks: Columns, seconds: Columns) -> list[Cost]:
+    """Returns what every adversary of one victim spent; nothing without the table of attacks."""
+    if not attacks:
+        return []
+    attacks, seconds = (of_victim(table, results.victim) for table in (attacks, seconds))
+    methods = list(dict.fromkeys(method for method, _, _ in results.by_key))
+    found = []
+    for name, eps in [("none", 0.0), *results.adversaries]:
+        rows = (attacks["attack"] == name) & (attacks["eps"] == eps)
+        if not rows.any():
+            continue
+        first = int(np.argmax(rows))
+        returns = [results.by_key[method, name, eps].returns for method in methods]
+        mean = np.concatenate([r.mean(-1).ravel() for r in returns]).mean()
+        about = ATTACKS[name].about if name in ATTACKS else ""
+        if attacks["warm_start"][first]:
+            about += "; each sparsity started from the one below"
+        share = np.nan
+        if name != "none":
+            chosen = [worst_of(results, method, eps).chosen.ravel() for method in methods]
+            share = float((np.concatenate(chosen) == name).mean())
+        spent = [attacks[column][first] for column in SPENT]
+        each = _per_cell(seconds, name, eps, int(rows.sum())) if seconds else []
+        found.append(Cost(name, eps, about, float(mean), share, spent, each))
+    return found
+
+
+def _per_cell(seconds: Columns, name: str, eps: float, cells: int) -> list[float]:
+    """Seconds per cell to prepare, to choose and to play one adversary of one radius."""
+    rows = (seconds["attack"] == name) & (seconds["eps"] == eps)
+    return [seconds[column][rows].sum() / cells for column in SECONDS]
+
+
+def other(results: Results, panels: Sequence[Panel], attacks: Columns, seconds: Columns) -> Other:
+    """Returns what is said of another victim than the first."""
+    played = [judged(results, panel) for panel in panels]
+    return Other(results.victim, played, costs(results, attacks, seconds))
 
 
 def judged(results: Results, panel: Panel) -> Judged:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.report.contents import Evidence, Panel
+from benchmarks.report.contents import Contents, Panel
 from benchmarks.runtime.tables import interval_text
 
 CLAIM = '"pruning does not hurt robustness"'
@@ -30,23 +30,23 @@ ENOUGH = Words("is refuted", "is not refuted", "certainly")
 FEW = Words("looks refuted", "does not look refuted", "apparently")
 
 
-def preface(evidence: Evidence) -> Iterator[str]:
+def preface(contents: Contents) -> Iterator[str]:
     """What the sentences are about, where that is not the method."""
-    if evidence.few_seeds:
+    if contents.few_seeds:
         yield (
-            f"**{evidence.few_seeds}** What follows is about these agents and no others: its "
+            f"**{contents.few_seeds}** What follows is about these agents and no others: its "
             "intervals are over their episodes."
         )
-    elif evidence.seeds == 1:
+    elif contents.seeds == 1:
         yield "There is one policy: what follows is about it, and intervals are over its episodes."
 
 
-def headlines(evidence: Evidence) -> Iterator[str]:
+def headlines(contents: Contents) -> Iterator[str]:
     """Sentences, the most important first."""
-    for panel in evidence.panels:
+    for panel in contents.panels:
         if (panel.sparsity > 0).any():
-            yield claim(panel, FEW if evidence.few_seeds else ENOUGH)
-    for panel in evidence.panels:
+            yield claim(panel, FEW if contents.few_seeds else ENOUGH)
+    for panel in contents.panels:
         if len(panel.sparsity) > 1:
             yield from sweet_spots(panel)
 

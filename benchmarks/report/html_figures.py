@@ -1,18 +1,17 @@
-"""The interactive charts of report.html, from the evidence to plotly figures.
+"""The interactive charts of report.html, from the contents to plotly figures.
 
 Axes follow what was measured, means and seeds, and not the bands, which few seeds make enormous.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
-from benchmarks.analysis import worst_case
-from benchmarks.report.contents import SEEDS, Evidence, Line, Panel
+from benchmarks.report.contents import SEEDS, Contents, Line, Panel, Remains, Sweep
 from benchmarks.report.png_figures import COLOURS, ROUNDING, TERMS
-from benchmarks.report.rows import layers, short
+from benchmarks.report.rows import short
 from jaxprune.attacks import label_of
 from jaxprune.statistics import Interval
 
@@ -36,30 +35,23 @@ class Chart(NamedTuple):
     figure: go.Figure
 
 
-def charts(evidence: Evidence) -> dict[str, list[Chart]]:
+def charts(contents: Contents) -> dict[str, list[Chart]]:
     """By the name of the picture that they stand for in the text."""
-    by_method = {
-        method: [panel for panel in evidence.panels if panel.method == method]
-        for method in evidence.results.pruned_methods()
-    }
-    radii = evidence.results.radii
-    by_radius = [[panel for panel in evidence.panels if panel.eps == eps] for eps in radii]
+    by_method, by_radius = contents.by_method, contents.by_radius
     each: dict[str, Callable[[list[Panel]], go.Figure]] = {
         "returns.png": _returns,
-        "certificates.png": lambda panels: _certificates(panels, evidence),
+        "certificates.png": lambda panels: _certificates(panels, contents.units["D"]),
         "regret.png": _regret,
     }
     found = {
         name: [Chart(method, draw(panels)) for method, panels in by_method.items()]
         for name, draw in each.items()
     }
-    called = evidence.results.dense_of
-    worst = _worst(by_radius, called)
-    found["worst.png"] = [Chart("each agent under its own worst adversary", worst)]
+    found["worst.png"] = [Chart("each agent under its own worst adversary", _worst(by_radius))]
     found["change.png"] = [Chart("difference to the dense agents, in pairs", _change(by_radius))]
-    found["layers.png"] = [Chart(m, _layers(evidence, m)) for m in by_method]
-    if len(radii) > 1:
-        found["sweep.png"] = [Chart(m, _sweep(evidence, m)) for m in by_method]
+    found["layers.png"] = [Chart(name, _layers(left)) for name, left in contents.remains.items()]
+    if contents.sweeps:
+        found["sweep.png"] = [Chart(name, _sweep(x)) for name, x in contents.sweeps.items()]
     return found
 
 
@@ -84,13 +76,13 @@ def _returns(panels: Sequence[Panel]) -> go.Figure:
     return _by_eps([(p.eps, list(traces(p))) for p in panels], _axis("return per episode", seen))
 
 
-def _worst(by_radius: Sequence[Sequence[Panel]], dense_of: Mapping[str, str]) -> go.Figure:
+def _worst(by_radius: Sequence[Sequence[Panel]]) -> go.Figure:
     """The worst-of return, a line per method."""
 
     def traces(panels: Sequence[Panel]) -> Iterator[Trace]:
         for i, panel in enumerate(panels):
             yield from _lines(panel.sparsity, panel.worst, _style(i), panel.method)
-        unpruned = {dense_of[panel.method]: panel for panel in panels}
+        unpruned = {panel.dense: panel for panel in panels}
         for i, (label, panel) in enumerate(unpruned.items()):
             name = "dense" if len(unpruned) == 1 else f"dense, {label.removesuffix(' none')}"
             yield _level(panel.sparsity, panel.dense_worst, name, DASHES[1 + i % 3])
@@ -115,16 +107,14 @@ def _change(by_radius: Sequence[Sequence[Panel]]) -> go.Figure:
     return _by_eps(groups, _axis("change of the return", [*seen, np.zeros(1)]))
 
 
-def _certificates(panels: Sequence[Panel], evidence: Evidence) -> go.Figure:
+def _certificates(panels: Sequence[Panel], unit: str) -> go.Figure:
     """Bounds on D, what attacks reached, and between them the range in which the truth lies."""
-    unit = str(evidence.certificates["unit"][evidence.certificates["quantity"] == "D"][0])
 
     def traces(panel: Panel) -> Iterator[Trace]:
         yield from _truth(panel)
-        nested = evidence.results.nested[panel.method]
         for i, bound in enumerate(panel.bounds):
             local = bound.scope == "local"
-            monotone = bound.monotone and nested
+            monotone = bound.monotone and panel.nested
             words = "monotone" if monotone else "not monotone"
             name = f"{bound.bound}, {words}{', visited states' if local else ''}"
             dash = "solid" if monotone else "dashdot" if local else "dash"
@@ -179,16 +169,15 @@ def _regret(panels: Sequence[Panel]) -> go.Figure:
     return figure.update_layout(barmode="relative")
 
 
-def _layers(evidence: Evidence, method: str) -> go.Figure:
+def _layers(left: Remains) -> go.Figure:
     """How sparse each layer is, as a map."""
-    levels, names, shares = layers(evidence.sparsity, method)
-    words = [short(name) for name in names]
+    words = [short(name) for name in left.layers]
     # Categories, so that a list of any sparsities has cells of one size.
     trace = {
         "type": "heatmap",
-        "x": [f"{level:.3g}" for level in levels],
+        "x": [f"{level:.3g}" for level in left.sparsity],
         "y": words,
-        "z": shares,
+        "z": left.shares,
         "zmin": 0,
         "zmax": 1,
         "colorscale": "Cividis",
@@ -200,10 +189,9 @@ def _layers(evidence: Evidence, method: str) -> go.Figure:
     return figure.update_layout(height=150 + 42 * len(words), showlegend=False)
 
 
-def _sweep(evidence: Evidence, method: str) -> go.Figure:
+def _sweep(found: Sweep) -> go.Figure:
     """The worst-of return against eps, a line per sparsity."""
-    radii, returns, _ = worst_case.sweep(evidence.results, method)
-    sparsity = evidence.results.clean(method).sparsity
+    radii, sparsity, returns, _ = found
     shown = np.unique(np.linspace(0, len(sparsity) - 1, LEVELS).astype(int))
     traces: list[Trace] = []
     for place, i in enumerate(shown):

@@ -4,23 +4,18 @@ A line that is a picture, `![caption](file.png)`, is an interactive chart in rep
 in report.md where there is such a file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
-import numpy as np
-
-from benchmarks.analysis import curves
-from benchmarks.analysis.compute_cost import compute_rows
-from benchmarks.analysis.curves import Columns, Results, replicated_interval
-from benchmarks.analysis.sanity_checks import Check, check_rows
-from benchmarks.analysis.worst_case import AREA, SHOWN, halves, worst_of
-from benchmarks.report.contents import GIF, QUANTITIES, Evidence, Panel, sampling
+from benchmarks.report.contents import GIF, QUANTITIES, Contents, Dense, Panel
 from benchmarks.report.findings import headlines, preface
 from benchmarks.report.rows import (
     adversary_rows,
     bound_rows,
     bracket_rows,
-    budget_rows,
     change_rows,
+    check_rows,
+    compute_rows,
+    cost_rows,
     judged_rows,
     regret_rows,
     return_rows,
@@ -28,7 +23,6 @@ from benchmarks.report.rows import (
     sweep_rows,
 )
 from benchmarks.runtime.tables import interval_text, markdown_table
-from jaxprune.statistics import Interval
 from jaxprune.validation import MESSAGE, shown
 
 FOOTNOTES = """\
@@ -98,32 +92,33 @@ VALUE_NOTES = {
 REGRETS = dict(
     zip(QUANTITIES, ("Regret terms", "Regret terms of the discounted return"), strict=True)
 )
+AREA = "the mean over the radii from 0 to the largest, by trapezoids"
 PROVENANCE = ("command", "device", "cores", "python", "git", "versions", "programs", "stages")
 
 
-def lines(evidence: Evidence) -> Iterator[str]:
+def lines(contents: Contents) -> Iterator[str]:
     """The whole report."""
-    yield from (f"# What pruning does to the robustness of {evidence.title}", "")
-    yield from (_where(evidence), "")
-    findings = [*preface(evidence), *_dense(evidence), *headlines(evidence)]
+    yield from (f"# What pruning does to the robustness of {contents.title}", "")
+    yield from (_where(contents), "")
+    findings = [*preface(contents), *_dense(contents), *headlines(contents)]
     yield from _list("Findings", findings)
-    yield from _list("Warnings", evidence.warnings)
-    yield from _returns(evidence)
-    if evidence.results.methods:
-        yield from _worst(evidence)
-    if GIF in evidence.pictures:
+    yield from _list("Warnings", contents.warnings)
+    yield from _returns(contents)
+    if contents.pruned:
+        yield from _worst(contents)
+    if GIF in contents.pictures:
         yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
-    yield from _others(evidence)
-    yield from _certificates(evidence)
-    yield from _regret(evidence)
-    if evidence.training:
+    yield from _others(contents)
+    yield from _certificates(contents)
+    yield from _regret(contents)
+    if contents.training:
         yield from ("## Training", "", "![Return while training](training.png)", "")
-    yield from _sparsity(evidence)
-    yield from sections(evidence.results, evidence.attacks, evidence.seconds, evidence.checks)
-    yield from _published(evidence)
-    yield from ("## How to read this", "", _footnotes(evidence))
-    yield from ("## Compute", "", *markdown_table(*compute_rows(evidence.compute)), "")
-    described = evidence.described
+    yield from _sparsity(contents)
+    yield from sections(contents)
+    yield from _published(contents)
+    yield from ("## How to read this", "", _footnotes(contents))
+    yield from ("## Compute", "", *markdown_table(*compute_rows(contents.compute)), "")
+    described = contents.described
     facts = [
         f"{name}: {shown(_told(described[name]), MESSAGE)}"
         for name in PROVENANCE
@@ -132,13 +127,12 @@ def lines(evidence: Evidence) -> Iterator[str]:
     yield from _list("Provenance", facts)
 
 
-def _where(evidence: Evidence) -> str:
+def _where(contents: Contents) -> str:
     """Who made the numbers, in a line without a date."""
-    described, results = evidence.described, evidence.results
-    radii = ", ".join(f"{eps:g}" for eps in results.radii)
-    words = [f"{evidence.seeds} seed{'s' if evidence.seeds > 1 else ''}", f"eps {radii}"]
-    victims = [results.victim, *(other.results.victim for other in evidence.others)]
-    words += [f"{' and '.join(victims)} policy"]
+    described = contents.described
+    radii = ", ".join(f"{eps:g}" for eps in contents.radii)
+    words = [f"{contents.seeds} seed{'s' if contents.seeds > 1 else ''}", f"eps {radii}"]
+    words += [f"{' and '.join(victims(contents))} policy"]
     words += [f"on {shown(described['device'])}"] if "device" in described else []
     words += [f"jaxprune {shown(described['git'])}"] if described.get("git") else []
     return "*" + ", ".join(words) + "*"
@@ -148,48 +142,39 @@ def _list(title: str, items: list[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
 
 
-def _dense(evidence: Evidence) -> Iterator[str]:
-    unpruned = dict.fromkeys(evidence.results.dense_of.values())
-    for name in unpruned:
-        called = "Dense" if len(unpruned) == 1 else f"Dense ({name.removesuffix(' none')})"
-        returns = evidence.results.clean(name).returns
-        yield f"{called}, clean: {_dense_return(evidence, returns)}."
-        if evidence.others:
-            worst = [
-                f"at eps {eps:g} {_dense_worst(evidence, name, eps)}"
-                for eps in evidence.results.radii
-            ]
+def _dense(contents: Contents) -> Iterator[str]:
+    for dense in contents.dense:
+        alone = len(contents.dense) == 1
+        called = "Dense" if alone else f"Dense ({dense.name.removesuffix(' none')})"
+        yield f"{called}, clean: {interval_text(dense.clean)}."
+        if contents.others:
+            worst = [f"at eps {x:g} {_dense_worst(contents, dense, x)}" for x in contents.radii]
             yield f"{called}, under the worst adversary of each: {'; '.join(worst)}."
 
 
-def _dense_worst(evidence: Evidence, name: str, eps: float) -> str:
+def _dense_worst(contents: Contents, dense: Dense, eps: float) -> str:
     """The worst-of return on fresh episodes, victim by victim."""
-    judge = halves(evidence.results).judge
-    found = []
-    for results in (evidence.results, *(other.results for other in evidence.others)):
-        returns = worst_of(results, name, eps).curve.returns[:, :, judge]
-        found.append(f"{_dense_return(evidence, returns)} as a {results.victim} policy")
-    return ", ".join(found)
+    found = zip(dense.worst[eps], victims(contents), strict=True)
+    return ", ".join(f"{interval_text(x)} as a {victim} policy" for x, victim in found)
 
 
-def _dense_return(evidence: Evidence, returns: np.ndarray) -> str:
-    """`[seeds, 1, episodes]` in words."""
-    found = replicated_interval(returns, sampling(evidence.seeds))
-    return interval_text(Interval(*(x[0] for x in found)))
+def victims(contents: Contents) -> list[str]:
+    """Returns how the policies acted, the first victim first."""
+    return [contents.victim, *(other.victim for other in contents.others)]
 
 
 def _each(title: str, panel: Panel) -> list[str]:
     return [f"### {title} of {panel.method}, eps = {panel.eps:g}", ""]
 
 
-def _returns(evidence: Evidence) -> Iterator[str]:
+def _returns(contents: Contents) -> Iterator[str]:
     yield from ("## Return under attack", "", "![Return against sparsity](returns.png)", "")
-    for panel in evidence.panels:
+    for panel in contents.panels:
         yield from _each("Returns", panel)
         yield from (*markdown_table(*return_rows(panel)), "")
 
 
-def _worst(evidence: Evidence) -> Iterator[str]:
+def _worst(contents: Contents) -> Iterator[str]:
     """Against the dense agents."""
     yield from ("## The worst of all adversaries", "")
     yield from ("![Return under each agent's worst adversary](worst.png)", "")
@@ -200,30 +185,28 @@ def _worst(evidence: Evidence) -> Iterator[str]:
         "dense one, ties by half."
     )
     yield from ("", "![Change to the dense agents](change.png)", "")
-    for eps in evidence.results.radii:
-        found = [panel for panel in evidence.panels if panel.eps == eps]
-        yield from (f"### Change to the dense agents, eps = {eps:g}", "")
-        yield from (*markdown_table(*change_rows(found)), "")
+    for panels in contents.by_radius:
+        yield from (f"### Change to the dense agents, eps = {panels[0].eps:g}", "")
+        yield from (*markdown_table(*change_rows(panels)), "")
 
 
-def _others(evidence: Evidence) -> Iterator[str]:
+def _others(contents: Contents) -> Iterator[str]:
     """The victims that nothing else is about."""
-    for results, judged in evidence.others:
-        yield from (f"## As a {results.victim} policy", "")
-        yield OTHERS.format(victim=VICTIM_NOTES[results.victim], first=evidence.results.victim)
+    for victim, judged, costs in contents.others:
+        yield from (f"## As a {victim} policy", "")
+        yield OTHERS.format(victim=VICTIM_NOTES[victim], first=contents.victim)
         yield ""
         for found in judged:
-            yield from (f"### {found.method} as a {results.victim} policy, eps = {found.eps:g}", "")
+            yield from (f"### {found.method} as a {victim} policy, eps = {found.eps:g}", "")
             yield from (*markdown_table(*judged_rows(found)), "")
-        if evidence.attacks:
-            yield from (f"### What the adversaries of the {results.victim} policy cost", "")
-            rows = budget_rows(results, evidence.attacks, evidence.seconds)
-            yield from (*markdown_table(*rows), "")
+        if costs:
+            yield from (f"### What the adversaries of the {victim} policy cost", "")
+            yield from (*markdown_table(*cost_rows(costs)), "")
 
 
-def _certificates(evidence: Evidence) -> Iterator[str]:
+def _certificates(contents: Contents) -> Iterator[str]:
     yield from ("## Certificates", "", "![What can move the policy](certificates.png)", "")
-    for panel in evidence.panels:
+    for panel in contents.panels:
         yield from _each("Certificates", panel)
         yield from (*markdown_table(*bound_rows(panel)), "")
         found = panel.bracket
@@ -237,46 +220,42 @@ def _certificates(evidence: Evidence) -> Iterator[str]:
         yield ""
 
 
-def _regret(evidence: Evidence) -> Iterator[str]:
+def _regret(contents: Contents) -> Iterator[str]:
     yield from ("## Regret", "", "![Regret to the reference](regret.png)", "")
-    for panel in evidence.panels:
+    for panel in contents.panels:
         for quantity, title in REGRETS.items():
             yield from _each(title, panel)
             rows = regret_rows(panel.sparsity, panel.regrets[quantity])
             yield from (*markdown_table(*rows), "")
 
 
-def _sparsity(evidence: Evidence) -> Iterator[str]:
+def _sparsity(contents: Contents) -> Iterator[str]:
     yield from ("## What is left of the network", "", "![Sparsity by layer](layers.png)", "")
-    for method in evidence.results.pruned_methods():
+    for method, found in contents.remains.items():
         yield from (f"### What {method} leaves of the network", "")
-        yield from (*markdown_table(*sparsity_rows(evidence.sparsity, method)), "")
+        yield from (*markdown_table(*sparsity_rows(found)), "")
 
 
-def _published(evidence: Evidence) -> Iterator[str]:
-    found = evidence.comparison
+def _published(contents: Contents) -> Iterator[str]:
+    found = contents.comparison
     if found is not None:
         yield from ("## Beside published numbers", "", found.note, "")
         yield from (*markdown_table(found.header, found.rows), "")
 
 
-def _footnotes(evidence: Evidence) -> str:
-    unpruned = dict.fromkeys(evidence.results.dense_of.values())
-    references = [f"{curves.reference(evidence.results, name):.1f}" for name in unpruned]
-    certificates = evidence.certificates
+def _footnotes(contents: Contents) -> str:
     return FOOTNOTES.format(
-        unit="training seeds" if evidence.seeds > 1 else "episodes of the one policy",
-        warning=f" {evidence.few_seeds}" if evidence.few_seeds else "",
-        distance=str(certificates["unit"][certificates["quantity"] == "D"][0]),
-        victim=VICTIM_NOTES[evidence.results.victim],
-        reference=", ".join(references),
-        value=value_note(certificates),
+        unit="training seeds" if contents.seeds > 1 else "episodes of the one policy",
+        warning=f" {contents.few_seeds}" if contents.few_seeds else "",
+        distance=contents.units["D"],
+        victim=VICTIM_NOTES[contents.victim],
+        reference=", ".join(f"{dense.reference:.1f}" for dense in contents.dense),
+        value=value_note(contents.units),
     )
 
 
-def value_note(certificates: curves.Columns) -> str:
-    """For which rewards the value gap holds; nothing where an old run has none."""
-    units = dict(zip(certificates["quantity"], certificates["unit"], strict=True))
+def value_note(units: Mapping[str, str]) -> str:
+    """For which rewards the value gap holds, from the units of the certificates."""
     found = [f" {n.format(unit=units[name])}" for name, n in VALUE_NOTES.items() if name in units]
     return "".join(found)
 
@@ -300,23 +279,21 @@ An attack that is too weak, or a policy whose gradients tell nothing, looks like
 follows would tell; a NO is repeated among the warnings with its meaning."""
 
 
-def sections(
-    results: Results, attacks: Columns, seconds: Columns, checks: Sequence[Check]
-) -> Iterator[str]:
-    """Lines of Markdown. `attacks` is empty for runs of older versions."""
-    if len(results.radii) > 1:
+def sections(contents: Contents) -> Iterator[str]:
+    """What is said of the adversaries, as lines of Markdown."""
+    if contents.sweeps:
         yield from ("## Against eps", "")
         yield from (f"Worst-of return on fresh episodes; the area is {AREA}.", "")
         yield from ("![Worst-of return against eps](sweep.png)", "")
-        for method in results.pruned_methods():
-            yield from (f"{method}:", "", *markdown_table(*sweep_rows(results, method)), "")
-    if checks:
-        yield from ("## Sanity checks", "", CHECKS, "", *markdown_table(*check_rows(checks)), "")
-    for method in results.pruned_methods():
-        for eps in results.radii:
-            if len(results.attacked(method, eps)) > SHOWN:
-                yield from (f"## Every adversary of {method}, eps = {eps:g}", "")
-                yield from (*markdown_table(*adversary_rows(results, method, eps)), "")
-    if attacks:
+        for method, found in contents.sweeps.items():
+            yield from (f"{method}:", "", *markdown_table(*sweep_rows(found)), "")
+    if contents.checks:
+        yield from ("## Sanity checks", "", CHECKS, "")
+        yield from (*markdown_table(*check_rows(contents.checks)), "")
+    for panel in (panel for panels in contents.by_method.values() for panel in panels):
+        if len(panel.attacks) > panel.shown:
+            yield from (f"## Every adversary of {panel.method}, eps = {panel.eps:g}", "")
+            yield from (*markdown_table(*adversary_rows(panel)), "")
+    if contents.costs:
         yield from ("## What the adversaries cost", "", INTRODUCTION, "")
-        yield from (*markdown_table(*budget_rows(results, attacks, seconds)), "")
+        yield from (*markdown_table(*cost_rows(contents.costs)), "")

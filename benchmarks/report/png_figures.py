@@ -11,10 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from benchmarks.analysis.bounds import BoundCurve, bound_curves
-from benchmarks.analysis.curves import Columns, Results
-from benchmarks.analysis.versus_dense import regret_curve
-from benchmarks.analysis.worst_case import halves, leading, worst_of
+from benchmarks.report.contents import BoundCurve, Columns, Contents, Panel
 from benchmarks.runtime.atomic import write_whole
 from jaxprune.attacks import label_of
 from jaxprune.statistics import Interval
@@ -44,18 +41,16 @@ GREYS = ("0.55", "0", "0.3", "0.7")
 TERMS = ("clean-task performance", "pruning-induced loss", "robustness")
 
 
-def draw(
-    results: Results, certificates: Columns, training: Columns, title: str, folder: Path
-) -> dict[str, str]:
-    """Write every figure; caption -> file name. `training` is empty where nothing was trained."""
+def draw(contents: Contents, folder: Path) -> dict[str, str]:
+    """Write every figure; caption -> file name."""
     with plt.rc_context(STYLE):
         figures = {
-            "returns": _returns(results, title),
-            "certificates": _certificates(results, certificates, title),
-            "regret": _regret(results, title),
+            "returns": _returns(contents),
+            "certificates": _certificates(contents),
+            "regret": _regret(contents),
         }
-        if training:
-            figures["training"] = _training(training, title)
+        if contents.training:
+            figures["training"] = _training(contents.training, contents.title)
         for name, figure in figures.items():
             save = partial(figure.savefig, format="png", bbox_inches="tight")
             write_whole(folder / f"{name}.png", save)
@@ -63,9 +58,9 @@ def draw(
     return {name: f"{name}.png" for name in figures}
 
 
-def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarray]:
-    """Axes `[radii, methods]`; on paper, as many methods in a row as fit."""
-    radii, methods = results.radii, results.pruned_methods()
+def _panels(contents: Contents, title: str, ylabel: str) -> tuple[Figure, list[tuple[Axes, Panel]]]:
+    """Axes of every panel; on paper, as many methods in a row as fit."""
+    radii, methods = contents.radii, contents.by_method
     columns = min(len(methods), COLUMNS)
     rows = len(radii) * -(-len(methods) // columns)
     figure, grid = plt.subplots(
@@ -77,12 +72,13 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
         squeeze=False,
         layout="constrained",
     )
-    figure.suptitle(title)
-    by_radius = grid.reshape(len(radii), -1)
-    for row, eps in enumerate(radii):
-        for ax, method in zip(by_radius[row], methods, strict=False):
-            ax.set_title(f"{method}, eps = {eps:g}")
-        for ax in by_radius[row, len(methods) :]:
+    figure.suptitle(f"{contents.title}: {title}")
+    drawn = []
+    for row, panels in zip(grid.reshape(len(radii), -1), contents.by_radius, strict=True):
+        for ax, panel in zip(row, panels, strict=False):
+            ax.set_title(f"{panel.method}, eps = {panel.eps:g}")
+            drawn.append((ax, panel))
+        for ax in row[len(methods) :]:
             ax.set_visible(False)
     for column in range(columns):
         shown = [ax for ax in grid[:, column] if ax.get_visible()]
@@ -90,7 +86,7 @@ def _panels(results: Results, title: str, ylabel: str) -> tuple[Figure, np.ndarr
         shown[-1].tick_params(labelbottom=True)
     for ax in grid[:, 0]:
         ax.set_ylabel(ylabel)
-    return figure, by_radius
+    return figure, drawn
 
 
 def _band(ax: Axes, x: np.ndarray, mean: np.ndarray, low, high, label: str, **style) -> None:
@@ -121,49 +117,41 @@ def _legend(figure: Figure, ax: Axes, columns: int = 4) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
 
 
-def _returns(results: Results, title: str) -> Figure:
+def _returns(contents: Contents) -> Figure:
     """Return against sparsity, a line per adversary with its interval and its agents."""
-    figure, axes = _panels(results, f"{title}: return of the pruned policy", "return per episode")
-    for row, eps in enumerate(results.radii):
-        for column, method in enumerate(results.pruned_methods()):
-            ax = axes[row, column]
-            shown = [results.clean(method), *leading(results, method, eps)]
-            for curve, colour in zip(shown, COLOURS, strict=False):
-                label = label_of(curve.attack)
-                agents = curve.returns.mean(-1)
-                _estimate(ax, curve.sparsity, curve.interval(), agents, label, color=colour)
-            worst, judge = worst_of(results, method, eps).curve, halves(results).judge
-            agents = worst.returns[..., judge].mean(-1)
-            label = "worst of all, fresh episodes"
-            _estimate(ax, worst.sparsity, worst.interval(judge), agents, label, color="0")
-            dense = float(results.dense(method).returns.mean())
-            ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
-    _legend(figure, axes[0, 0])
+    figure, panels = _panels(contents, "return of the pruned policy", "return per episode")
+    for ax, panel in panels:
+        shown = [panel.clean, *panel.attacks[: panel.shown]]
+        for line, colour in zip(shown, COLOURS, strict=False):
+            label = label_of(line.name)
+            _estimate(ax, panel.sparsity, line.interval, line.seeds, label, color=colour)
+        worst, label = panel.worst, "worst of all, fresh episodes"
+        _estimate(ax, panel.sparsity, worst.interval, worst.seeds, label, color="0")
+        dense = float(panel.dense_clean.mean)
+        ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")
+    _legend(figure, panels[0][0])
     return figure
 
 
-def _certificates(results: Results, certificates: Columns, title: str) -> Figure:
+def _certificates(contents: Contents) -> Figure:
     """Upper bounds on D and what the attacks reached, on a log axis."""
-    unit = str(certificates["unit"][certificates["quantity"] == "D"][0])
-    figure, axes = _panels(results, f"{title}: what can move the policy", f"D ({unit})")
-    for row, eps in enumerate(results.radii):
-        for column, method in enumerate(results.pruned_methods()):
-            ax = axes[row, column]
-            ax.set_yscale("log")
-            bounds = bound_curves(certificates, method, eps)
-            for bound, colour in zip(bounds, COLOURS, strict=False):
-                monotone = bound.monotone and results.nested[method]
-                kind = "monotone" if monotone else "not monotone"
-                where = ", at visited states" if bound.scope == "local" else ""
-                label = f"{bound.bound}: upper bound, {kind}{where}"
-                style = "-" if monotone else "-." if where else "--"
-                _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
-            if eps > 0:  # a ball of radius 0 moves no policy
-                _mark_constant(ax, bounds)
-            for curve, colour in zip(leading(results, method, eps), GREYS, strict=False):
-                label = f"{label_of(curve.attack)}: reached (lower bound)"
-                _seed_band(ax, curve.sparsity, curve.distance, label, color=colour, linestyle=":")
-    _legend(figure, axes[0, 0], columns=3)
+    unit = contents.units["D"]
+    figure, panels = _panels(contents, "what can move the policy", f"D ({unit})")
+    for ax, panel in panels:
+        ax.set_yscale("log")
+        for bound, colour in zip(panel.bounds, COLOURS, strict=False):
+            monotone = bound.monotone and panel.nested
+            kind = "monotone" if monotone else "not monotone"
+            where = ", at visited states" if bound.scope == "local" else ""
+            label = f"{bound.bound}: upper bound, {kind}{where}"
+            style = "-" if monotone else "-." if where else "--"
+            _seed_band(ax, bound.sparsity, bound.values, label, color=colour, linestyle=style)
+        if panel.eps > 0:  # a ball of radius 0 moves no policy
+            _mark_constant(ax, panel.bounds)
+        for line, colour in zip(panel.reached[: panel.shown], GREYS, strict=False):
+            label = f"{label_of(line.name)}: reached (lower bound)"
+            _seed_band(ax, panel.sparsity, line.seeds, label, color=colour, linestyle=":")
+    _legend(figure, panels[0][0], columns=3)
     return figure
 
 
@@ -248,25 +236,22 @@ def _seed_band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, **style)
     _band(ax, x, mean, low, high, label, **style)
 
 
-def _regret(results: Results, title: str) -> Figure:
+def _regret(contents: Contents) -> Figure:
     """The three terms stacked, negative ones below zero, with the total and its interval."""
-    figure, axes = _panels(results, f"{title}: regret to the reference", "regret (return)")
-    for row, eps in enumerate(results.radii):
-        for column, method in enumerate(results.pruned_methods()):
-            ax = axes[row, column]
-            curve = regret_curve(results, method, eps)
-            x = results.clean(method).sparsity
-            width = min(0.08, 0.8 * np.diff(x).min() if len(x) > 1 else 0.08)
-            above, below = np.zeros(len(x)), np.zeros(len(x))
-            terms = (curve.clean, curve.pruning, curve.robustness)
-            for term, name, colour in zip(terms, TERMS, COLOURS[3:], strict=False):
-                base = np.where(term.mean >= 0, above, below)
-                ax.bar(x, term.mean, width, bottom=base, label=name, color=colour, alpha=0.85)
-                above = above + np.maximum(term.mean, 0)
-                below = below + np.minimum(term.mean, 0)
-            _estimate(ax, x, curve.total, curve.agents, "total", color="black", linewidth=1)
-            ax.axhline(0, color="0.3", linewidth=0.8)
-            label = label_of(curve.attack)
-            ax.set_title(f"{method}, {label}, eps = {eps:g}")
-    _legend(figure, axes[0, 0])
+    figure, panels = _panels(contents, "regret to the reference", "regret (return)")
+    for ax, panel in panels:
+        curve, x = panel.regrets["returns"], panel.sparsity
+        width = min(0.08, 0.8 * np.diff(x).min() if len(x) > 1 else 0.08)
+        above, below = np.zeros(len(x)), np.zeros(len(x))
+        terms = (curve.clean, curve.pruning, curve.robustness)
+        for term, name, colour in zip(terms, TERMS, COLOURS[3:], strict=False):
+            base = np.where(term.mean >= 0, above, below)
+            ax.bar(x, term.mean, width, bottom=base, label=name, color=colour, alpha=0.85)
+            above = above + np.maximum(term.mean, 0)
+            below = below + np.minimum(term.mean, 0)
+        _estimate(ax, x, curve.total, curve.agents, "total", color="black", linewidth=1)
+        ax.axhline(0, color="0.3", linewidth=0.8)
+        label = label_of(curve.attack)
+        ax.set_title(f"{panel.method}, {label}, eps = {panel.eps:g}")
+    _legend(figure, panels[0][0])
     return figure

@@ -1,17 +1,23 @@
-"""The tables of a report about one method and radius, from the evidence to header and rows."""
+"""The tables of a report about one method and radius, from the contents to header and rows."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.analysis.bounds import Bracket
-from benchmarks.analysis.curves import WORST_OF, Columns, Results, of_victim
-from benchmarks.analysis.versus_dense import RegretCurve
-from benchmarks.analysis.worst_case import halves, sweep, worst_of
-from benchmarks.report.contents import Judged, Panel
+from benchmarks.report.contents import (
+    SECONDS,
+    Bracket,
+    Check,
+    Cost,
+    Judged,
+    Panel,
+    RegretCurve,
+    Remains,
+    Stage,
+    Sweep,
+)
 from benchmarks.report.png_figures import ROUNDING, TERMS
 from benchmarks.runtime.tables import interval_text
-from jaxprune.attacks import ATTACKS
 from jaxprune.statistics import Interval
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
@@ -95,40 +101,16 @@ def regret_rows(sparsity: np.ndarray, curve: RegretCurve) -> Table:
     )
 
 
-def layers(table: Columns, method: str) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Sparsities `[S]`, layers of the actor, and how sparse each is `[layers, S]`: seeds' means."""
-    rows = {name: column[table["method"] == method] for name, column in table.items()}
-    names = [str(x) for x in dict.fromkeys(rows["layer"]) if str(x).startswith("actor/")]
-    levels = np.unique(rows["sparsity"])
-    found = [
-        [
-            rows["layer_sparsity"][(rows["sparsity"] == level) & (rows["layer"] == name)].mean()
-            for level in levels
-        ]
-        for name in names
-    ]
-    return levels, names, np.array(found)
-
-
-def sparsity_rows(table: Columns, method: str) -> Table:
+def sparsity_rows(found: Remains) -> Table:
     """Sparsity asked and achieved, layer by layer, and what became of the units; seeds' means."""
-    rows = {name: column[table["method"] == method] for name, column in table.items()}
-    levels, names, shares = layers(table, method)
-    counts = ("dead", "constant", "disconnected_obs", "compact")
-
-    def of(level: float, layer: str, column: str) -> np.ndarray:
-        return rows[column][(rows["sparsity"] == level) & (rows["layer"] == layer)]
-
-    header = ["asked", "achieved", "of all parameters", *map(short, names)]
-    header += ["at floor", "condition", *(name.replace("_", " ") for name in counts)]
+    header = ["asked", "achieved", "of all parameters", *map(short, found.layers)]
+    header += ["at floor", "condition", *(name.replace("_", " ") for name in found.counts)]
     lines = []
-    for level, share in zip(levels, shares.T, strict=True):
-        everything = of(level, "all", "layer_sparsity").mean()
-        floor = sum(of(level, x, "at_floor").mean() for x in names)
-        worst = np.max([of(level, x, "condition") for x in names])
-        line = [f"{level:.3g}", f"{of(level, 'actor', 'sparsity_achieved').mean():.4f}"]
-        line += [f"{x:.3f}" for x in (everything, *share)] + [f"{floor:.3g}", f"{worst:.3g}"]
-        lines.append(line + [f"{of(level, 'actor', name).mean():.4g}" for name in counts])
+    for i, level in enumerate(found.sparsity):
+        line = [f"{level:.3g}", f"{found.achieved[i]:.4f}", f"{found.everything[i]:.3f}"]
+        line += [f"{x:.3f}" for x in found.shares[:, i]]
+        line += [f"{found.floor[i]:.3g}", f"{found.condition[i]:.3g}"]
+        lines.append(line + [f"{count[i]:.4g}" for count in found.counts.values()])
     return header, lines
 
 
@@ -148,77 +130,48 @@ def _bound(value: float) -> str:
     return "0" if value < ROUNDING else f"{value:.3g}"
 
 
-# Columns of the table of attacks with the seconds of all cells together.
-SECONDS = ("prepare", "choose", "play")
-
-
-def adversary_rows(results: Results, method: str, eps: float) -> tuple[list[str], list[list[str]]]:
+def adversary_rows(panel: Panel) -> Table:
     """Mean return by adversary and sparsity, the strongest adversary on average first."""
-    judge = halves(results).judge
-    worst = worst_of(results, method, eps)
-    curves = sorted(results.attacked(method, eps), key=lambda c: c.returns.mean())
-    names = ["clean", *(c.attack for c in curves), WORST_OF]
-    shown = [results.clean(method), *curves, worst.curve]
-    lines = [
-        [name, *(f"{value:.0f}" for value in curve.returns[:, :, judge].mean((0, 2)))]
-        for name, curve in zip(names, shown, strict=True)
-    ]
-    chosen = ["chosen", *(", ".join(dict.fromkeys(column)) for column in worst.chosen.T)]
-    header = ["adversary", *(f"{sparsity:.3g}" for sparsity in worst.curve.sparsity)]
-    return header, [*lines, chosen]
+    rows = [[name, *(f"{x:.0f}" for x in means)] for name, means in panel.every.items()]
+    chosen = ["chosen", *(", ".join(dict.fromkeys(column)) for column in panel.chosen.T)]
+    return ["adversary", *(f"{sparsity:.3g}" for sparsity in panel.sparsity)], [*rows, chosen]
 
 
-def sweep_rows(results: Results, method: str) -> tuple[list[str], list[list[str]]]:
+def sweep_rows(found: Sweep) -> Table:
     """The worst-of return at every radius, and the area under it, by sparsity."""
-    radii, returns, area = sweep(results, method)
-    at = lambda interval, *index: interval_text(Interval(*(x[index] for x in interval)))  # noqa: E731
-    rows = [
-        [f"{sparsity:.3g}", *(at(returns, r, i) for r in range(len(radii))), at(area, i)]
-        for i, sparsity in enumerate(results.clean(method).sparsity)
-    ]
-    return ["sparsity", *(f"eps {eps:g}" for eps in radii), "area"], rows
+    each = [Interval(*(x[r] for x in found.returns)) for r in range(len(found.radii))]
+    header = ["sparsity", *(f"eps {eps:g}" for eps in found.radii), "area"]
+    return header, _by_sparsity(found.sparsity, [*each, found.area])
 
 
-def budget_rows(
-    results: Results, attacks: Columns, seconds: Columns
-) -> tuple[list[str], list[list[str]]]:
-    """Every adversary and radius with its mean return over all cells and what it spent.
-
-    Against the victim of `results`.
-    """
-    attacks, seconds = (of_victim(table, results.victim) for table in (attacks, seconds))
+def cost_rows(found: Sequence[Cost]) -> Table:
+    """Every adversary and radius with its mean return over all cells and what it spent."""
     header = ["adversary", "eps", "what", "mean return", "worst for", "members", "queries"]
-    header += ["gradients", "simulated", "env steps", "prepare s", "choose s", "play s"]
-    labels = {method for method, _, _ in results.by_key}
-    rows = []
-    for name, eps in [("none", 0.0), *results.adversaries]:
-        rows_of = (attacks["attack"] == name) & (attacks["eps"] == eps)
-        if not rows_of.any():
-            continue
-        first = int(np.argmax(rows_of))
-        returns = [results.by_key[label, name, eps].returns for label in labels]
-        mean = np.concatenate([r.mean(-1).ravel() for r in returns]).mean()
-        share = "" if name == "none" else f"{_chosen_share(results, labels, name, eps):.0%}"
-        told = ("members", "queries", "gradients", "simulated", "env_steps")
-        about = ATTACKS[name].about if name in ATTACKS else ""
-        if attacks["warm_start"][first]:
-            about += "; each sparsity started from the one below"
-        rows.append(
-            [name, f"{eps:g}", about, f"{mean:.0f}", share]
-            + [f"{attacks[column][first]:,}" for column in told]
-            + _per_cell(seconds, name, eps, int(rows_of.sum()))
-        )
+    header += ["gradients", "simulated", "env steps", *(f"{name} s" for name in SECONDS)]
+    rows = [
+        [c.attack, f"{c.eps:g}", c.about, f"{c.mean:.0f}"]
+        + ["" if c.attack == "none" else f"{c.share:.0%}"]
+        + [f"{x:,}" for x in c.spent]
+        + ([f"{x:.3g}" for x in c.seconds] or [""] * len(SECONDS))
+        for c in found
+    ]
     return header, rows
 
 
-def _per_cell(seconds: Columns, name: str, eps: float, cells: int) -> list[str]:
-    """Seconds per cell to prepare, to choose and to play one adversary of one radius."""
-    if not seconds:  # of an older version
-        return [""] * len(SECONDS)
-    rows = (seconds["attack"] == name) & (seconds["eps"] == eps)
-    return [f"{seconds[column][rows].sum() / cells:.3g}" for column in SECONDS]
+def check_rows(found: Sequence[Check]) -> Table:
+    """Every check with its worst case."""
+    header = ["check", "passed", "value", "limit", "where"]
+    rows = [
+        [c.name, "yes" if c.passed else "NO", f"{c.value:.3g}", f"{c.limit:.3g}", c.where]
+        for c in found
+    ]
+    return header, rows
 
 
-def _chosen_share(results: Results, labels: set[str], name: str, eps: float) -> float:
-    chosen = [worst_of(results, label, eps).chosen.ravel() for label in labels]
-    return float((np.concatenate(chosen) == name).mean())
+def compute_rows(stages: Sequence[Stage]) -> Table:
+    """What every stage cost."""
+    rows = [
+        [s.name, f"{s.env_steps:,.0f}", "not known" if np.isnan(s.flops) else f"{s.flops:.2g}"]
+        for s in stages
+    ]
+    return ["stage", "env steps", "network FLOPs"], rows

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report.contents import Evidence, Panel
+from benchmarks.report.contents import Contents, Panel
 from benchmarks.report.rows import bound_rows, judged_rows, return_rows
 from benchmarks.runtime.tables import interval_text
 
@@ -13,18 +13,17 @@ from benchmarks.runtime.tables import interval_text
 BORDER = 3
 
 
-def show(evidence: Evidence, console: Console) -> None:
+def show(contents: Contents, console: Console) -> None:
     """Print it."""
-    order = evidence.results.pruned_methods()
-    for panel in sorted(evidence.panels, key=lambda panel: order.index(panel.method)):
+    for panel in (panel for panels in contents.by_method.values() for panel in panels):
         for table in tables(panel, console.width):
             console.print(table)
-    for other in evidence.others:
+    for other in contents.others:
         for judged in other.judged:
-            title = f"{judged.method}, eps = {judged.eps:g}, as a {other.results.victim} policy"
+            title = f"{judged.method}, eps = {judged.eps:g}, as a {other.victim} policy"
             for table in curves(title, *judged_rows(judged), console.width):
                 console.print(table)
-    for line in evidence.warnings:
+    for line in contents.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from benchmarks.analysis import metrics
 from benchmarks.report import png_figures, terminal
 from benchmarks.report.contents import gather
 from benchmarks.report.html import page
@@ -28,17 +27,15 @@ def write_report(folder: RunFolder, console: Console) -> None:
     Raises:
         InputError: a table is missing, damaged or of another version; nothing is written.
     """
-    evidence = gather(folder.path)
-    results, certificates = evidence.results, evidence.certificates
-    text = list(lines(evidence))
-    others = [other.results for other in evidence.others]
-    folder.write_json("metrics.json", metrics.metrics(results, certificates, others))
-    drawn = png_figures.draw(results, certificates, evidence.training, evidence.title, folder.path)
-    files = [*drawn.values(), *evidence.pictures]
+    contents = gather(folder.path)
+    text = list(lines(contents))
+    folder.write_json("metrics.json", contents.metrics)
+    drawn = png_figures.draw(contents, folder.path)
+    files = [*drawn.values(), *contents.pictures]
     folder.write_text("report.md", "\n".join(_with_pictures(text, files)) + "\n")
     pictures = {name: (folder.path / name).read_bytes() for name in files}
-    folder.write_text("report.html", page(text, charts(evidence), pictures))
-    terminal.show(evidence, console)
+    folder.write_text("report.html", page(text, charts(contents), pictures))
+    terminal.show(contents, console)
 
 
 def _with_pictures(text: Iterable[str], files: Sequence[str]) -> Iterator[str]:

@@ -485,7 +485,7 @@ def test_a_single_dense_agent_is_compared_with_each_that_was_pruned():
         for key, curve in results.by_key.items()
         if key[0] == "none"
     }
-    results = results._replace(by_key=results.by_key | alone)
+    results = replace(results, by_key=results.by_key | alone)
     found = versus_dense.differences(results, "micro", 0.1)
     np.testing.assert_allclose(found.band.mean, [0, 2], atol=1e-6)
     assert 0 < found.band.mean[1] - found.band.low[1] < np.inf

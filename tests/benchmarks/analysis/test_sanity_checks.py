@@ -1,11 +1,14 @@
 """Checks from made-up results: each passes, fails for its own reason, and not by chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.analysis import sanity_checks as module
 from benchmarks.analysis.curves import Curve, Results
-from benchmarks.analysis.sanity_checks import check_rows, checks, diagnosis_statements, warnings_of
+from benchmarks.analysis.sanity_checks import checks, diagnosis_statements, warnings_of
+from benchmarks.report.rows import check_rows
 from jaxprune.attacks import ATTACKS, FAMILIES, AttackConfig, Kind, label_of, make_attack, none
 from jaxprune.evaluation.gradient_masking import Diagnosis
 
@@ -153,7 +156,7 @@ def test_a_single_episode_is_not_checked():
         at: curve.__class__(*at, curve.sparsity, *[curve.returns[:1, :, :1]] * 2, curve.distance)
         for at, curve in one.by_key.items()
     }
-    assert checks(one._replace(by_key=cut), {}) == []
+    assert checks(replace(one, by_key=cut), {}) == []
 
 
 def test_the_limit_of_one_difference_is_two_standard_errors(monkeypatch):

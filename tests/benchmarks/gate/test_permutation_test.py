@@ -257,7 +257,7 @@ def resampled(recorded: Recorded, rng: np.random.Generator, episodes: int) -> Re
         )
         for key, curve in recorded.results.by_key.items()
     }
-    return recorded._replace(results=recorded.results._replace(by_key=by_key))
+    return recorded._replace(results=replace(recorded.results, by_key=by_key))
 
 
 def lowered(recorded: Recorded, share: float, sparsities: np.ndarray) -> Recorded:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from benchmarks.analysis import worst_case
 from benchmarks.analysis.compute_cost import compute, total
-from benchmarks.analysis.curves import collect, victims
+from benchmarks.analysis.curves import Results, collect, victims
 from benchmarks.analysis.published import OURS, STRONGEST, compare, published
-from benchmarks.report.contents import Evidence, Line, Panel, gather, warnings
+from benchmarks.report.contents import Contents, Line, Panel, gather, warnings
 from benchmarks.report.findings import ENOUGH, FEW, claim, headlines, preface, spans
 from benchmarks.report.html_figures import charts
 from benchmarks.report.markdown import lines
@@ -36,12 +37,12 @@ from tests.benchmarks.made_up import (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seeds; the learned attack has two members; the published radius of Hopper."""
-    path = tmp_path_factory.mktemp("evidence") / "run"
+    path = tmp_path_factory.mktemp("contents") / "run"
     return write_run(path, "gym/Hopper-v4", attacks=("mad", "rs"), radii=(0.075, 0.2)).path
 
 
 @pytest.fixture(scope="module")
-def evidence(folder: Path) -> Evidence:
+def contents(folder: Path) -> Contents:
     return gather(folder)
 
 
@@ -52,20 +53,33 @@ def with_change(panel: Panel, *intervals: tuple[float, float, float]) -> Panel:
     return panel._replace(claimed=line.interval, sparsity=np.arange(len(intervals) + 1) / 10)
 
 
+def test_every_worst_case_is_evaluated_once(both: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of two methods, two radii and two victims, for all that the report holds."""
+    evaluated, evaluate = [], worst_case._evaluated
+
+    def counting(results: Results, method: str, eps: float) -> worst_case.Worst:
+        evaluated.append((results.victim, method, eps))
+        return evaluate(results, method, eps)
+
+    monkeypatch.setattr(worst_case, "_evaluated", counting)
+    write_report(RunFolder(both, SETTINGS), Console(quiet=True))
+    assert len(evaluated) == len(set(evaluated)) == 8
+
+
 # --- words ----------------------------------------------------------------------------------------
 
 
-def test_the_difference_to_dense_agents_is_paired(evidence: Evidence):
+def test_the_difference_to_dense_agents_is_paired(contents: Contents):
     """Seeds and episodes drop out of it, so that nothing is left but what pruning does."""
-    for panel in evidence.panels:
+    for panel in contents.panels:
         expected = -DENSE * np.array(LEVELS)
         for side in panel.change.interval:
             np.testing.assert_allclose(side, expected, atol=1e-3)
         np.testing.assert_allclose(panel.dense_worst.mean, DENSE - 10 * LOSS * panel.eps + 1)
 
 
-def test_a_claim_that_nothing_refutes_says_what_may_still_be_lost(evidence: Evidence):
-    panel = with_change(evidence.panels[0], (5, -92.6, 50), (20, 1, 30))
+def test_a_claim_that_nothing_refutes_says_what_may_still_be_lost(contents: Contents):
+    panel = with_change(contents.panels[0], (5, -92.6, 50), (20, 1, 30))
     assert claim(panel, ENOUGH) == (
         'magnitude, eps 0.075: "pruning does not hurt robustness" is not refuted at any sparsity '
         "up to 0.2. The return under the worst adversary is certainly lower than that of the dense "
@@ -75,8 +89,8 @@ def test_a_claim_that_nothing_refutes_says_what_may_still_be_lost(evidence: Evid
     )
 
 
-def test_a_claim_is_refuted_from_the_first_certain_loss(evidence: Evidence):
-    panel = with_change(evidence.panels[0], (0, -9, 9), (-9, -10, -1), (0, -99, 9), (-9, -20, -1))
+def test_a_claim_is_refuted_from_the_first_certain_loss(contents: Contents):
+    panel = with_change(contents.panels[0], (0, -9, 9), (-9, -10, -1), (0, -99, 9), (-9, -20, -1))
     words = claim(panel, FEW)
     assert "does not look refuted up to sparsity 0.1, but at 0.2." in words
     assert (
@@ -91,8 +105,8 @@ def test_a_claim_is_refuted_from_the_first_certain_loss(evidence: Evidence):
     assert "Not refuted is not proved" not in refuted
 
 
-def test_nothing_is_claimed_without_intervals(evidence: Evidence):
-    panel = with_change(evidence.panels[0], (-9, np.nan, np.nan))
+def test_nothing_is_claimed_without_intervals(contents: Contents):
+    panel = with_change(contents.panels[0], (-9, np.nan, np.nan))
     assert claim(panel, ENOUGH).endswith("cannot be told from one episode of one agent.")
 
 
@@ -109,17 +123,17 @@ def test_spans_name_exactly_the_chosen_levels(chosen: list[bool]):
     assert named == {x for x, c in zip(levels, chosen, strict=True) if c}
 
 
-def test_too_few_seeds_are_said_first(evidence: Evidence):
-    (first,) = preface(evidence)
+def test_too_few_seeds_are_said_first(contents: Contents):
+    (first,) = preface(contents)
     assert first.startswith("**With 3 seeds the intervals are very wide;")
     assert "about these agents and no others" in first
-    assert evidence.few_seeds in evidence.warnings
-    enough = evidence._replace(seeds=5)
+    assert contents.few_seeds in contents.warnings
+    enough = contents._replace(seeds=5)
     assert not enough.few_seeds and not list(preface(enough))
 
 
-def test_objectives_that_agree_share_a_sentence(evidence: Evidence):
-    spots = [line for line in headlines(evidence) if "sweet spot" in line]
+def test_objectives_that_agree_share_a_sentence(contents: Contents):
+    spots = [line for line in headlines(contents) if "sweet spot" in line]
     assert len(spots) == 2
     assert (
         "sweet spot at sparsity 0 (highest mean of clean and attacked; highest minimum" in spots[0]
@@ -127,10 +141,10 @@ def test_objectives_that_agree_share_a_sentence(evidence: Evidence):
     assert "on fresh episodes (dense: 1001 [987, 1015] and 926 [912, 940])" in spots[0]
 
 
-def test_both_reports_hold_the_words(folder: Path, evidence: Evidence):
+def test_both_reports_hold_the_words(folder: Path, contents: Contents):
     write_report(RunFolder(folder, SETTINGS), Console(quiet=True))
     text, html = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
-    for line in headlines(evidence):
+    for line in headlines(contents):
         assert f"- {line}\n" in text
     assert "is certainly" not in html and "is apparently lower than" in html
     assert "| training | 1,800 | 5.4e+06 |" in text
@@ -142,7 +156,7 @@ def test_both_reports_hold_the_words(folder: Path, evidence: Evidence):
 # --- axes -----------------------------------------------------------------------------------------
 
 
-def test_axes_follow_what_was_measured_and_not_the_bands(evidence: Evidence):
+def test_axes_follow_what_was_measured_and_not_the_bands(contents: Contents):
     def blown(line: Line) -> Line:
         mean = np.asarray(line.interval.mean)
         return line._replace(interval=Interval(mean, mean - 1e6, mean + 1e6))
@@ -151,12 +165,12 @@ def test_axes_follow_what_was_measured_and_not_the_bands(evidence: Evidence):
         panel._replace(
             clean=blown(panel.clean), worst=blown(panel.worst), change=blown(panel.change)
         )
-        for panel in evidence.panels
+        for panel in contents.panels
     ]
     for name in ("returns.png", "worst.png", "change.png"):
         expected, found = (
             charts(e)[name][0].figure.layout.yaxis.range
-            for e in (evidence, evidence._replace(panels=panels))
+            for e in (contents, contents._replace(panels=panels))
         )
         assert expected == found
         assert max(map(abs, found)) < 2 * DENSE
@@ -213,8 +227,9 @@ def test_every_published_attack_has_one_of_ours():
     assert all(row.source for row in published())
 
 
-def test_published_numbers_of_the_task_and_radius(evidence: Evidence):
-    found = compare(evidence.results, "gym/Hopper-v4")
+def test_published_numbers_of_the_task_and_radius(folder: Path):
+    results = collect(read_table(folder, "returns"))
+    found = compare(results, "gym/Hopper-v4")
     assert found is not None
     rows = {row[0]: dict(zip(found.header, row, strict=True)) for row in found.rows}
     assert rows["natural"]["ppo (SA-MDP)"] == "3168 +- 542"
@@ -226,15 +241,16 @@ def test_published_numbers_of_the_task_and_radius(evidence: Evidence):
     assert "the models, rewards and endings of the published ones" in found.note
 
 
-def test_at_another_radius_only_clean_returns_compare(evidence: Evidence):
-    found = compare(evidence.results, "walker2d")
+def test_at_another_radius_only_clean_returns_compare(folder: Path):
+    results = collect(read_table(folder, "returns"))
+    found = compare(results, "walker2d")
     assert found is not None
     assert [row[0] for row in found.rows] == ["natural"]
     assert "give --eps 0.05" in found.note
     assert "The task is Brax's own" in found.note
-    halfcheetah = compare(evidence.results, "gym/HalfCheetah-v5")
+    halfcheetah = compare(results, "gym/HalfCheetah-v5")
     assert halfcheetah is not None and "Version 5" in halfcheetah.note
-    assert compare(evidence.results, "cartpole") is None
+    assert compare(results, "cartpole") is None
 
 
 # --- several victims ------------------------------------------------------------------------------
@@ -250,8 +266,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(path, "gym/Hopper-v4", attacks=attacks, radii=radii, victims=BOTH).path
 
 
-def test_all_but_one_section_is_about_the_first_victim(both: Path, evidence: Evidence):
-    told, expected = ("\n".join(lines(e)) for e in (gather(both), evidence))
+def test_all_but_one_section_is_about_the_first_victim(both: Path, contents: Contents):
+    told, expected = ("\n".join(lines(e)) for e in (gather(both), contents))
     start = told.index("## As a stochastic policy")
     others = told[start : told.index("## Certificates")]
     told = told.replace(others, "").replace("deterministic and stochastic", "deterministic")
@@ -263,11 +279,11 @@ def test_all_but_one_section_is_about_the_first_victim(both: Path, evidence: Evi
 
 def test_another_victim_has_its_tables(both: Path):
     """NOISE lower without an adversary, twice that with one, on the episodes that judge."""
-    evidence = gather(both)
-    (other,) = evidence.others
-    assert other.results.victim == "stochastic"
+    contents = gather(both)
+    (other,) = contents.others
+    assert other.victim == "stochastic"
     assert [(x.method, x.eps) for x in other.judged] == [("magnitude", 0.075), ("magnitude", 0.2)]
-    text = "\n".join(lines(evidence))
+    text = "\n".join(lines(contents))
     section = text.split("## As a stochastic policy\n")[1].split("\n## ")[0]
     assert "actions drawn from its distribution" in section
     for eps in (0.075, 0.2):

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.analysis.curves import collect
-from benchmarks.analysis.sanity_checks import checks
 from benchmarks.experiment import PRESETS, attack_names
 from benchmarks.experiment.design import Case, preparation
 from benchmarks.experiment.plan import learned
+from benchmarks.report.contents import contents
 from benchmarks.report.markdown import sections
 from benchmarks.runtime.compilation import Programs
 from benchmarks.runtime.schemas import SCHEMAS
@@ -179,9 +178,7 @@ def test_a_critic_attack_on_a_policy_without_a_critic():
 
 
 def test_the_report_tells_prices_and_the_sweep(run):
-    results = collect(run.tables["returns"])
-    checked = checks(results, run.tables["diagnosis"])
-    lines = list(sections(results, run.tables["attacks"], run.tables["seconds"], checked))
+    lines = list(sections(contents(run.tables, {})))
     text = "\n".join(lines)
     assert "## Against eps" in text and "eps 0.2" in text
     assert "## Sanity checks" in text and "gradients exist" in text
