@@ -25,7 +25,6 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.experiment.config import Experiment, parse
 from benchmarks.experiment.design import trainings
@@ -38,6 +37,7 @@ from benchmarks.runtime.compilation import Programs
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
+from benchmarks.runtime.tables import markdown_table, terminal_table
 from benchmarks.stages.attack import Battery
 from benchmarks.stages.evaluator import CHUNKS_PER_CALL
 from benchmarks.stages.train import prepare_training
@@ -144,8 +144,8 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
     for experiment, env in asked:
         console.print(f"compiling {name_of(experiment)}")
         found.append(capacity(experiment, env))
-    for table in (memory_table(found), fit_table(found)):
-        console.print(table)
+    for title, rows in (("memory of one device", memory_rows), (FIT_TITLE, fit_rows)):
+        console.print(terminal_table(title, *rows(found), left=("task",), wrap=True))
     console.print(caveat())
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -287,67 +287,42 @@ def name_of(experiment: Experiment) -> str:
     return f"{experiment.env} ({experiment.backend})"
 
 
-def memory_rows(found: Sequence[Capacity]) -> list[list[str]]:
-    """Heads, then a row per task."""
-    rows = [["task", "envs x unroll", "kept per agent", "working per agent", "per lane", "fixed"]]
+def memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row per task."""
+    header = ["task", "envs x unroll", "kept per agent", "working per agent", "per lane", "fixed"]
+    rows = []
     for one in found:
         config = one.experiment.ppo
         bytes_ = (one.training.kept, one.training.working, one.evaluation.lane)
         fixed = max(one.training.fixed, one.evaluation.fixed)
         sizes = [human(x) for x in (*bytes_, fixed)]
         rows.append([name_of(one.experiment), f"{config.num_envs} x {config.unroll}", *sizes])
-    return rows
+    return header, rows
 
 
-def fit_rows(found: Sequence[Capacity]) -> list[list[str]]:
-    """Heads, then a row per task: agents (at a time) / lanes of every device."""
-    rows = [["task", *(device.name for device in DEVICES)]]
+def fit_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row per task: agents (at a time) / lanes of every device."""
+    rows = []
     for one in found:
         fits = [fit(one, device) for device in DEVICES]
         cells = [f"{about(x.agents)} ({x.at_a_time:,}) / {about(x.lanes)}" for x in fits]
         rows.append([name_of(one.experiment), *cells])
-    return rows
+    return ["task", *(device.name for device in DEVICES)], rows
 
 
 FIT_TITLE = "agents that fit (of these, trained at a time) / lanes that fit"
 
 
-def memory_table(found: Sequence[Capacity]) -> Table:
-    """For a terminal."""
-    return _terminal("memory of one device", memory_rows(found))
-
-
-def fit_table(found: Sequence[Capacity]) -> Table:
-    """For a terminal."""
-    return _terminal(FIT_TITLE, fit_rows(found))
-
-
-def _terminal(title: str, rows: list[list[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, head in enumerate(rows[0]):
-        table.add_column(head, justify="right" if i else "left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
-
-
 def markdown(found: Sequence[Capacity], command: str) -> str:
     """Both tables, and how they came about."""
-
-    def table(rows: list[list[str]]) -> str:
-        lines = [" | ".join(row) for row in rows]
-        marks = "|".join(["---", *["--:"] * (len(rows[0]) - 1)])
-        return "\n".join(f"| {line} |" for line in lines[:1]) + "\n".join(
-            ["", f"|{marks}|", *(f"| {line} |" for line in lines[1:])]
-        )
-
+    memory, fits = (markdown_table(*rows(found), left=1) for rows in (memory_rows, fit_rows))
     parts = [
         "# Capacity",
         f"    {command}",
         caveat(),
-        table(memory_rows(found)),
+        "\n".join(memory),
         f"{FIT_TITLE[0].upper()}{FIT_TITLE[1:]}:",
-        table(fit_rows(found)),
+        "\n".join(fits),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -30,6 +30,7 @@ from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
+from benchmarks.runtime.tables import markdown_table
 from jaxprune import devices
 from jaxprune.attacks import Attack, AttackConfig, check_needs, make_attack
 from jaxprune.devices import Mapped, map_population
@@ -119,17 +120,13 @@ def compare(options: Options, policies: dict[str, Policy], command: str, console
         if rows:
             table = pa.Table.from_pylist(rows)
             write_whole(options.out / f"{name}.csv", partial(csv.write_csv, table))
-            parts += [f"## {title}", markdown(rows)]
+            cells = [list(map(str, row.values())) for row in rows]
+            told = markdown_table(list(rows[0]), cells, left=len(rows[0]))
+            parts += [f"## {title}", "\n".join(told)]
     facts = provenance()
     parts.append(f"{facts['device']}, {facts['cores']} cores, {facts['versions']}, {facts['git']}")
     text = "\n\n".join(parts) + "\n"
     write_whole(options.out / "report.md", lambda path: path.write_text(text))
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of rows that have the same keys."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(x) for x in r.values()] for r in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 class Visited(NamedTuple):

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
+from benchmarks.runtime.tables import terminal_table
 from jaxprune import devices
 from jaxprune.attacks import AttackConfig, Victims, find_attack, make_attack
 from jaxprune.attacks.members import blanks, prepared
@@ -150,21 +150,15 @@ def measure(options: Options, console: Console) -> None:
     check_memory(_needs(options, env))
     rates = [rate for name in options.rates for rate in RATES[name](options, env)]
     bare = next((rate.median for rate in rates if rate.name == STEPPING), None)
-    table = Table(title=f"{env.spec.name} on {env.spec.backend}", title_justify="left")
-    for name in ("what", "median", "range", "unit", "ratio to bare", "compile s"):
-        table.add_column(name, justify="left" if name in ("what", "unit") else "right")
+    header = ("what", "median", "range", "unit", "ratio to bare", "compile s")
+    rows = []
     for rate in rates:
         spread = f"{rate.low:,.0f} - {rate.high:,.0f}"
         ratio = f"{rate.median / bare:.3g}" if bare else "-"
-        table.add_row(
-            rate.name,
-            f"{rate.median:,.0f}",
-            spread,
-            rate.unit,
-            ratio,
-            f"{rate.compile_seconds:.1f}",
-        )
-    console.print(table)
+        compiled = f"{rate.compile_seconds:.1f}"
+        rows.append((rate.name, f"{rate.median:,.0f}", spread, rate.unit, ratio, compiled))
+    title = f"{env.spec.name} on {env.spec.backend}"
+    console.print(terminal_table(title, header, rows, left=("what", "unit"), wrap=True))
     if options.json is not None:
         ratios = [{"ratio_to_bare": rate.median / bare if bare else None} for rate in rates]
         figures = [rate._asdict() | ratio for rate, ratio in zip(rates, ratios, strict=True)]

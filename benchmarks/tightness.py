@@ -21,7 +21,6 @@ import pyarrow as pa
 import tyro
 from pyarrow import csv
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.experiment.config import Grid
 from benchmarks.runtime.atomic import write_whole
@@ -29,6 +28,7 @@ from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
+from benchmarks.runtime.tables import markdown_table, terminal_table
 from jaxprune import devices
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify
@@ -159,11 +159,13 @@ def measure(
             if not rows or row["policy"] != rows[-1]["policy"]:
                 console.print(f"{name}: {row['policy']}", markup=False)
             rows.append(row)
-        console.print(_table(name, rows))
+        header, cells = list(rows[0]), [[_short(x) for x in row.values()] for row in rows]
+        words = [column for column, value in rows[0].items() if isinstance(value, str)]
+        console.print(terminal_table(name, header, cells, left=words, wrap=True))
         columns = pa.Table.from_pylist(rows)
         write_whole(options.out / f"{name}.csv", partial(csv.write_csv, columns))
         told = text.format(eps=eps, tv=RADIUS_TV, states=options.states, noise=options.noise)
-        parts += ["", told, "", *_markdown(rows)]
+        parts += ["", told, "", *markdown_table(header, cells)]
     facts = provenance()
     parts += [
         "",
@@ -250,21 +252,6 @@ def _short(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*map(_short, row.values()))
-    return table
-
-
-def _markdown(rows: list[dict[str, Any]]) -> list[str]:
-    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
-    header = line(list(rows[0])), line(["--:"] * len(rows[0]))
-    return [*header, *(line([_short(v) for v in row.values()]) for row in rows)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.gate.baseline import Run
 from benchmarks.gate.pairing import EPISODES, EQUAL, EXACT, LEVEL, RETURN, SEEDS, TOO_FEW
 from benchmarks.gate.permutation_test import Compared, Window
-from benchmarks.runtime.tables import markdown_table, plain
+from benchmarks.runtime.tables import markdown_table, plain, terminal_table
 from jaxprune.validation import MESSAGE, shown
 
 BASES = {
@@ -85,15 +85,13 @@ def rich_tables(verdict: Verdict) -> Iterator[Table]:
     for name, compared, colour in changes:
         if not compared:
             continue
-        table = Table(title=name, title_justify="left", title_style=colour)
-        for column in ("curve", "change", "p", "judged by"):
-            table.add_column(column, overflow="fold")
+        header, rows = ("curve", "change", "p", "judged by"), []
         for c in compared:
             window = c.worst if name == "worse" else c.best
             assert window is not None
             curve, chance = escape(shown(c.key)), f"{window.probability:.2g}"
-            table.add_row(curve, change_text(window), chance, c.basis)
-        yield table
+            rows.append((curve, change_text(window), chance, c.basis))
+        yield terminal_table(name, header, rows, left=header, fold=True, style=colour)
 
 
 def markdown(verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks.report.contents import Contents, Panel
 from benchmarks.report.rows import bound_rows, judged_rows, return_rows
-from benchmarks.runtime.tables import interval_text
+from benchmarks.runtime.tables import interval_text, terminal_table
 
 # What a column takes beside its text: a line and two spaces.
 BORDER = 3
@@ -40,20 +40,18 @@ def tables(panel: Panel, width: int) -> Iterator[Table]:
         width,
     )
 
-    spots = Table(title=f"sweet spots of {title}", title_justify="left")
-    spots.add_column("objective")
-    for name in ("sparsity", "clean", "attacked"):
-        spots.add_column(name, justify="right", no_wrap=True)
+    spots = []
     for spot in panel.spots:
         clean, attacked = interval_text(spot.clean), interval_text(spot.attacked)
-        spots.add_row(spot.objective, f"{spot.sparsity:.3g}", clean, attacked)
-    yield spots
+        spots.append([spot.objective, f"{spot.sparsity:.3g}", clean, attacked])
+    names = ("objective", "sparsity", "clean", "attacked")
+    yield terminal_table(f"sweet spots of {title}", names, spots, left=names[:1])
 
 
 def curves(
     title: str, header: Sequence[str], rows: Sequence[Sequence[str]], width: int
 ) -> Iterator[Table]:
-    """Numbers by sparsity: as many tables as it takes to show every column whole.
+    """Yields as many tables as it takes to show every column whole.
 
     Args:
         title: of all of them.
@@ -63,16 +61,12 @@ def curves(
     """
     sizes = [max(map(len, column)) + BORDER for column in zip(header, *rows, strict=True)]
     for group in _groups(sizes, width - 1):
-        curve = Table(title=title, title_justify="left")
-        for i in group:
-            curve.add_column(header[i], justify="right", no_wrap=True)
-        for row in rows:
-            curve.add_row(*(row[i] for i in group))
-        yield curve
+        chosen = [[cells[i] for i in group] for cells in (header, *rows)]
+        yield terminal_table(title, chosen[0], chosen[1:])
 
 
 def _groups(sizes: Sequence[int], width: int) -> Iterator[list[int]]:
-    """The first column with as many of the others as fit, at least one, until all were there."""
+    """Yields the first column with as many others as fit, at least one, until all were there."""
     group = [0]
     for i in range(1, len(sizes)):
         if len(group) > 1 and sum(sizes[j] for j in (*group, i)) > width:

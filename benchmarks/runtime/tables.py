@@ -1,9 +1,10 @@
 """Numbers and tables as a person reads them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+from rich.table import Table
 
 from jaxprune.statistics import Interval
 from jaxprune.validation import NAME, shown
@@ -24,7 +25,40 @@ def plain(value: object, limit: int = NAME) -> str:
     return re.sub(r"[`|<&\[*]", lambda found: f"\\x{ord(found[0]):02x}", shown(value, limit))
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, its columns to the right."""
-    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
-    return [line(header), line(["--:"] * len(header)), *map(line, rows)]
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 0
+) -> list[str]:
+    """Returns the lines of a Markdown table, its first `left` columns to the left."""
+    marks = ["---"] * left + ["--:"] * (len(header) - left)
+    return [f"| {' | '.join(cells)} |" for cells in (header, marks, *rows)]
+
+
+def terminal_table(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Collection[str] = (),
+    wrap: bool = False,
+    fold: bool = False,
+    style: str | None = None,
+) -> Table:
+    """Returns a table for a terminal.
+
+    Args:
+        title: in `style`.
+        header: names of the columns.
+        rows: of cells.
+        left: columns of words, which go to the left and are wrapped where there is no room.
+        wrap: whether the others, of numbers, are wrapped too, or cut.
+        fold: whether words that are too long are broken, or cut.
+        style: of the title.
+    """
+    table = Table(title=title, title_justify="left", title_style=style)
+    for name in header:
+        if name in left:
+            table.add_column(name, overflow="fold" if fold else "ellipsis")
+        else:
+            table.add_column(name, justify="right", no_wrap=not wrap)
+    for row in rows:
+        table.add_row(*row)
+    return table

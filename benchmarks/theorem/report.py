@@ -18,6 +18,7 @@ from pyarrow import csv
 from benchmarks.report.png_figures import COLOURS, STYLE
 from benchmarks.runtime.atomic import write_whole
 from benchmarks.runtime.run_folder import provenance
+from benchmarks.runtime.tables import markdown_table
 from benchmarks.theorem.findings import (
     ATTACK,
     BASELINE_LEVEL,
@@ -115,14 +116,12 @@ def baselines(found: Findings, group: str, level: int) -> dict[str, str]:
     return {name: "; ".join(f"{x:.3g}" for x in row) for name, row in ratios.items()}
 
 
-def markdown(columns: dict[str, dict[str, str]]) -> Iterator[str]:
+def markdown(columns: dict[str, dict[str, str]]) -> list[str]:
     """A table with a row per quantity and a column per group."""
-    yield f"| | | {' | '.join(columns)} |"
-    yield "|---" * (2 + len(columns)) + "|"
-    for name in next(iter(columns.values())):
-        cells = (column[name] for column in columns.values())
-        yield f"| {name} | {kind(name)} | {' | '.join(cells)} |"
-    yield ""
+    names = next(iter(columns.values()))
+    rows = [[name, kind(name), *(column[name] for column in columns.values())] for name in names]
+    header = ["", "", *columns]
+    return [*markdown_table(header, rows, left=len(header)), ""]
 
 
 # --- what is written ------------------------------------------------------------------------------
