@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.experiment.config import Experiment, parse
-from benchmarks.experiment.design import trainings
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.memory import check_memory, needs
 from benchmarks.experiment.plan import BASE_GIB
 from benchmarks.experiment.validate import check
@@ -38,7 +38,7 @@ from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import markdown_table, terminal_table
-from benchmarks.stages.attack import Battery
+from benchmarks.stages.attack import AttackRunner
 from benchmarks.stages.evaluator import CHUNKS_PER_CALL
 from benchmarks.stages.train import prepare_training
 from jaxprune import devices
@@ -164,12 +164,13 @@ def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
     asked = parse(["--env", task, *(["--backend", backend] if backend else []), *rest])
     env = check(asked)
     experiment = asked.resolved(env)
-    if experiment.policy is not None or not trainings(experiment):
+    design = expand(replace(experiment, seeds=1, chunk_seeds=1))
+    if experiment.policy is not None or not design.first(1).trainings:
         raise InputError(
             f"policy {experiment.policy} is not trained, and what training takes is measured: "
             "leave out --policy"
         )
-    check_memory(needs(replace(experiment, seeds=1, chunk_seeds=1), env.spec, seeds=1))
+    check_memory(needs(design, env.spec, seeds=1))
     return experiment, env
 
 
@@ -200,7 +201,7 @@ class Measuring(Programs):
 def capacity(experiment: Experiment, env: Environment) -> Capacity:
     """Both programs of one task."""
     # Seeds at a time on a device, and in all. Of one or two agents XLA makes another program.
-    least = -(-LEAST // len(trainings(replace(experiment, seeds=1))))
+    least = -(-LEAST // len(expand(experiment).first(1).trainings))
     seeds = [(least, 2 * least), (2 * least, 4 * least), (2 * least, 8 * least)]
     trained = [training_size(experiment, env, *pair) for pair in seeds]
     evaluated = [evaluation_size(experiment, env, width) for width in (LEAST, 2 * LEAST)]
@@ -212,11 +213,11 @@ def capacity(experiment: Experiment, env: Environment) -> Capacity:
 def training_size(experiment: Experiment, env: Environment, width: int, seeds: int) -> Size:
     """The training program for so many seeds on a device, `width` of them at a time."""
     devices = len(jax.local_devices())
-    agents = len(trainings(replace(experiment, seeds=1)))
+    agents = len(expand(experiment).first(1).trainings)
     lanes = width * agents * experiment.ppo.num_envs
-    sized = replace(experiment, seeds=seeds * devices, lanes=lanes)
+    design = expand(replace(experiment, lanes=lanes))
     programs = Measuring("train")
-    prepare_training(sized, env, programs, None)
+    prepare_training(design, design.first(seeds * devices), env, programs, None)
     return Size(seeds * agents, width * agents, programs.bytes)
 
 
@@ -228,7 +229,8 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
     )
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
     programs, cells = Measuring("evaluate"), width * CHUNKS_PER_CALL * len(jax.local_devices())
-    Battery(replace(experiment, lanes=lanes), env, policy, cells).compile(programs, ())
+    design = expand(replace(experiment, lanes=lanes))
+    AttackRunner(design, env, policy, cells).compile(programs, ())
     return Size(lanes, lanes, programs.bytes)
 
 

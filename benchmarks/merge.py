@@ -10,27 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import jax
-import numpy as np
 import tyro
 
 from benchmarks.experiment.sharding import Shard, parse_shard
 from benchmarks.report.write import write_report
-from benchmarks.runtime.arrays import joined
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import SHARDS, RunFolder, checksum, read_json, read_table
 from benchmarks.runtime.schemas import SCHEMAS
-from benchmarks.stages.results import (
-    SHARD_AGENTS,
-    Results,
-    counted,
-    finish,
-    read_shard_agents,
-    summed,
-)
-from jaxprune.devices import check_devices, take
+from benchmarks.stages.results import SHARD_AGENTS, Results, finish, read_shard_agents, united
+from jaxprune.devices import check_devices
 from jaxprune.validation import InputError
 
 
@@ -157,43 +147,6 @@ def load(part: Part) -> Results:
         name: read_table(part.path, name) if f"{name}.parquet" in files else {} for name in SCHEMAS
     }
     policy, masks = read_shard_agents(part.path / SHARD_AGENTS)
-    return Results(tables, policy, masks, {})
-
-
-def united(parts: Sequence[Results], size: int) -> Results:
-    """What one process would have left: block after block of `size` seeds.
-
-    Shard i of n holds the blocks i, i + n, ...
-    """
-    seeds = [part.tables["returns"]["seed"] for part in parts]
-    blocks = [np.unique(column // size) for column in seeds]
-    tables = {}
-    for name in parts[0].tables:
-        table = joined([part.tables[name] for part in parts]) if parts[0].tables[name] else {}
-        if "seed" in table:
-            table = take(table, np.argsort(table["seed"] // size, kind="stable"))
-        tables[name] = table
-    tables["seconds"] = summed(tables["seconds"])
-    order = np.argsort(np.concatenate(blocks), kind="stable")
-
-    def by_block(*leaves: np.ndarray) -> np.ndarray:
-        pieces = [
-            piece
-            for leaf, held in zip(leaves, blocks, strict=True)
-            for piece in np.split(leaf, len(held))
-        ]
-        return np.concatenate([pieces[i] for i in order])
-
-    policy, masks = (
-        jax.tree.map(by_block, *trees)
-        for trees in zip(*((part.policy, part.masks) for part in parts), strict=True)
-    )
-    cells = tables["cells"]
-    per_block = len(jax.tree.leaves(policy)[0]) // len(order)
-    cells["agent"] = (cells["agent"] % per_block + cells["seed"] // size * per_block).astype(
-        np.int32
-    )
-    cells["index"] = counted(cells["curve"])
     return Results(tables, policy, masks, {})
 
 

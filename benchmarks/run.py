@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.experiment.config import Experiment, parse
+from benchmarks.experiment.design import Design, expand
 from benchmarks.experiment.plan import make_plan
 from benchmarks.experiment.sharding import Shard, blocks_of, find_shard
 from benchmarks.experiment.validate import check
@@ -65,9 +66,10 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     file = read_file(asked, env)
     loaded = None if file is None else file.policy
     experiment = asked.resolved(env, loaded)
+    design = expand(experiment)
     shard = find_shard(experiment)
-    plan = make_plan(experiment, env, where(experiment, shard), shard, file)
-    check_orders(experiment, env, loaded)
+    plan = make_plan(design, env, where(experiment, shard), shard, file)
+    check_orders(design, env, loaded)
     folder = RunFolder(where(experiment, shard), experiment.settings())
     sink = make_sink(experiment.sink, folder.path, folder.settings)
     console.print(str(plan), markup=False)
@@ -79,7 +81,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
             console.print(f"{folder.path} is complete (--no-resume computes it again)")
         else:
             facts = {"command": command, "shard": str(shard)}
-            compute(experiment, env, loaded, shard, folder, facts, sink, console)
+            compute(design, env, loaded, shard, folder, facts, sink, console)
         if shard.count > 1:
             console.print(
                 f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
@@ -92,7 +94,7 @@ def run(asked: Experiment, command: str, console: Console) -> None:
 
 
 def compute(
-    experiment: Experiment,
+    design: Design,
     env: Environment,
     loaded: Policy | None,
     shard: Shard,
@@ -109,12 +111,12 @@ def compute(
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()
     chunks = Chunks(chunks_at, folder.identity, stopping.boundary)
-    if not experiment.resume:
+    if not design.experiment.resume:
         chunks.clear()
-    count = chunk_count(experiment, len(blocks_of(experiment, shard)))
+    count = chunk_count(design, len(blocks_of(design.blocks, shard)))
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
-        results = pipeline.run(experiment, env, loaded, work, shard)
+        results = pipeline.run(design, env, loaded, work, shard)
     facts |= {**results.facts, "stages": display.seconds(), "damaged_chunks": chunks.damaged}
     facts |= {"seconds": round(time.monotonic() - started, 1)}
     finish(folder, results, facts, is_shard=shard.count > 1)

@@ -36,7 +36,6 @@ from jaxprune.validation import (
     SPARSITY,
     InputError,
     Range,
-    at_least,
     lookup,
 )
 
@@ -114,8 +113,8 @@ def _radii(text: str) -> tuple[float, ...]:
     return () if text == "none" else tuple(float(part) for part in text.split(","))
 
 
-# What does not determine the results, and `first_seed`, which no run has.
-ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run", "first_seed")
+# What does not determine the results.
+ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run")
 
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
@@ -202,8 +201,6 @@ class Experiment:
     """Go on where a killed run of the same experiment was, instead of starting again."""
     dry_run: bool = False
     """Print the plan and stop."""
-    first_seed: Annotated[tyro.conf.Suppress[int], at_least(0)] = 0
-    """Seed of the first agent: not of a run, but of a block of its seeds."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Of the adversaries."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)

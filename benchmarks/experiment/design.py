@@ -1,14 +1,14 @@
-"""What an experiment expands to: its agents, its cells, its attack cases."""
+"""What an experiment expands to: its agents, its cells, its attack cases, its blocks."""
 
 import itertools
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.labels import DENSE
-from jaxprune.envs import EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method, honoured
@@ -25,8 +25,8 @@ NARROW, RESCALED = "narrow", "rescaled"
 TRAINING_CALLS = 20
 
 
-class Arm(NamedTuple):
-    """One agent of the tables; a trajectory is one training and an arm per sparsity."""
+class Agent(NamedTuple):
+    """An agent of the tables; a trajectory is one training and an agent per sparsity."""
 
     seed: int
     regime: str
@@ -36,108 +36,11 @@ class Arm(NamedTuple):
     sparsity: float
 
 
-def training_methods(experiment: Experiment) -> list[str]:
-    """Methods that remove weights before or during training."""
-    return [name for name in experiment.methods if find_method(name).schedule]
+class PlannedCell(NamedTuple):
+    """A cell before its agent is trained."""
 
-
-def posthoc_methods(experiment: Experiment) -> list[str]:
-    """Methods that prune a trained policy."""
-    names = [name for name in experiment.methods if not find_method(name).schedule]
-    return [name for name in names if name != "none"]
-
-
-def regimes(experiment: Experiment) -> list[str]:
-    """What the unpruned agents come from, the file of `--policy` first."""
-    if experiment.policy is None:
-        return list(experiment.regimes)
-    trained = training_methods(experiment) or NARROW in experiment.controls
-    return [FILE, *(experiment.regimes if trained else ())]
-
-
-def allocations(experiment: Experiment, method: str) -> list[str]:
-    """Those that a method honours, once each."""
-    chosen = find_method(method)
-    return list(dict.fromkeys(honoured(chosen, name) for name in experiment.allocations))
-
-
-def modes(experiment: Experiment, method: str) -> list[str]:
-    """Those that make sense: what is pruned before training passes through no sparsity."""
-    static = find_method(method).schedule == "at_start"
-    return [ENDPOINT] if static else list(experiment.modes)
-
-
-def arms(experiment: Experiment) -> list[Arm]:
-    """One dense agent per regime and seed, then those that are pruned in training.
-
-    Agents of one seed share their key, so pruned and dense ones start from the same weights.
-    """
-    first, grid = experiment.first_seed, experiment.sparsity_grid
-    seeds = range(first, first + experiment.seeds)
-    found = []
-    for regime in regimes(experiment):
-        of_regime = seeds[:1] if regime == FILE else seeds
-        found += [Arm(seed, regime, "none", "none", DENSE, 0.0) for seed in of_regime]
-    for regime in regimes(experiment):
-        if regime == FILE:
-            continue
-        for method in training_methods(experiment):
-            places = itertools.product(allocations(experiment, method), modes(experiment, method))
-            for (allocation, mode), seed, level in itertools.product(places, seeds, grid):
-                found.append(Arm(seed, regime, method, allocation, mode, level))
-        if NARROW in experiment.controls:
-            for seed, level in itertools.product(seeds, grid):
-                found.append(Arm(seed, regime, NARROW, "none", ENDPOINT, level))
-    return found
-
-
-def trainings(experiment: Experiment) -> list[Arm]:
-    """The arms that are trained: of a trajectory only the last."""
-    last = max(experiment.sparsity_grid)
-    return [
-        arm
-        for arm in arms(experiment)
-        if arm.regime != FILE and (arm.mode != TRAJECTORY or arm.sparsity == last)
-    ]
-
-
-def learner_config(experiment: Experiment) -> PPOConfig:
-    """The learner, with iterations rounded up to a multiple of the calls training is split into.
-
-    What only SA-PPO uses is not in the program of a run without it.
-    """
-    config = experiment.ppo
-    calls = min(TRAINING_CALLS, config.iterations)
-    config = replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
-    if "sa_ppo" in experiment.regimes:
-        return config
-    return replace(config, regulariser="none", collection="clean")
-
-
-def hyper_of(experiment: Experiment, spec: EnvSpec, regime: str) -> Hyper:
-    """The traced settings of a regime."""
-    hyper = experiment.ppo.hyper
-    if regime != "sa_ppo":
-        hyper = replace(hyper, kappa=0.0, sa_eps=0.0)
-    elif not hyper.sa_eps:
-        hyper = replace(hyper, sa_eps=spec.eps)
-    return hyper if regime == "ppo_decay" else replace(hyper, weight_decay=0.0)
-
-
-# What a random stream is for.
-TRAIN, PRUNE, ATTACK, CERTIFY, PREPARE, CHOOSE, DIAGNOSE, PRUNE_DATA = range(8)
-
-
-class Row(NamedTuple):
-    """A cell as it appears in the tables."""
-
-    seed: int
-    regime: str
-    method: str
-    allocation: str
-    mode: str
-    sparsity: float
-    sparsity_achieved: float
+    about: Agent  # its columns in the tables
+    agent: int  # id of its policy, by position in `Block.policies`
     nested: bool  # the masks of its curve are nested and of the same weights
 
 
@@ -149,14 +52,114 @@ class Case(NamedTuple):
     victim: str  # how the policies act
 
 
-def key_for(experiment: Experiment, purpose: int, index: int = 0) -> Key:
-    """The key of one item of one purpose: any slice of the population can be recomputed alone."""
-    base = jax.random.fold_in(jax.random.key(experiment.seed), purpose)
-    return jax.random.fold_in(base, index)
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Seeds that are computed together, with everything that is computed about them."""
+
+    id: int
+    seeds: range
+    agents: list[Agent]  # trained, or read from a file; the unpruned ones first
+    trainings: list[Agent]  # those that are trained: of a trajectory only the last
+    policies: list[Agent]  # the agents, then their copies that no training made
+    cells: list[PlannedCell]  # in the order of the tables
 
 
-def attack_plan(experiment: Experiment) -> list[Case]:
-    """In the order of the table, the first victim's clean run first; a clean run has eps 0."""
+@dataclass(frozen=True)
+class Design:
+    """What a resolved experiment consists of.
+
+    A run of many seeds has many blocks, which differ in their seeds alone: they are listed one by
+    one, so that a shard lists its own.
+    """
+
+    experiment: Experiment
+    learner: PPOConfig
+    cases: list[Case]  # in the order of the tables, the first victim's clean run first
+    blocks: range  # ids
+
+    def block(self, index: int) -> Block:
+        """Returns the block with this id."""
+        size = self.experiment.block_seeds
+        return self._block(index, range(index * size, (index + 1) * size))
+
+    def first(self, seeds: int) -> Block:
+        """Returns what a block of so many seeds would be."""
+        return self._block(0, range(seeds))
+
+    def _block(self, index: int, seeds: range) -> Block:
+        agents, last = list_agents(self.experiment, seeds), max(self.experiment.sparsity_grid)
+        trained = [agent for agent in agents if agent.regime != FILE]
+        trainings = [a for a in trained if a.mode != TRAJECTORY or a.sparsity == last]
+        policies, cells = list_cells(self.experiment, agents)
+        return Block(index, seeds, agents, trainings, policies, cells)
+
+
+def expand(experiment: Experiment) -> Design:
+    """Returns the design of a resolved experiment."""
+    return Design(
+        experiment,
+        learner_config(experiment.ppo, experiment.regimes),
+        list_cases(experiment),
+        range(experiment.seeds // experiment.block_seeds),
+    )
+
+
+def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
+    """Returns a dense agent per regime and seed, then those that are pruned in training.
+
+    Agents of one seed share their key, so pruned and dense ones start from the same weights.
+    """
+    grid, sources = experiment.sparsity_grid, regimes(experiment)
+    found = []
+    for regime in sources:
+        of_regime = seeds[:1] if regime == FILE else seeds
+        found += [Agent(seed, regime, "none", "none", DENSE, 0.0) for seed in of_regime]
+    curves = [
+        (method, allocation, mode)
+        for method in training_methods(experiment.methods)
+        for allocation in honoured_by(method, experiment.allocations)
+        for mode in modes_of(method, experiment.modes)
+    ]
+    if NARROW in experiment.controls:
+        curves.append((NARROW, "none", ENDPOINT))
+    trained = [regime for regime in sources if regime != FILE]
+    for regime, curve, seed, level in itertools.product(trained, curves, seeds, grid):
+        found.append(Agent(seed, regime, *curve, level))
+    return found
+
+
+def list_cells(
+    experiment: Experiment, agents: list[Agent]
+) -> tuple[list[Agent], list[PlannedCell]]:
+    """Returns all policies and all cells, these in the order in which methods were asked for."""
+    policies = list(agents)
+    cells = [PlannedCell(agent, i, agent.mode == DENSE) for i, agent in enumerate(agents)]
+    unpruned = [(i, agent) for i, agent in enumerate(agents) if agent.mode == DENSE]
+    curves = [
+        (method, allocation)
+        for method in posthoc_methods(experiment.methods)
+        for allocation in honoured_by(method, experiment.allocations)
+    ]
+    if RESCALED in experiment.controls:
+        curves.append((RESCALED, "none"))
+    grid = experiment.sparsity_grid
+    for regime, curve, (index, dense), level in itertools.product(
+        regimes(experiment), curves, unpruned, grid
+    ):
+        if dense.regime != regime:
+            continue
+        about = Agent(dense.seed, regime, *curve, AFTER, level)
+        if about.method == RESCALED:
+            cells.append(PlannedCell(about, len(policies), nested=False))
+            policies.append(about)
+        else:
+            cells.append(PlannedCell(about, index, find_method(about.method).nested))
+    order = ["none", *experiment.methods, *experiment.controls]
+    return policies, sorted(cells, key=lambda cell: order.index(cell.about.method))
+
+
+def list_cases(experiment: Experiment) -> list[Case]:
+    """Returns every attack at every radius on every victim; a clean run has eps 0."""
     names = dict.fromkeys(["none", *experiment.attacks])
     return [
         Case(name, eps, victim)
@@ -166,20 +169,73 @@ def attack_plan(experiment: Experiment) -> list[Case]:
     ]
 
 
+def training_methods(methods: Sequence[str]) -> list[str]:
+    """Returns the methods that remove weights before or during training."""
+    return [name for name in methods if find_method(name).schedule]
+
+
+def posthoc_methods(methods: Sequence[str]) -> list[str]:
+    """Returns the methods that prune a trained policy."""
+    return [name for name in methods if not find_method(name).schedule and name != "none"]
+
+
+def regimes(experiment: Experiment) -> list[str]:
+    """Returns what the unpruned agents come from, the file of `--policy` first."""
+    if experiment.policy is None:
+        return list(experiment.regimes)
+    trained = training_methods(experiment.methods) or NARROW in experiment.controls
+    return [FILE, *(experiment.regimes if trained else ())]
+
+
+def honoured_by(method: str, allocations: Sequence[str]) -> list[str]:
+    """Returns the allocations that a method honours, once each."""
+    chosen = find_method(method)
+    return list(dict.fromkeys(honoured(chosen, name) for name in allocations))
+
+
+def modes_of(method: str, modes: Sequence[str]) -> list[str]:
+    """Returns the modes that make sense: what is pruned before training passes through no
+    sparsity.
+    """
+    return [ENDPOINT] if find_method(method).schedule == "at_start" else list(modes)
+
+
+def learner_config(config: PPOConfig, regimes: Sequence[str]) -> PPOConfig:
+    """Returns the learner, its iterations rounded up to a multiple of the calls of training.
+
+    What only SA-PPO uses is not in the program of a run without it.
+    """
+    calls = min(TRAINING_CALLS, config.iterations)
+    config = replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
+    return (
+        config if "sa_ppo" in regimes else replace(config, regulariser="none", collection="clean")
+    )
+
+
+def hyper_of(hyper: Hyper, regime: str, eps: float) -> Hyper:
+    """Returns the traced settings of a regime; `eps` is the radius of the task."""
+    if regime != "sa_ppo":
+        hyper = replace(hyper, kappa=0.0, sa_eps=0.0)
+    elif not hyper.sa_eps:
+        hyper = replace(hyper, sa_eps=eps)
+    return hyper if regime == "ppo_decay" else replace(hyper, weight_decay=0.0)
+
+
+# What a random stream is for.
+TRAIN, PRUNE, ATTACK, CERTIFY, PREPARE, CHOOSE, DIAGNOSE, PRUNE_DATA = range(8)
+
+
+def key_for(seed: int, purpose: int, index: int = 0) -> Key:
+    """Returns the key of one item of one purpose: any slice can be recomputed alone.
+
+    Args:
+        seed: of the experiment.
+        purpose: what the random stream is for.
+        index: of the item.
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
+
+
 def preparation(case: Case) -> str:
-    """The name of what is compiled to prepare a case."""
+    """Returns the name of what is compiled to prepare a case."""
     return f"{case.attack} as {case.victim}"
-
-
-def policy_count(experiment: Experiment) -> int:
-    """Policies that `make_population` will hold."""
-    dense_count = sum(arm.mode == DENSE for arm in arms(experiment))
-    scaled = dense_count * len(experiment.sparsity_grid) * (RESCALED in experiment.controls)
-    return len(arms(experiment)) + scaled
-
-
-def cell_count(experiment: Experiment) -> int:
-    """Cells that `make_population` will make."""
-    dense_count = sum(arm.mode == DENSE for arm in arms(experiment))
-    curves = sum(len(allocations(experiment, name)) for name in posthoc_methods(experiment))
-    return policy_count(experiment) + dense_count * curves * len(experiment.sparsity_grid)

@@ -8,20 +8,12 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import (
-    attack_plan,
-    cell_count,
-    learner_config,
-    policy_count,
-    trainings,
-)
-from jaxprune.attacks import facts_of, make_attack
+from benchmarks.experiment.design import Block, Design
+from jaxprune.attacks import AttackConfig, facts_of, make_attack
 from jaxprune.devices import lane_width
 from jaxprune.envs import EnvSpec
 from jaxprune.validation import InputError
@@ -42,41 +34,41 @@ class Need(NamedTuple):
     on_device: bool
 
 
-def needs(experiment: Experiment, spec: EnvSpec, seeds: int) -> list[Need]:
+def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     """What a process needs memory for.
 
     Args:
-        experiment: resolved.
+        design: of the experiment.
         spec: of the task.
         seeds: that this process computes, a block at a time.
     """
-    block, config = experiment.block_seeds, learner_config(experiment)
-    devices = len(jax.local_devices())
+    experiment, config, plan = design.experiment, design.learner, design.cases
+    block, devices = experiment.block_seeds, len(jax.local_devices())
+    first_two = [design.first(n) for n in (1, 2)]
 
-    def count(of: Callable[[Experiment], int], seeds: int) -> int:
-        """Of so many seeds, without a list of them."""
-        one, two = (of(replace(experiment, seeds=n)) for n in (1, 2))
+    def count(table: Callable[[Block], Sequence[Any]], seeds: int) -> int:
+        """Returns the length of a table of so many seeds, without a list of them."""
+        one, two = (len(table(few)) for few in first_two)
         return one + (two - one) * (seeds - 1)
 
-    agents = count(lambda e: len(trainings(e)), block)
-    cells, all_cells = count(cell_count, block), count(cell_count, seeds)
+    agents, policies = count(lambda b: b.trainings, block), count(lambda b: b.policies, seeds)
+    cells, all_cells = (count(lambda b: b.cells, n) for n in (block, seeds))
     weights = network_size(config.hidden, spec)
     at_a_time = devices * lane_width(config.num_envs, max(agents, 1), experiment.lanes)
     step = FLOAT * (2 * spec.obs_size + spec.action_size + STEP)
     leaves = len(config.hidden) + 1
     kept = spec.horizon if spec.discrete else experiment.states // experiment.episodes + 1
-    plan = attack_plan(experiment)
     attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
     points = max(attack.cost.queries for attack in attacks.values())
     members = max(attack.members for attack in attacks.values())
     chosen = (experiment.selection_episodes or 1) if members > 1 else 0
     played = max(experiment.episodes, chosen)  # of a cell, in a call
-    data = max(learning_data(name, experiment) for name in attacks)
+    data = max(learning_data(name, experiment.attack) for name in attacks)
     found = [
         Need(
             f"networks of {weights:,} parameters",
             "smaller --hidden, fewer --seeds, or smaller --chunk-seeds and more shards",
-            FLOAT * weights * (count(policy_count, seeds) + 3 * agents),  # with Adam's moments
+            FLOAT * weights * (policies + 3 * agents),  # with Adam's moments
             True,
         ),
         Need(
@@ -140,14 +132,13 @@ def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:
     )
 
 
-def learning_data(attack: str, experiment: Experiment) -> int:
+def learning_data(attack: str, config: AttackConfig) -> int:
     """Steps that the learner of an attack holds at a time, for one victim."""
     learns = facts_of(attack).learns
-    rs, adversary = experiment.attack.rs, experiment.attack.adversary
     held = {
-        "rs": rs.steps,
-        "search": experiment.attack.search.clone_steps,
-        "adversary": adversary.num_envs * adversary.unroll,
+        "rs": config.rs.steps,
+        "search": config.search.clone_steps,
+        "adversary": config.adversary.num_envs * config.adversary.unroll,
     }
     return 0 if learns is None else held.get(learns.section, 0)
 

@@ -1,20 +1,12 @@
 """What a run is going to do, told before it does it."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import (
-    attack_plan,
-    cell_count,
-    learner_config,
-    preparation,
-    trainings,
-)
+from benchmarks.experiment.design import Design, preparation
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import facts_of, make_attack
@@ -52,26 +44,27 @@ COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30
 BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
 
 
-def learned(experiment: Experiment, cells: int) -> tuple[int, int]:
+def learned(design: Design, cells: int) -> tuple[int, int]:
     """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
     steps = episodes = 0
-    plan = attack_plan(experiment)
-    for case in plan:
+    experiment = design.experiment
+    for case in design.cases:
         attack = make_attack(case.attack, experiment.attack)
         if attack.members > 1:
             episodes += cells * attack.members * (experiment.selection_episodes or 1)
-    for name, _ in dict.fromkeys((case.attack, case.victim) for case in plan):
+    for name, _ in dict.fromkeys((case.attack, case.victim) for case in design.cases):
         attack = make_attack(name, experiment.attack)
         radii = len(set(experiment.eps)) if attack.per_eps else 1
         steps += cells * radii * attack.cost.env_steps
     return steps, episodes
 
 
-def attacking(experiment: Experiment, cells: int, spec: EnvSpec) -> tuple[float, float]:
+def attacking(design: Design, cells: int, spec: EnvSpec) -> tuple[float, float]:
     """Env steps that attacks simulate, and floating-point operations that they ask and learn by."""
+    experiment = design.experiment
     weights = network_size(experiment.ppo.hidden, spec)
     simulated = flops = 0.0
-    for case in attack_plan(experiment):
+    for case in design.cases:
         attack = make_attack(case.attack, experiment.attack)
         chosen = attack.members * (experiment.selection_episodes or 1) if attack.members > 1 else 0
         played = cells * (experiment.episodes + chosen) * spec.horizon / 3
@@ -115,16 +108,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    experiment: Experiment,
+    design: Design,
     env: Environment,
     folder: Path,
     shard: Shard = ALONE,
     file: PolicyFile | None = None,
 ) -> Plan:
-    """The plan of a resolved experiment; of a shard, with the amounts of the shard.
+    """The plan of an experiment; of a shard, with the amounts of the shard.
 
     Args:
-        experiment: resolved.
+        design: of the experiment.
         env: the task.
         folder: where the results go.
         shard: which part of the experiment.
@@ -133,17 +126,16 @@ def make_plan(
     Raises:
         InputError: more than the memory of this machine, or than anybody waits for.
     """
-    blocks = len(blocks_of(experiment, shard))
-    spec, config = env.spec, learner_config(experiment)
-    memory = needs(experiment, spec, blocks * experiment.block_seeds)
+    experiment, config, attacks = design.experiment, design.learner, design.cases
+    blocks, spec = len(blocks_of(design.blocks, shard)), env.spec
+    memory = needs(design, spec, blocks * experiment.block_seeds)
     check_memory(memory)
-    experiment = replace(experiment, seeds=blocks * experiment.block_seeds)
-    agents, cells = len(trainings(experiment)), cell_count(experiment)
+    block = design.block(0)
+    agents, cells = blocks * len(block.trainings), blocks * len(block.cells)
     training = agents > 0
-    attacks = attack_plan(experiment)
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
-    learning, choosing = learned(experiment, cells)
+    learning, choosing = learned(design, cells)
     programs = (("init", "train") if training else ()) + ("evaluate",)
     prepared = [c for c in attacks if make_attack(c.attack, experiment.attack).prepare]
     programs += tuple(dict.fromkeys(preparation(case) for case in prepared))
@@ -154,7 +146,7 @@ def make_plan(
     # Pruned policies fall early: a third of the horizon is typical.
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     played = (episodes + choosing) * spec.horizon / 3
-    simulated, flops = attacking(experiment, cells, spec)
+    simulated, flops = attacking(design, cells, spec)
     flops += steps * config.epochs * 6 * network_size(config.hidden, spec)
     moved = (steps + learning + played + simulated) / rate
     seconds = compiling + max(moved, flops / FLOPS_PER_SECOND / devices)

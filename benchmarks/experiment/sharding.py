@@ -7,7 +7,6 @@ depends on the experiment alone, so that shards together compute what a single p
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +67,7 @@ def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.envir
         shard = shard_of_scheduler(environment, asked.removeprefix(AUTO).removeprefix("/"))
     else:
         shard = parse_shard(asked)
-    blocks = block_count(experiment)
+    blocks = experiment.seeds // experiment.block_seeds
     if shard.count > blocks:
         raise InputError(
             f"shard {shard} needs {shard.count} blocks of seeds, and {experiment.seeds} seeds in "
@@ -181,17 +180,6 @@ def check_partition(folder: Path, shard: Shard) -> None:
             )
 
 
-def block_count(experiment: Experiment) -> int:
-    """Blocks of a resolved experiment."""
-    return experiment.seeds // experiment.block_seeds
-
-
-def blocks_of(experiment: Experiment, shard: Shard) -> range:
-    """The blocks of one shard."""
-    return range(shard.index, block_count(experiment), shard.count)
-
-
-def block_of(experiment: Experiment, index: int) -> Experiment:
-    """The experiment on the seeds of one block alone."""
-    size = experiment.block_seeds
-    return replace(experiment, seeds=size, first_seed=index * size)
+def blocks_of(blocks: range, shard: Shard) -> range:
+    """Returns the ids of the blocks of one shard."""
+    return blocks[shard.index :: shard.count]

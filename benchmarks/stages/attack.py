@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Case, attack_plan, preparation
+from benchmarks.experiment.design import Block, Case, Design, preparation
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
@@ -24,9 +23,9 @@ from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
 from jaxprune.attacks import Attack, Victims
-from jaxprune.attacks.members import Armed, prepared
+from jaxprune.attacks.members import ChosenMembers, prepared
 from jaxprune.devices import take
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import episode_columns
 from jaxprune.rollout import Episode
 
@@ -48,36 +47,37 @@ class Seconds(NamedTuple):
     play: float
 
 
-class Battery:
+class AttackRunner:
     """The attacks on blocks: one program that plays every attack, called on each.
 
     Args:
-        block: any block of the experiment, resolved; they differ in their seeds.
+        design: of the experiment.
         env: the task.
         policy: the agents' policies or their shapes, `[agents]`.
         cells: how many a block has.
     """
 
-    def __init__(self, block: Experiment, env: Environment, policy: Any, cells: int):
-        self.env, self.plan = env, attack_plan(block)
-        names = tuple(dict.fromkeys(case.attack for case in self.plan))
-        times = visit_times(block, env.spec)
-        self.evaluator = BlockEvaluator(block, env, names, policy, times, cells)
+    def __init__(self, design: Design, env: Environment, policy: Any, cells: int):
+        self.env, self.experiment, self.cases = env, design.experiment, design.cases
+        names = tuple(dict.fromkeys(case.attack for case in self.cases))
+        times = visit_times(self.experiment, env.spec)
+        self.evaluator = BlockEvaluator(self.experiment, env, names, policy, times, cells)
         self.attacks = dict(zip(names, self.evaluator.members, strict=True))
-        self.block, self.policy, self.cells = block, policy, cells
+        self.warm_start = self.experiment.attack.adversary.warm_start
+        self.policy, self.cells = policy, cells
         self._rehearsals: dict[str, Future[None]] = {}
 
     def compile(self, programs: Programs, cases: Iterable[Case]) -> None:
         """Start compiling the episodes, then what prepares these attacks."""
         self.evaluator.compile(programs, "evaluate")
-        warm_start = self.block.attack.adversary.warm_start
+        lanes = self.experiment.lanes
         for case in cases:
             attack, name = self.attacks[case.attack], preparation(case)
             if attack.prepare is None or name in self._rehearsals:
                 continue
-            if attack.warms and warm_start:  # one population after the other, of any size
+            if attack.warms and self.warm_start:  # one population after the other, of any size
                 continue
-            victims = unknown_victims(self.block, self.env, self.policy, self.cells, case)
+            victims = unknown_victims(self.env, self.policy, self.cells, case, lanes)
             self._rehearsals[name] = programs.rehearse(name, partial(attack.prepare, victims))
 
     def settle(self, case: Case) -> None:
@@ -86,57 +86,54 @@ class Battery:
         if rehearsal is not None and not rehearsal.cancel():
             rehearsal.result()
 
-    def left(self, block: Experiment, chunks: Chunks) -> list[Case]:
+    def left(self, block: Block, chunks: Chunks) -> list[Case]:
         """The cases of which a block has no chunk."""
-        return [case for case in self.plan if chunks.get(**_chunk(block, case)) is None]
+        return [case for case in self.cases if chunks.get(**_chunk(block, case)) is None]
 
-    def run(self, block: Experiment, population: Population, work: Work) -> Attacked:
+    def run(self, block: Block, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
         cells = len(population.rows)
-        work.progress.stage("attack", len(self.plan) * cells)
-        front = Front(self, block, population, work.progress)
+        work.progress.stage("attack", len(self.cases) * cells)
+        under_attack = BlockUnderAttack(self, population, work.progress)
         found: list[Arrays] = []
-        for case in self.plan:
-            attacked = partial(front.attacked, case)
+        for case in self.cases:
+            attacked = partial(under_attack.attacked, case)
             found.append(work.piece(attacked, cells, "returns", **_chunk(block, case)))
-            if front.clean is None:
-                front.clean = unpacked(skeleton(Episode), part("clean", found[0]))
-        assert front.clean is not None
+            if under_attack.clean is None:
+                under_attack.clean = unpacked(skeleton(Episode), part("clean", found[0]))
+        assert under_attack.clean is not None
         returns, attacks, seconds = (
             joined([part(name, held) for held in found])
             for name in ("returns", "attacks", "seconds")
         )
-        visits = collect(block, self.env.spec, front.clean)
+        visits = collect(self.experiment, self.env.spec, under_attack.clean)
         return Attacked(returns, attacks, seconds, visits)
 
 
-class Front:
+class BlockUnderAttack:
     """One block under attack, attack by attack, the first victim's clean run first."""
 
-    def __init__(
-        self, battery: Battery, block: Experiment, population: Population, progress: Progress
-    ):
-        self.battery, self.block, self.population = battery, block, population
-        self.progress = progress
+    def __init__(self, runner: AttackRunner, population: Population, progress: Progress):
+        self.runner, self.population, self.progress = runner, population, progress
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
         self._ready: dict[str, tuple[str, Any]] = {}
 
     def attacked(self, case: Case) -> Arrays:
         """What a chunk holds: tables, and of the first clean run the episodes."""
-        battery, attack = self.battery, self.battery.attacks[case.attack]
-        evaluator = battery.evaluator
+        runner, attack = self.runner, self.runner.attacks[case.attack]
+        evaluator, experiment = runner.evaluator, runner.experiment
         evaluator.ready()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
-        victims = victims_of(self.block, battery.env, self.population, case)
-        warm = attack.warms and self.block.attack.adversary.warm_start
+        victims = victims_of(runner.env, self.population, case, experiment.seed, experiment.lanes)
+        warm = attack.warms and runner.warm_start
         params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
         name, play = case.attack, evaluator.how(victims.stochastic)
-        armed = evaluator.choose(name, victims, params, evaluator.choosing, play)
-        chosen = time.monotonic()
+        chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
+        selected = time.monotonic()
         ranking = self._ranking()
-        ranked, known = take((victims.cells, armed.params), ranking)
+        ranked, known = take((victims.cells, chosen.params), ranking)
         episodes = evaluator.play(
             name,
             victims._replace(cells=ranked),
@@ -146,13 +143,11 @@ class Front:
             self.progress.advance,
         )
         episodes = take(episodes, np.argsort(ranking))
-        seconds = Seconds(ready - began, chosen - ready, time.monotonic() - chosen)
+        seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (
-            under(
-                "returns", returns_table(self.block, battery.env, self.population, told, episodes)
-            )
-            | under("attacks", self._note(told, attack, armed, warm))
+            under("returns", returns_table(runner.env.spec, self.population, told, episodes))
+            | under("attacks", self._note(told, attack, chosen, warm))
             | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
@@ -161,7 +156,7 @@ class Front:
         """Parameters of all members, `[cells, members, ...]`."""
         victim, made = self._ready.get(case.attack, ("", None))
         if victim != case.victim or attack.per_eps:
-            self.battery.settle(case)
+            self.runner.settle(case)
             rows = self.population.rows
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[case.attack] = case.victim, made
@@ -177,31 +172,31 @@ class Front:
             return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
         return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
 
-    def _note(self, told: Columns, attack: Attack, armed: Armed, warm: bool) -> Columns:
+    def _note(self, told: Columns, attack: Attack, chosen: ChosenMembers, warm: bool) -> Columns:
         """One row per cell of the table of attacks."""
-        count = len(armed.member)
+        count = len(chosen.member)
         told = told | {"members": attack.members, "warm_start": warm} | attack.cost._asdict()
         return {
-            **described(self.battery.env.spec, self.population),
+            **described(self.runner.env.spec, self.population),
             **{k: np.repeat([v], count) for k, v in told.items()},
-            "member": armed.member,
-            "chosen_return": armed.returns[np.arange(count), armed.member],
+            "member": chosen.member,
+            "chosen_return": chosen.returns[np.arange(count), chosen.member],
         }
 
 
 def returns_table(
-    block: Experiment, env: Environment, population: Population, told: Columns, episodes: Episode
+    spec: EnvSpec, population: Population, told: Columns, episodes: Episode
 ) -> Columns:
     """One line per cell and episode of `Episode [cells, episodes]`."""
-    cells, count = len(population.rows), block.episodes
+    cells, count = episodes.length.shape
     return {
-        **{k: np.repeat(v, count) for k, v in described(env.spec, population).items()},
+        **{k: np.repeat(v, count) for k, v in described(spec, population).items()},
         **{k: np.repeat([v], cells * count) for k, v in told.items()},
         "episode": np.tile(np.arange(count), cells),
         **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
 
 
-def _chunk(block: Experiment, case: Case) -> Columns:
+def _chunk(block: Block, case: Case) -> Columns:
     """What the chunk of one attack is."""
-    return {"stage": "attack", "first_seed": block.first_seed, **case._asdict()}
+    return {"stage": "attack", "block": block.id, **case._asdict()}

@@ -1,14 +1,13 @@
 """What all stages share: the population of cells, and how tables describe it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Row
+from benchmarks.experiment.design import Block
 from benchmarks.runtime.arrays import Arrays, joined, part
 from benchmarks.runtime.checkpoints import Work
 from jaxprune.cells import Cell
@@ -16,6 +15,19 @@ from jaxprune.envs import EnvSpec
 from jaxprune.types import Policy
 
 Columns = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """A cell as it appears in the tables."""
+
+    seed: int
+    regime: str
+    method: str
+    allocation: str
+    mode: str
+    sparsity: float
+    sparsity_achieved: float
+    nested: bool  # the masks of its curve are nested and of the same weights
 
 
 class Population(NamedTuple):
@@ -51,7 +63,8 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def by_radius(
-    block: Experiment,
+    block: Block,
+    radii: Iterable[float],
     work: Work,
     stage: str,
     table: str,
@@ -62,16 +75,17 @@ def by_radius(
 
     Args:
         block: of seeds.
+        radii: in the order of the table; one that is there twice is looked at once.
         work: what was finished before.
         stage: its name.
         table: the name of its table.
         units: of work, per radius.
         compute: eps -> the rows, below the name of their table.
     """
-    radii = dict.fromkeys(block.eps)
+    radii = dict.fromkeys(radii)
     work.progress.stage(stage, len(radii) * units)
     tables = []
     for eps in radii:
-        what = {"stage": stage, "first_seed": block.first_seed, "eps": eps}
+        what = {"stage": stage, "block": block.id, "eps": eps}
         tables.append(part(table, work.piece(partial(compute, eps), units, table, **what)))
     return joined(tables)

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import CONFIDENCE
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import CERTIFY, key_for
+from benchmarks.experiment.design import CERTIFY, Block, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, blocks, by_radius, described, finite
@@ -58,16 +58,21 @@ class Statement(NamedTuple):
 
 
 def certify_population(
-    block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
+    experiment: Experiment,
+    block: Block,
+    spec: EnvSpec,
+    population: Population,
+    visits: Visits,
+    work: Work,
 ) -> Columns:
     """The table of certificates: a row per bound, radius, quantity and cell; a chunk per radius."""
-    kinds = len({BOUNDS[name].scope for name in block.bounds})
+    kinds = len({BOUNDS[name].scope for name in experiment.bounds})
 
     def compute(eps: float) -> Columns:
-        return certified(block, spec, population, visits, eps, work.progress)
+        return certified(experiment, spec, population, visits, eps, work.progress)
 
     units = len(population.rows) * kinds
-    return by_radius(block, work, "certify", "certificates", units, compute)
+    return by_radius(block, experiment.eps, work, "certify", "certificates", units, compute)
 
 
 def certified(
@@ -353,7 +358,7 @@ def _attack(experiment: Experiment, population: Population, eps: float, visits: 
         cells = take(population.cells, index)
         policy = take(population.policy, cells.agent)
         rows = visits.obs[index].reshape(LOCAL_CELLS, -1, visits.obs.shape[-1])
-        key = key_for(experiment, CERTIFY, 1)
+        key = key_for(experiment.seed, CERTIFY, 1)
         found = reached(policy, cells.masks, eps, rows, key, experiment.attack.mad)
         parts.append(Reached(*(x[:size] for x in found)))
     shape = visits.alive.shape

@@ -4,37 +4,47 @@ import numpy as np
 
 from benchmarks.analysis.sanity_checks import diagnosis_statements
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import DIAGNOSE, key_for
+from benchmarks.experiment.design import DIAGNOSE, Block, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, blocks, by_radius, described
 from benchmarks.stages.victims import sources
 from benchmarks.stages.visitation import Visits
+from jaxprune.attacks import MADConfig
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
 from jaxprune.evaluation.gradient_masking import diagnose
+from jaxprune.types import Key
 
 # Visited states of a cell, and cells diagnosed in one call.
 STATES, CELLS = 32, 16
 
 
 def diagnose_population(
-    block: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
+    experiment: Experiment,
+    block: Block,
+    spec: EnvSpec,
+    population: Population,
+    visits: Visits,
+    work: Work,
 ) -> Columns:
     """The table of the diagnosis: a row per radius, quantity and cell; a chunk per radius."""
+    key, config = key_for(experiment.seed, DIAGNOSE), experiment.attack.mad
 
     def compute(eps: float) -> Columns:
-        return diagnosed(block, spec, population, visits, eps, work.progress)
+        return diagnosed(spec, population, visits, eps, key, config, work.progress)
 
-    return by_radius(block, work, "diagnose", "diagnosis", len(population.rows), compute)
+    units = len(population.rows)
+    return by_radius(block, experiment.eps, work, "diagnose", "diagnosis", units, compute)
 
 
 def diagnosed(
-    experiment: Experiment,
     spec: EnvSpec,
     population: Population,
     visits: Visits,
     eps: float,
+    key: Key,
+    config: MADConfig,
     progress: Progress,
 ) -> Columns:
     """The rows of one radius, below the name of their table."""
@@ -46,8 +56,8 @@ def diagnosed(
             take(population.cells.masks, index),
             eps,
             obs[index],
-            key_for(experiment, DIAGNOSE),
-            experiment.attack.mad,
+            key,
+            config,
             take(source, index),
         )
         parts.append({k: v[:size] for k, v in diagnosis_statements(found).items()})

@@ -56,7 +56,7 @@ class BlockEvaluator(Evaluator):
         each = math.gcd(each, others)
         never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
         self.reported, self.choosing = (
-            dealt(episode_keys(key_for(experiment, purpose), len(at)), at, each)
+            dealt(episode_keys(key_for(experiment.seed, purpose), len(at)), at, each)
             for purpose, at in ((ATTACK, times), (CHOOSE, never))
         )
         size = cells * self.reported.groups

@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Row, attack_plan, cell_count, policy_count, trainings
+from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.labels import PARTS, Labels
-from benchmarks.experiment.sharding import ALONE, Shard, block_of, blocks_of
+from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from benchmarks.runtime.checkpoints import Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.attack import Battery
-from benchmarks.stages.base import Columns, Population, described
+from benchmarks.stages.attack import AttackRunner
+from benchmarks.stages.base import Columns, Population, Row, described
 from benchmarks.stages.certify import certify_population
 from benchmarks.stages.diagnose import diagnose_population
 from benchmarks.stages.prune import make_population
@@ -28,18 +27,18 @@ from benchmarks.stages.sparsity import account_population
 from benchmarks.stages.train import Agents, is_trained, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.ppo import initial_policy
+from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.types import Policy
 
 
-def chunk_count(experiment: Experiment, blocks: int) -> int:
-    """Chunks that so many blocks leave: of training, every attack, and three other stages."""
-    trained, radii = bool(trainings(experiment)), len(set(experiment.eps))
-    return blocks * (trained + len(attack_plan(experiment)) + 2 * radii + 1)
+def chunk_count(design: Design, blocks: int) -> int:
+    """Returns the chunks of so many blocks: training, every case, and three other stages."""
+    trained, radii = bool(design.block(0).trainings), len(set(design.experiment.eps))
+    return blocks * (trained + len(design.cases) + 2 * radii + 1)
 
 
 def run(
-    experiment: Experiment,
+    design: Design,
     env: Environment,
     loaded: Policy | None,
     work: Work,
@@ -48,42 +47,44 @@ def run(
     """All stages on the blocks of one shard, one block after the other.
 
     Args:
-        experiment: checked and resolved.
+        design: of a checked experiment.
         env: the task.
         loaded: the policy of `--policy`.
         work: what was finished before, and who is told.
         shard: which blocks.
     """
-    blocks = [block_of(experiment, index) for index in blocks_of(experiment, shard)]
-    first = blocks[0]
+    blocks = [design.block(index) for index in blocks_of(design.blocks, shard)]
+    first, experiment = blocks[0], design.experiment
     untrained = not all(is_trained(block, work.chunks) for block in blocks)
-    battery = Battery(first, env, policy_shapes(first, env, loaded), cell_count(first))
-    left = dict.fromkeys(case for block in blocks for case in battery.left(block, work.chunks))
+    shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
+    runner = AttackRunner(design, env, shapes, len(first.cells))
+    left = dict.fromkeys(case for block in blocks for case in runner.left(block, work.chunks))
     with Programs() as programs:
-        train = prepare_training(first, env, programs, loaded, needed=untrained)
+        train = prepare_training(design, first, env, programs, loaded, needed=untrained)
         if left:
-            battery.compile(programs, left)
-        done = [run_block(block, env, train(block, work), battery, work) for block in blocks]
-    return united(done)._replace(facts=programs.facts())
+            runner.compile(programs, left)
+        done = [run_block(design, block, train(block, work), runner, work) for block in blocks]
+    return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 
 
 def run_block(
-    block: Experiment, env: Environment, agents: Agents, battery: Battery, work: Work
+    design: Design, block: Block, agents: Agents, runner: AttackRunner, work: Work
 ) -> Results:
     """Prune, attack, certify, diagnose and account the agents of one block."""
-    population = make_population(block, env, agents)
-    attacked = battery.run(block, population, work)
-    about = (block, env.spec, population)
+    experiment, spec = design.experiment, runner.env.spec
+    population = make_population(design, block, runner.env, agents)
+    attacked = runner.run(block, population, work)
+    about = (experiment, block, spec, population, attacked.visits, work)
     names = curve_names(population.rows)
     tables = {
         "training": agents.table,
         "returns": attacked.returns,
         "attacks": attacked.attacks,
         "seconds": attacked.seconds,
-        "certificates": certify_population(*about, attacked.visits, work),
-        "diagnosis": diagnose_population(*about, attacked.visits, work),
-        "sparsity": account_population(*about, work),
-        "cells": cell_table(env.spec, population, names),
+        "certificates": certify_population(*about),
+        "diagnosis": diagnose_population(*about),
+        "sparsity": account_population(block, experiment.ppo.scope, spec, population, work),
+        "cells": cell_table(spec, population, names),
     }
     masks = {
         name: take(population.cells.masks, np.flatnonzero(names == name))
@@ -107,10 +108,9 @@ def cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Colu
     }
 
 
-def policy_shapes(experiment: Experiment, env: Environment, loaded: Policy | None) -> Any:
-    """Shapes of the population's policies, `[policies]`."""
+def policy_shapes(config: PPOConfig, count: int, env: Environment, loaded: Policy | None) -> Any:
+    """Returns the shapes of so many policies, `[count]`."""
     one = loaded
     if one is None:
-        one = jax.eval_shape(partial(initial_policy, experiment.ppo, env.spec), jax.random.key(0))
-    count = policy_count(experiment)
+        one = jax.eval_shape(partial(initial_policy, config, env.spec), jax.random.key(0))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)

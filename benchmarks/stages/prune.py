@@ -1,6 +1,6 @@
 """The prune stage: the cells of a block, one masked policy each."""
 
-import itertools
+from functools import cache
 
 import jax
 import numpy as np
@@ -11,15 +11,14 @@ from benchmarks.experiment.design import (
     PRUNE,
     PRUNE_DATA,
     RESCALED,
-    Arm,
-    Row,
-    allocations,
+    Agent,
+    Block,
+    Design,
+    PlannedCell,
     key_for,
-    posthoc_methods,
-    regimes,
 )
 from benchmarks.experiment.labels import DENSE
-from benchmarks.stages.base import Population
+from benchmarks.stages.base import Population, Row
 from benchmarks.stages.train import Agents, stacked
 from jaxprune.cells import Cell
 from jaxprune.devices import take
@@ -29,64 +28,58 @@ from jaxprune.pruning import find_method, prune, sparsity_of
 from jaxprune.pruning.controls import rescaled
 from jaxprune.types import Masks, Policy
 
-# --- prune ----------------------------------------------------------------------------------------
 
+def make_population(design: Design, block: Block, env: Environment, agents: Agents) -> Population:
+    """Returns the cells: every agent, then the dense ones under every method and sparsity."""
+    experiment = design.experiment
+    prunable = experiment.ppo.scope.prunable(agents.policy.params)
+    unpruned = {(a.regime, a.seed): i for i, a in enumerate(block.agents) if a.mode == DENSE}
 
-def make_population(experiment: Experiment, env: Environment, agents: Agents) -> Population:
-    """The cells: every arm of training, then the dense agents under every method and sparsity."""
-    grid, scope = experiment.sparsity_grid, experiment.ppo.scope
-    prunable = scope.prunable(agents.policy.params)
-    rows: list[Row] = []
-    cells: list[Cell] = []
-    extra: list[Policy] = []  # policies that no training made
+    @cache
+    def masks_of(regime: str, method: str, allocation: str) -> Masks:
+        policy = take(agents.policy, np.array([i for at, i in unpruned.items() if at[0] == regime]))
+        return masks_after(experiment, block, env, policy, method, allocation)
 
-    def add(arm: Arm, agent: int, masks: Masks, nested: bool) -> None:
-        achieved = float(sparsity_of(masks, prunable))
-        rows.append(Row(*arm, achieved, nested))
-        cells.append(Cell(np.int32(agent), masks))
+    def masks_at(about: Agent, method: str, allocation: str) -> Masks:
+        row = [seed for regime, seed in unpruned if regime == about.regime].index(about.seed)
+        level = experiment.sparsity_grid.index(about.sparsity)
+        return take(masks_of(about.regime, method, allocation), (row, level))
 
-    for agent, arm in enumerate(agents.arms):
-        add(arm, agent, take(agents.masks, agent), arm.mode == DENSE)
+    def masks_for(cell: PlannedCell) -> Masks:
+        about = cell.about
+        if about.mode != AFTER:
+            return take(agents.masks, cell.agent)
+        if about.method == RESCALED:  # nothing is removed
+            return take(agents.masks, unpruned[about.regime, about.seed])
+        return masks_at(about, about.method, about.allocation)
 
-    for regime in regimes(experiment):
-        index = [i for i, a in enumerate(agents.arms) if a.regime == regime and a.mode == DENSE]
-        dense_policy = take(agents.policy, np.array(index))
-        unpruned = [(agents.arms[i].seed, row, i) for row, i in enumerate(index)]
-        for method in posthoc_methods(experiment):
-            for allocation in allocations(experiment, method):
-                masks = masks_after(experiment, env, dense_policy, method, allocation)
-                nested = find_method(method).nested
-                for (seed, row, agent), (i, level) in itertools.product(unpruned, enumerate(grid)):
-                    arm = Arm(seed, regime, method, allocation, AFTER, level)
-                    add(arm, agent, take(masks, (row, i)), nested)
-        if RESCALED in experiment.controls:
-            masks = masks_after(experiment, env, dense_policy, "magnitude", "global")
-            for (seed, row, agent), (i, level) in itertools.product(unpruned, enumerate(grid)):
-                policy = take(agents.policy, agent)
-                scaled = rescaled(policy, take(masks, (row, i)), prunable)
-                arm = Arm(seed, regime, RESCALED, "none", AFTER, level)
-                add(arm, len(agents.arms) + len(extra), take(agents.masks, agent), False)
-                extra.append(jax.tree.map(np.asarray, scaled))
+    def copy_of(about: Agent) -> Policy:
+        policy = take(agents.policy, unpruned[about.regime, about.seed])
+        return rescaled(policy, masks_at(about, "magnitude", "global"), prunable)
 
-    # In the order in which they were asked for, the unpruned agents first.
-    order = ["none", *experiment.methods, *experiment.controls]
-    place = sorted(range(len(rows)), key=lambda i: order.index(rows[i].method))
-    rows, cells = [rows[i] for i in place], [cells[i] for i in place]
-    policy = agents.policy
-    if extra:
-        policy = jax.tree.map(lambda x, *more: np.concatenate([x, *more]), policy, stacked(extra))
-    return Population(policy, rows, stacked(cells))
+    masks = [masks_for(cell) for cell in block.cells]
+    achieved = [float(sparsity_of(kept, prunable)) for kept in masks]
+    rows = [Row(*c.about, x, c.nested) for c, x in zip(block.cells, achieved, strict=True)]
+    policy, copies = agents.policy, list(map(copy_of, block.policies[len(block.agents) :]))
+    if copies:
+        policy = jax.tree.map(lambda x, *more: np.concatenate([x, more]), policy, *copies)
+    index = np.array([cell.agent for cell in block.cells], np.int32)
+    return Population(policy, rows, Cell(index, stacked(masks)))
 
 
 def masks_after(
-    experiment: Experiment, env: Environment, policy: Policy, method: str, allocation: str
+    experiment: Experiment,
+    block: Block,
+    env: Environment,
+    policy: Policy,
+    method: str,
+    allocation: str,
 ) -> Masks:
-    """Masks `[seeds, S]` of trained policies `[seeds]`, on the host."""
-    key, batch = key_for(experiment, PRUNE, experiment.first_seed), None
+    """Returns masks `[seeds, S]` of trained policies `[seeds]`, on the host."""
+    seed, first = experiment.seed, block.seeds.start
+    grid, config, batch = experiment.sparsity_grid, experiment.ppo, None
     if find_method(method).needs_data:
-        key_data = key_for(experiment, PRUNE_DATA, experiment.first_seed)
-        batch = collect_batch(
-            env, policy, key=key_data, eps=experiment.eps[0], hyper=experiment.ppo.hyper
-        )
-    grid, scope = experiment.sparsity_grid, experiment.ppo.scope
-    return jax.device_get(prune(policy, method, grid, allocation, key, batch, scope))
+        key = key_for(seed, PRUNE_DATA, first)
+        batch = collect_batch(env, policy, key=key, eps=experiment.eps[0], hyper=config.hyper)
+    key = key_for(seed, PRUNE, first)
+    return jax.device_get(prune(policy, method, grid, allocation, key, batch, config.scope))

@@ -17,11 +17,10 @@ from benchmarks.runtime.atomic import write_whole
 from benchmarks.runtime.run_folder import RunFolder, checksum
 from benchmarks.stages.attack import Seconds
 from benchmarks.stages.base import Columns
+from jaxprune.devices import take
 from jaxprune.policy_io import save_agents
 from jaxprune.policy_io.agents import agents_of, agents_state
 from jaxprune.types import Masks, Policy
-
-# --- all stages -----------------------------------------------------------------------------------
 
 
 class Results(NamedTuple):
@@ -100,19 +99,36 @@ def read_shard_agents(file: Path) -> tuple[Policy, dict[str, Masks]]:
     return agents_of(unflatten_dict(arrays, sep="/"), static)
 
 
-def united(parts: Sequence[Results]) -> Results:
-    """Blocks, one after the other."""
-    tables = {name: joined([part.tables[name] for part in parts]) for name in parts[0].tables}
-    sizes = [len(jax.tree.leaves(part.policy)[0]) for part in parts]
-    cells = [part.tables["cells"] for part in parts]
-    offset = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(table["agent"]) for table in cells])
-    tables["cells"]["agent"] = (tables["cells"]["agent"] + offset).astype(np.int32)
-    tables["cells"]["index"] = counted(tables["cells"]["curve"])
+def united(parts: Sequence[Results], size: int) -> Results:
+    """Returns the results of blocks or shards as those of one process, sorted by block.
+
+    Args:
+        parts: each with whole blocks in ascending order.
+        size: seeds of a block.
+    """
+    held = [np.unique(part.tables["cells"]["seed"] // size) for part in parts]
+    blocks = np.sort(np.concatenate(held))
+
+    def by_block(*leaves: np.ndarray) -> np.ndarray:
+        each = [len(leaf) // len(ids) for leaf, ids in zip(leaves, held, strict=True)]
+        of_row = np.concatenate([np.repeat(i, n) for i, n in zip(held, each, strict=True)])
+        return np.concatenate(leaves)[np.argsort(of_row, kind="stable")]
+
+    tables = {}
+    for name in parts[0].tables:
+        table = joined([part.tables[name] for part in parts])
+        if "seed" in table:
+            table = take(table, np.argsort(table["seed"] // size, kind="stable"))
+        tables[name] = table
     tables["seconds"] = summed(tables["seconds"])
     policy, masks = (
-        jax.tree.map(lambda *x: np.concatenate(x), *trees)
+        jax.tree.map(by_block, *trees)
         for trees in zip(*((part.policy, part.masks) for part in parts), strict=True)
     )
+    cells, agents = tables["cells"], len(jax.tree.leaves(policy)[0]) // len(blocks)
+    place = np.searchsorted(blocks, cells["seed"] // size)
+    cells["agent"] = (cells["agent"] % agents + place * agents).astype(np.int32)
+    cells["index"] = counted(cells["curve"])
     return Results(tables, policy, masks, {})
 
 

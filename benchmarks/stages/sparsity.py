@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import Block
 from benchmarks.runtime.arrays import part, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, described
@@ -14,7 +14,7 @@ from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
 from jaxprune.pruning.accounting import account
 from jaxprune.pruning.compact import compact, parameter_count
-from jaxprune.pruning.scope import Prunable, named_leaves
+from jaxprune.pruning.scope import Prunable, Scope, named_leaves
 from jaxprune.types import Masks, Policy
 
 # The line of a cell that speaks of all its parameters.
@@ -22,24 +22,21 @@ EVERYTHING = "all"
 
 
 def account_population(
-    block: Experiment, spec: EnvSpec, population: Population, work: Work
+    block: Block, scope: Scope, spec: EnvSpec, population: Population, work: Work
 ) -> Columns:
     """The table of sparsity: a row per cell and layer, per network, and for all parameters."""
     cells = len(population.rows)
     work.progress.stage("account", cells)
-    compute = partial(accounted, block, spec, population, work.progress)
-    what = {"stage": "account", "first_seed": block.first_seed}
+    compute = partial(accounted, scope, spec, population, work.progress)
+    what = {"stage": "account", "block": block.id}
     return part("sparsity", work.piece(compute, cells, "sparsity", **what))
 
 
-def accounted(
-    block: Experiment, spec: EnvSpec, population: Population, progress: Progress
-) -> Columns:
+def accounted(scope: Scope, spec: EnvSpec, population: Population, progress: Progress) -> Columns:
     """The rows, below the name of their table.
 
     On the host, agent by agent: singular values and reachability are no work for a program.
     """
-    scope = block.ppo.scope
     prunable = scope.prunable(population.policy.params)
     told, cells = [], []
     for index in range(len(population.rows)):

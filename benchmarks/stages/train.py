@@ -1,7 +1,7 @@
 """The train stage: all agents of an experiment as one population of one program."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -17,15 +17,14 @@ from benchmarks.experiment.design import (
     TRAIN,
     TRAINING_CALLS,
     TRAJECTORY,
-    Arm,
-    allocations,
-    arms,
+    Agent,
+    Block,
+    Design,
+    honoured_by,
     hyper_of,
     key_for,
-    learner_config,
     posthoc_methods,
     training_methods,
-    trainings,
 )
 from benchmarks.experiment.labels import DENSE
 from benchmarks.runtime.arrays import Arrays, packed, part, skeleton, under, unpacked
@@ -33,7 +32,7 @@ from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns
 from jaxprune.devices import Mapped, lane_width, layout, take
-from jaxprune.envs import Environment
+from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import PolicyFile, read_policy_file
@@ -49,7 +48,7 @@ from jaxprune.pruning import (
     make_target,
 )
 from jaxprune.pruning.controls import narrow_policy, narrow_width
-from jaxprune.types import Masks, Params, Policy
+from jaxprune.types import Key, Masks, Params, Policy
 
 # Training is not interrupted more often than this to keep its state.
 KEEP_SECONDS = 30.0
@@ -60,9 +59,8 @@ LASTING = 1e8
 class Agents(NamedTuple):
     """Trained (or loaded) agents, on the host."""
 
-    arms: list[Arm]
-    policy: Policy  # [arms]
-    masks: Masks  # [arms], what training itself removed
+    policy: Policy  # [agents]
+    masks: Masks  # [agents], what training itself removed
     table: Arrays  # of training; empty without
 
 
@@ -77,42 +75,45 @@ class Start(NamedTuple):
 
 
 def prepare_training(
-    block: Experiment,
+    design: Design,
+    block: Block,
     env: Environment,
     programs: Programs,
     loaded: Policy | None,
     needed: bool = True,
-) -> Callable[[Experiment, Work], Agents]:
-    """Start compiling the learner; the result trains every arm of a block.
+) -> Callable[[Block, Work], Agents]:
+    """Start compiling the learner; the result trains every agent of a block.
 
     Args:
-        block: any block of the experiment, resolved; they differ in their seeds.
+        design: of the experiment.
+        block: any of its blocks; they differ in their seeds.
         env: the task.
         programs: compiles.
         loaded: the policy of `--policy`, from which training then starts.
         needed: whether anything is left to be trained.
     """
-    if not trainings(block):
-        assert loaded is not None
-        return lambda block, work: with_file(block, loaded, [], None, {})
-    course = Course(block, env, loaded)
+    if not block.trainings:
+        grid = design.experiment.sparsity_grid
+        return lambda block, work: with_file(block, grid, loaded, None, {})
+    trainer = Trainer(design, block, env, loaded)
     if needed:
-        course.compile(programs)
-    return course.run
+        trainer.compile(programs, block)
+    return trainer.run
 
 
-class Course:
+class Trainer:
     """The training of blocks: one program, called a number of times on each.
 
     Where a call ends the state may be kept in a chunk, from which a killed run goes on.
     """
 
-    def __init__(self, block: Experiment, env: Environment, loaded: Policy | None):
-        self.first, self.env, self.loaded = block, env, loaded
-        self.config, todo = learner_config(block), trainings(block)
-        slots = len(block.sparsity_grid) if any(a.mode == TRAJECTORY for a in todo) else 0
-        self.learner = make_learner(self.config, env, learner_methods(block), slots)
-        width = lane_width(self.config.num_envs, len(todo), block.lanes)
+    def __init__(self, design: Design, block: Block, env: Environment, loaded: Policy | None):
+        self.design, self.env, self.loaded, self.config = design, env, loaded, design.learner
+        self.experiment, todo = design.experiment, block.trainings
+        grid, methods = self.experiment.sparsity_grid, learner_methods(self.experiment.methods)
+        slots = len(grid) if any(agent.mode == TRAJECTORY for agent in todo) else 0
+        self.learner = make_learner(self.config, env, methods, slots)
+        width = lane_width(self.config.num_envs, len(todo), self.experiment.lanes)
         self.layout = layout(len(todo), width)
         self.calls = min(TRAINING_CALLS, self.config.iterations)
 
@@ -124,30 +125,30 @@ class Course:
         self.train_all = Mapped(iterations)
         self.begin = cache(self._begin)
 
-    def compile(self, programs: Programs) -> None:
+    def compile(self, programs: Programs, block: Block) -> None:
         """Start compiling for the shapes that all blocks have."""
-        start, orders_of_calls = self.begin(self.first)
+        start, orders_of_calls = self.begin(block)
         width = self.layout.width
         item = (self._state_like(start), start.hyper, orders_of_calls[0])
         self.init = programs.compile("init", self.init_all, (), start, width)
         self.train = programs.compile("train", self.train_all, (), item, width)
 
-    def run(self, block: Experiment, work: Work) -> Agents:
+    def run(self, block: Block, work: Work) -> Agents:
         """The agents of a block."""
-        todo = trainings(block)
-        steps = self.config.iterations * self.config.batch * len(todo)
+        steps = self.config.iterations * self.config.batch * len(block.trainings)
         work.progress.stage("train", steps)
         start, _ = self.begin(block)
         held = work.piece(partial(self._trained, block, work), steps, "training", **_chunk(block))
         work.chunks.drop(**_chunk(block, "state"))
         like = self._state_like(start)
         final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
-        return with_file(block, self.loaded, todo, final, part("training", held))
+        table, grid = part("training", held), self.experiment.sparsity_grid
+        return with_file(block, grid, self.loaded, final, table)
 
-    def _trained(self, block: Experiment, work: Work) -> Arrays:
+    def _trained(self, block: Block, work: Work) -> Arrays:
         """What the chunk of a block holds: its table, and (policies, masks, snapshots) `[todo]`."""
         start, orders_of_calls = self.begin(block)
-        per_call = self.config.iterations // self.calls * self.config.batch * len(trainings(block))
+        per_call = self.config.iterations // self.calls * self.config.batch * len(block.trainings)
         done, state, metrics = self._kept(block, work.chunks, start)
         work.progress.advance(done * per_call)
         kept = time.monotonic()
@@ -165,11 +166,11 @@ class Course:
         final, joined = self.layout.collect(
             ((state.policy, state.masks, state.snapshots), _joined(metrics))
         )
-        table = training_table(block, self.env, joined)
+        table = training_table(block.trainings, self.config.batch, self.env.spec, joined)
         return under("agents", packed(final)) | under("training", table)
 
     def _kept(
-        self, block: Experiment, chunks: Chunks, start: "Start"
+        self, block: Block, chunks: Chunks, start: "Start"
     ) -> tuple[int, TrainState, list[Metrics]]:
         """(calls that are done, state, their metrics): of the chunk of a killed run, or of none."""
         held = chunks.get(**_chunk(block, "state"))
@@ -183,18 +184,21 @@ class Course:
         """The shapes of the state that training begins with."""
         return self.init_all.shapes((), start, self.layout.width)
 
-    def _begin(self, block: Experiment) -> tuple["Start", list[Directive]]:
+    def _begin(self, block: Block) -> tuple["Start", list[Directive]]:
         """Where every training begins, and the directives of every call, `[padded]`."""
-        todo = trainings(block)
+        todo, ppo, eps = block.trainings, self.experiment.ppo, self.env.spec.eps
+        keys = {a.seed: key_for(self.experiment.seed, TRAIN, a.seed) for a in todo}
         fresh = jax.jit(self.learner.fresh)
-        first = cache(lambda seed: jax.device_get(fresh(key_for(block, TRAIN, seed))))
+        first = cache(lambda seed: jax.device_get(fresh(keys[seed])))
         base = None if self.loaded is None else settled(self.loaded)
-        policies = [starting_policy(block, self.env, a, base or first(a.seed)) for a in todo]
+        policies = [
+            starting_policy(ppo, self.env, a, keys[a.seed], base or first(a.seed)) for a in todo
+        ]
         shapes = policies[0][0].params
-        directives = stacked([orders(block, self.config, arm, shapes) for arm in todo])
+        directives = stacked([orders(self.design, agent, shapes) for agent in todo])
         start = Start(
-            jnp.stack([key_for(block, TRAIN, arm.seed) for arm in todo]),
-            stacked([floats(hyper_of(block, self.env.spec, arm.regime)) for arm in todo]),
+            jnp.stack([keys[agent.seed] for agent in todo]),
+            stacked([floats(hyper_of(ppo.hyper, agent.regime, eps)) for agent in todo]),
             jax.tree.map(lambda x: x[:, 0], directives),
             *(stacked(list(x)) for x in zip(*policies, strict=True)),
         )
@@ -203,14 +207,14 @@ class Course:
         return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
 
 
-def _chunk(block: Experiment, part: str = "agents") -> dict[str, Any]:
+def _chunk(block: Block, part: str = "agents") -> dict[str, Any]:
     """What the chunk of a trained block is; its "state" is that of a block in training."""
-    return {"stage": "train", "first_seed": block.first_seed, "part": part}
+    return {"stage": "train", "block": block.id, "part": part}
 
 
-def is_trained(block: Experiment, chunks: Chunks) -> bool:
+def is_trained(block: Block, chunks: Chunks) -> bool:
     """Whether the agents of a block are there already."""
-    return not trainings(block) or chunks.get(**_chunk(block)) is not None
+    return not block.trainings or chunks.get(**_chunk(block)) is not None
 
 
 def _joined(metrics: list[Metrics]) -> Metrics:
@@ -227,94 +231,95 @@ def settled(policy: Policy) -> Policy:
     return replace(policy, obs_stats=stats._replace(count=count))
 
 
-def learner_methods(experiment: Experiment) -> list[Method]:
-    """What the learner can do: nothing, and every method that prunes in training."""
-    return [METHODS["none"], *(find_method(name) for name in training_methods(experiment))]
+def learner_methods(methods: Sequence[str]) -> list[Method]:
+    """Returns what the learner can do: nothing, and every method that prunes in training."""
+    return [METHODS["none"], *(find_method(name) for name in training_methods(methods))]
 
 
 def starting_policy(
-    experiment: Experiment, env: Environment, arm: Arm, policy: Policy
+    config: PPOConfig, env: Environment, agent: Agent, key: Key, policy: Policy
 ) -> tuple[Policy, Masks]:
-    """What an arm starts from; a narrow network in the shapes of the others, from its own weights.
+    """Returns what an agent starts from; a narrow network, shaped like the others, from its own
 
     These are drawn as the learner draws them, so that at sparsity 0 they are the dense agent's.
     """
-    if arm.method != NARROW:
+    if agent.method != NARROW:
         return policy, jax.tree.map(np.asarray, dense(policy.params))
-    widths = narrow_width(policy.params, arm.sparsity)
-    config = replace(experiment.ppo, hidden=widths)
-    narrow = make_learner(config, env).fresh(key_for(experiment, TRAIN, arm.seed))
+    widths = narrow_width(policy.params, agent.sparsity)
+    narrow = make_learner(replace(config, hidden=widths), env).fresh(key)
     return jax.device_get(narrow_policy(policy, narrow))
 
 
-def orders(experiment: Experiment, config: PPOConfig, arm: Arm, params: Params) -> Directive:
-    """The directives of one arm, `[iterations, ...]`."""
-    names = ["none", *training_methods(experiment)]
-    prunes = arm.mode != DENSE and arm.method != NARROW
-    levels = experiment.sparsity_grid if arm.mode == TRAJECTORY else (arm.sparsity,)
+def orders(design: Design, agent: Agent, params: Params) -> Directive:
+    """Returns the directives of one agent, `[iterations, ...]`."""
+    experiment, config = design.experiment, design.learner
+    names = ["none", *training_methods(experiment.methods)]
+    prunes = agent.mode != DENSE and agent.method != NARROW
+    levels = experiment.sparsity_grid if agent.mode == TRAJECTORY else (agent.sparsity,)
     return make_directives(
-        learner_methods(experiment),
-        names.index(arm.method) if prunes else 0,
+        learner_methods(experiment.methods),
+        names.index(agent.method) if prunes else 0,
         params,
         config.scope,
-        arm.allocation if prunes else "global",
+        agent.allocation if prunes else "global",
         levels if prunes else (0.0,),
         Timing(config.iterations, experiment.prune_window, config.events),
     )
 
 
 def with_file(
-    experiment: Experiment,
+    block: Block,
+    grid: Sequence[float],
     loaded: Policy | None,
-    todo: list[Arm],
     final: tuple[Policy, Masks, Any] | None,
     table: Arrays,
 ) -> Agents:
-    """Every arm of the experiment from what training left, and from the file."""
+    """Returns every agent of a block, from what training left and from the file."""
+    todo = block.trainings
 
-    def of_arm(arm: Arm) -> tuple[Policy, Masks]:
-        if arm.regime == FILE:
+    def of(agent: Agent) -> tuple[Policy, Masks]:
+        if agent.regime == FILE:
             assert loaded is not None
             return loaded, jax.tree.map(np.asarray, dense(loaded.params))
         assert final is not None
         policy, masks, snapshots = final
-        if arm in todo:  # the last of a trajectory too: a grid of one has no snapshots
-            return take((policy, masks), todo.index(arm))
-        slot = experiment.sparsity_grid.index(arm.sparsity)
-        row = todo.index(arm._replace(sparsity=max(experiment.sparsity_grid)))
+        if agent in todo:  # the last of a trajectory too: a grid of one has no snapshots
+            return take((policy, masks), todo.index(agent))
+        slot = grid.index(agent.sparsity)
+        row = todo.index(agent._replace(sparsity=max(grid)))
         return take((snapshots.policy, snapshots.masks), (row, slot))
 
-    found = [of_arm(arm) for arm in arms(experiment)]
+    found = [of(agent) for agent in block.agents]
     policy, masks = (stacked(list(x)) for x in zip(*found, strict=True))
-    return Agents(arms(experiment), policy, masks, table)
+    return Agents(policy, masks, table)
 
 
-def check_orders(experiment: Experiment, env: Environment, loaded: Policy | None) -> None:
+def check_orders(design: Design, env: Environment, loaded: Policy | None) -> None:
     """Raises `InputError` for a sparsity that a method cannot reach with these layers."""
-    config, policy = learner_config(experiment), loaded
+    experiment, config, policy = design.experiment, design.learner, loaded
     if policy is None:
         policy = jax.eval_shape(partial(initial_policy, config, env.spec), jax.random.key(0))
-    for arm in trainings(replace(experiment, seeds=1)):  # the same for every seed
-        orders(experiment, config, arm, policy.params)
-    for name in posthoc_methods(experiment):
-        for allocation in allocations(experiment, name):
+    for agent in design.first(1).trainings:  # the same for every seed
+        orders(design, agent, policy.params)
+    for name in posthoc_methods(experiment.methods):
+        for allocation in honoured_by(name, experiment.allocations):
             for level in experiment.sparsity_grid:
                 make_target(find_method(name), policy.params, config.scope, allocation, level)
 
 
-def training_table(block: Experiment, env: Environment, metrics: Metrics) -> Columns:
-    """One line per trained agent and iteration, of `Metrics [todo, iterations]`."""
-    columns, todo = metrics._asdict(), trainings(block)
+def training_table(todo: list[Agent], batch: int, spec: EnvSpec, metrics: Metrics) -> Columns:
+    """Returns one line per trained agent and iteration, of `Metrics [todo, iterations]`."""
+    columns = metrics._asdict()
     columns["sparsity_now"] = columns.pop("sparsity")
     count = columns["kl"].shape[1]
     iteration = np.arange(1, count + 1)
     return {
         **{name: np.ravel(values) for name, values in columns.items()},
-        **{f: np.repeat([getattr(a, f) for a in todo], count) for f in Arm._fields},
+        **{f: np.repeat([getattr(a, f) for a in todo], count) for f in Agent._fields},
         "iteration": np.tile(iteration, len(todo)),
-        "env_steps": np.tile(iteration * block.ppo.batch, len(todo)),
-        "env": np.repeat([env.spec.name], count * len(todo)),
-        "backend": np.repeat([env.spec.backend], count * len(todo)),
+        "env_steps": np.tile(iteration * batch, len(todo)),
+        "env": np.repeat([spec.name], count * len(todo)),
+        "backend": np.repeat([spec.backend], count * len(todo)),
     }
 
 

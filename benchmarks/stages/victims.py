@@ -6,10 +6,9 @@ from zlib import crc32
 import jax
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import PREPARE, Case, Row, key_for
+from benchmarks.experiment.design import PREPARE, Case, key_for
 from benchmarks.experiment.labels import DENSE
-from benchmarks.stages.base import Population
+from benchmarks.stages.base import Population, Row
 from jaxprune.attacks import ATTACKS, Attack, Victims
 from jaxprune.attacks.members import prepared
 from jaxprune.cells import Cell
@@ -21,10 +20,18 @@ from jaxprune.types import Policy
 
 
 def victims_of(
-    experiment: Experiment, env: Environment, population: Population, case: Case
+    env: Environment, population: Population, case: Case, seed: int, lanes: int | None
 ) -> Victims:
-    """The cells as an attack prepares itself against them."""
-    key = jax.random.fold_in(key_for(experiment, PREPARE), crc32(case.attack.encode()))
+    """Returns the cells as an attack prepares itself against them.
+
+    Args:
+        env: the task.
+        population: the cells.
+        case: of the attack.
+        seed: of the experiment.
+        lanes: environments per device in one call.
+    """
+    key = jax.random.fold_in(key_for(seed, PREPARE), crc32(case.attack.encode()))
     source = sources(population) if "source" in ATTACKS[case.attack].needs else None
     return Victims(
         env,
@@ -34,21 +41,21 @@ def victims_of(
         key,
         VICTIMS[case.victim],
         source,
-        experiment.lanes,
+        lanes,
     )
 
 
 def unknown_victims(
-    experiment: Experiment, env: Environment, policy: Any, cells: int, case: Case
+    env: Environment, policy: Any, cells: int, case: Case, lanes: int | None
 ) -> Victims:
-    """Zeros in the shapes of `victims_of`, before there are any agents.
+    """Returns zeros in the shapes of `victims_of`, before there are any agents.
 
     Args:
-        experiment: resolved.
         env: the task.
         policy: shapes of the policies, `[agents]`.
         cells: how many there will be.
         case: of the attack.
+        lanes: environments per device in one call.
     """
     one = jax.eval_shape(lambda p: take(p, 0), policy)
     masks = jax.eval_shape(lambda p: dense(p.params), one)
@@ -61,7 +68,7 @@ def unknown_victims(
         jax.random.key(0),
         VICTIMS[case.victim],
         every(one),
-        experiment.lanes,
+        lanes,
     )
 
 

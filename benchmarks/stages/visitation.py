@@ -42,7 +42,7 @@ def visit_times(experiment: Experiment, spec: EnvSpec) -> np.ndarray:
     if spec.discrete:
         return np.broadcast_to(np.arange(spec.horizon, dtype=np.int32), (episodes, spec.horizon))
     k = max(-(-experiment.states // episodes) - 1, 1)
-    within = np.asarray(jax.random.uniform(key_for(experiment, CERTIFY), (episodes, k)))
+    within = np.asarray(jax.random.uniform(key_for(experiment.seed, CERTIFY), (episodes, k)))
     drawn = geometric_steps((np.arange(k) + within) / k, float(experiment.ppo.hyper.gamma))
     # The first step is always there, however short the episode, and has no part in F.
     return np.concatenate([np.zeros((episodes, 1), np.int32), drawn], axis=1)

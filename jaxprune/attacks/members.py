@@ -13,8 +13,8 @@ from jaxprune.envs import EnvSpec
 from jaxprune.types import Policy
 
 
-class Armed(NamedTuple):
-    """An attack that is ready for every victim."""
+class ChosenMembers(NamedTuple):
+    """The member of an attack that every victim meets."""
 
     params: Any  # [N, ...], of the member that is used
     member: np.ndarray  # int [N], which one that is
@@ -49,7 +49,7 @@ def choose(
     params: Any,
     victims: Victims,
     play: Callable[[np.ndarray, Any], np.ndarray],
-) -> Armed:
+) -> ChosenMembers:
     """The attack with the member that leaves each victim the lowest mean return.
 
     The minimum of noisy means is too low on the episodes that picked it: choose on some, report
@@ -68,4 +68,4 @@ def choose(
         flat = jax.tree.map(lambda x: x.reshape(len(index), *x.shape[2:]), params)
         returns = play(index, flat).reshape(count, attack.members)
         best = lowest(returns).astype(np.int32)
-    return Armed(take(params, (np.arange(count), best)), best, returns)
+    return ChosenMembers(take(params, (np.arange(count), best)), best, returns)

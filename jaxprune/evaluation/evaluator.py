@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, Victims, make_attack
-from jaxprune.attacks.members import Armed, blanks, choose, prepared
+from jaxprune.attacks.members import ChosenMembers, blanks, choose, prepared
 from jaxprune.devices import map_population, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import Shared, Split, cell_program, episode_keys, split, timeless
@@ -36,7 +36,7 @@ class Evaluator:
         self.members = [make_attack(attack, config) for attack in attacks]
         self.program = cell_program(env, self.attacks, config or AttackConfig())
 
-    def arm(self, attack: str | Attack, victims: Victims, play: Play) -> Armed:
+    def arm(self, attack: str | Attack, victims: Victims, play: Play) -> ChosenMembers:
         """Prepares an attack and chooses the strongest of its members for every victim.
 
         Args:
@@ -54,7 +54,7 @@ class Evaluator:
 
     def choose(
         self, attack: str | Attack, victims: Victims, params: Any, parts: Split, play: Play
-    ) -> Armed:
+    ) -> ChosenMembers:
         """Chooses the member that leaves each victim the lowest mean return.
 
         Args:

@@ -13,6 +13,7 @@ import pytest
 import jaxprune
 from benchmarks import merge
 from benchmarks.experiment import PRESETS
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import ALONE, Shard
 from benchmarks.runtime.run_folder import SHARDS, RunFolder
 from benchmarks.stages import pipeline
@@ -41,7 +42,9 @@ def leave(path: Path, shard: Shard, work: Any, settings: dict[str, Any] | None =
     folder = RunFolder(path, settings or THREE.settings())
     facts = {"command": f"run --shard {shard}", "shard": str(shard), "seconds": 1.0, "stages": {}}
     folder.begin(facts)
-    finish(folder, pipeline.run(THREE, ENV, None, work, shard), facts, is_shard=shard != ALONE)
+    finish(
+        folder, pipeline.run(expand(THREE), ENV, None, work, shard), facts, is_shard=shard != ALONE
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS
+from benchmarks.experiment.design import expand
 from benchmarks.runtime.preemption import RESTART
 from benchmarks.stages import pipeline, train
 from jaxprune.ppo import PPOConfig
@@ -155,7 +156,7 @@ def test_a_complete_run_computes_nothing_again(undisturbed: tuple[Path, float]):
 
 def tables_of(folder: Path) -> tuple[dict, list[str]]:
     work = quiet_work(folder)
-    return pipeline.run(TWO, ENV, None, work).tables, work.chunks.damaged
+    return pipeline.run(expand(TWO), ENV, None, work).tables, work.chunks.damaged
 
 
 def assert_equal(ours: dict, theirs: dict) -> None:
@@ -195,7 +196,7 @@ def test_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     while interruptions < 100:
         work = quiet_work(tmp_path / "run", stop)
         try:
-            found = pipeline.run(TWO, ENV, None, work)
+            found = pipeline.run(expand(TWO), ENV, None, work)
             break
         except KilledError:
             interruptions += 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS
-from benchmarks.experiment.design import attack_plan
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.plan import learned, make_plan
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     def run(*names: str) -> Results:
         work = quiet_work(tmp_path_factory.mktemp("-".join(names)))
-        return pipeline.run(replace(BOTH, victim=names), ENV, None, work)
+        return pipeline.run(expand(replace(BOTH, victim=names)), ENV, None, work)
 
     attack.prepared = counting
     try:
@@ -95,7 +95,7 @@ def test_seconds_are_of_each_victim(runs: Runs):
     seconds = runs.both.tables["seconds"]
     assert set(seconds) == set(SCHEMAS["seconds"].names)
     rows = zip(*(seconds[name].tolist() for name in ("attack", "eps", "victim")), strict=True)
-    assert list(rows) == attack_plan(BOTH)
+    assert list(rows) == expand(BOTH).cases
 
 
 def test_adversaries_learn_against_the_victim_as_it_acts(runs: Runs):
@@ -109,7 +109,7 @@ def test_a_second_victim_compiles_nothing(runs: Runs, tmp_path: Path):
     found = {}
     for names in (BOTH.victim, BOTH.victim[:1]):
         work = quiet_work(tmp_path / "-".join(names))
-        found[names] = pipeline.run(replace(BOTH, victim=names), ENV, None, work).facts
+        found[names] = pipeline.run(expand(replace(BOTH, victim=names)), ENV, None, work).facts
     both, one = found.values()
     usual = {"init", "train", "evaluate", "rs as deterministic"}
     assert set(one["programs"]) == usual
@@ -136,8 +136,8 @@ def test_an_interrupted_run_goes_on_where_it_was(runs: Runs, tmp_path: Path):
     chunks = 2 * (1 + 5 * 2 + 2 + 2 + 1)
     for _ in range(chunks // 3):
         with pytest.raises(KilledError):
-            pipeline.run(BOTH, ENV, None, quiet_work(tmp_path, stop))
-    found = pipeline.run(BOTH, ENV, None, quiet_work(tmp_path, stop)).tables
+            pipeline.run(expand(BOTH), ENV, None, quiet_work(tmp_path, stop))
+    found = pipeline.run(expand(BOTH), ENV, None, quiet_work(tmp_path, stop)).tables
     assert finished == chunks
     for name in found.keys() - {"seconds"}:
         for column, values in runs.both.tables[name].items():
@@ -150,7 +150,7 @@ def test_episodes_start_alike_under_every_victim(tmp_path: Path):
     silent = policy.params._replace(log_std=np.full(2, -30, np.float32))
     policy = jax.device_get(policy.replace(params=silent))
     given = replace(BOTH, policy=Path("given.npz"), attacks=("mad",)).resolved(ENV)
-    returns = pipeline.run(given, ENV, policy, quiet_work(tmp_path)).tables["returns"]
+    returns = pipeline.run(expand(given), ENV, policy, quiet_work(tmp_path)).tables["returns"]
     mine, theirs = (returns["return"][returns["victim"] == name] for name in BOTH.victim)
     assert np.ptp(mine) > 0.1
     np.testing.assert_allclose(mine, theirs, rtol=1e-4)
@@ -159,8 +159,8 @@ def test_episodes_start_alike_under_every_victim(tmp_path: Path):
 def test_the_plan_counts_every_victim(tmp_path: Path):
     """6 cells: what is learned, chosen and played is twice that of one victim."""
     one = replace(BOTH, victim=(STOCHASTIC,))
-    assert learned(BOTH, 6) == tuple(2 * amount for amount in learned(one, 6))
-    assert learned(BOTH, 6)[0] > 0
-    both, alone = (make_plan(asked, ENV, tmp_path) for asked in (BOTH, one))
+    assert learned(expand(BOTH), 6) == tuple(2 * amount for amount in learned(expand(one), 6))
+    assert learned(expand(BOTH), 6)[0] > 0
+    both, alone = (make_plan(expand(asked), ENV, tmp_path) for asked in (BOTH, one))
     assert both.episodes == 2 * alone.episodes == 2 * 6 * 5 * 4
     assert "none, mad, rs (deterministic, stochastic): 240 episodes" in both.text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment import PRESETS, Experiment, design
-from benchmarks.experiment.design import FILE, NARROW, Arm
+from benchmarks.experiment.design import FILE, NARROW, Agent
 from jaxprune.envs import make_env
 
 ENV = make_env("cartpole")
@@ -27,25 +27,30 @@ def learning(**changes) -> Experiment:
     return asked(ppo=ppo, regimes=regimes)
 
 
-def curves(found: list[Arm]) -> list[tuple[str, str, str, str]]:
+def block(experiment: Experiment) -> design.Block:
+    """The first block of its design."""
+    return design.expand(experiment).block(0)
+
+
+def curves(found: list[Agent]) -> list[tuple[str, str, str, str]]:
     """What the arms are besides seed and sparsity, once each."""
     return list(dict.fromkeys((a.regime, a.method, a.allocation, a.mode) for a in found))
 
 
-def dense(regime: str, seeds=SEEDS) -> list[Arm]:
-    return [Arm(seed, regime, "none", "none", "dense", 0.0) for seed in seeds]
+def dense(regime: str, seeds=SEEDS) -> list[Agent]:
+    return [Agent(seed, regime, "none", "none", "dense", 0.0) for seed in seeds]
 
 
 def test_methods_are_told_apart_by_when_they_prune():
     methods = ("none", "magnitude", "micro", "fisher/after", "lamp/cubic", "snip", "set")
     experiment = asked(methods=methods)
-    assert design.training_methods(experiment) == ["micro", "lamp/cubic", "snip", "set"]
-    assert design.posthoc_methods(experiment) == ["magnitude", "fisher/after"]
+    assert design.training_methods(experiment.methods) == ["micro", "lamp/cubic", "snip", "set"]
+    assert design.posthoc_methods(experiment.methods) == ["magnitude", "fisher/after"]
 
 
 def test_pruning_after_training_needs_the_dense_agents_alone():
     experiment = asked(methods=("none", "magnitude", "wanda"), allocations=("global", "erk"))
-    assert design.arms(experiment) == design.trainings(experiment) == dense("ppo")
+    assert block(experiment).agents == block(experiment).trainings == dense("ppo")
 
 
 def test_an_arm_per_method_allocation_mode_seed_and_sparsity():
@@ -54,10 +59,10 @@ def test_an_arm_per_method_allocation_mode_seed_and_sparsity():
         allocations=("global", "erk"),
         modes=("endpoint", "trajectory"),
     )
-    found = design.arms(experiment)
+    found = block(experiment).agents
     assert found[:2] == dense("ppo")
     assert found[2:8] == [
-        Arm(seed, "ppo", "micro", "global", "endpoint", level) for seed in SEEDS for level in GRID
+        Agent(seed, "ppo", "micro", "global", "endpoint", level) for seed in SEEDS for level in GRID
     ]
     assert curves(found[2:]) == [
         ("ppo", method, allocation, mode)
@@ -70,12 +75,12 @@ def test_an_arm_per_method_allocation_mode_seed_and_sparsity():
 
 def test_a_trajectory_is_one_training_that_ends_at_the_last_sparsity():
     experiment = asked(methods=("micro",), modes=("trajectory", "endpoint"))
-    found, trained = design.arms(experiment), design.trainings(experiment)
+    found, trained = block(experiment).agents, block(experiment).trainings
     assert [a for a in trained if a.mode != "trajectory"] == [
         a for a in found if a.mode != "trajectory"
     ]
     assert [a for a in trained if a.mode == "trajectory"] == [
-        Arm(seed, "ppo", "micro", "global", "trajectory", 0.75) for seed in SEEDS
+        Agent(seed, "ppo", "micro", "global", "trajectory", 0.75) for seed in SEEDS
     ]
     assert [a.sparsity for a in found if a.mode == "trajectory"] == [*GRID] * 2
 
@@ -93,8 +98,8 @@ def test_a_trajectory_is_one_training_that_ends_at_the_last_sparsity():
 )
 def test_allocations_are_those_that_a_method_honours_once_each(method: str, honoured: list[str]):
     experiment = asked(methods=(method,), allocations=("global", "uniform", "erk"))
-    assert design.allocations(experiment, method) == honoured
-    pruned = [a for a in design.arms(experiment) if a.mode != "dense"]
+    assert design.honoured_by(method, experiment.allocations) == honoured
+    pruned = [a for a in block(experiment).agents if a.mode != "dense"]
     assert {a.allocation for a in pruned} == (set(honoured) if "cubic" in method else set())
 
 
@@ -102,28 +107,28 @@ def test_allocations_are_those_that_a_method_honours_once_each(method: str, hono
 def test_what_is_pruned_before_training_has_no_trajectory(method: str):
     for modes in (("endpoint", "trajectory"), ("trajectory",)):
         experiment = asked(methods=(method,), modes=modes)
-        assert curves(design.arms(experiment))[1:] == [("ppo", method, "global", "endpoint")]
-        assert len(design.trainings(experiment)) == 2 + 2 * 3
+        assert curves(block(experiment).agents)[1:] == [("ppo", method, "global", "endpoint")]
+        assert len(block(experiment).trainings) == 2 + 2 * 3
 
 
 def test_every_regime_has_dense_agents_first_and_then_all_methods():
     experiment = asked(methods=("micro", "set"), regimes=("ppo", "sa_ppo"))
-    found = design.arms(experiment)
+    found = block(experiment).agents
     assert found[:4] == dense("ppo") + dense("sa_ppo")
     assert curves(found[4:]) == [
         (regime, method, "global", "endpoint")
         for regime in ("ppo", "sa_ppo")
         for method in ("micro", "set")
     ]
-    assert design.trainings(experiment) == found
+    assert block(experiment).trainings == found
 
 
 def test_a_policy_file_is_one_dense_agent_and_nothing_is_trained():
     experiment = asked(policy=Path("p.npz"), methods=("magnitude", "wanda"), controls=("rescaled",))
     assert experiment.seeds == 1
     assert design.regimes(experiment) == [FILE]
-    assert design.arms(experiment) == dense(FILE, [0])
-    assert design.trainings(experiment) == []
+    assert block(experiment).agents == dense(FILE, [0])
+    assert block(experiment).trainings == []
 
 
 def test_a_policy_file_is_trained_further_by_methods_that_prune_in_training():
@@ -132,31 +137,31 @@ def test_a_policy_file_is_trained_further_by_methods_that_prune_in_training():
     )
     assert experiment.seeds == 2
     assert design.regimes(experiment) == [FILE, "ppo", "sa_ppo"]
-    found = design.arms(experiment)
+    found = block(experiment).agents
     assert found[:5] == dense(FILE, [0]) + dense("ppo") + dense("sa_ppo")
     assert curves(found[5:]) == [
         (regime, "micro", "global", "endpoint") for regime in ("ppo", "sa_ppo")
     ]
-    assert design.trainings(experiment) == found[1:]  # all but the file's
+    assert block(experiment).trainings == found[1:]  # all but the file's
 
 
 def test_narrow_networks_are_trained_in_every_regime_and_rescaled_ones_are_not():
     experiment = asked(controls=(NARROW, "rescaled"), regimes=("ppo", "sa_ppo"))
-    found = design.arms(experiment)
+    found = block(experiment).agents
     assert found[4:] == [
-        Arm(seed, regime, NARROW, "none", "endpoint", level)
+        Agent(seed, regime, NARROW, "none", "endpoint", level)
         for regime in ("ppo", "sa_ppo")
         for seed in SEEDS
         for level in GRID
     ]
-    assert design.trainings(experiment) == found
-    assert design.arms(asked(controls=("rescaled",))) == dense("ppo")
+    assert block(experiment).trainings == found
+    assert block(asked(controls=("rescaled",))).agents == dense("ppo")
 
 
 def test_narrow_networks_beside_a_policy_file_have_regimes_to_be_trained_in():
     experiment = asked(policy=Path("p.npz"), controls=(NARROW,))
     assert experiment.seeds == 2
-    assert curves(design.trainings(experiment)) == [
+    assert curves(block(experiment).trainings) == [
         ("ppo", "none", "none", "dense"),
         ("ppo", NARROW, "none", "endpoint"),
     ]
@@ -166,7 +171,7 @@ def test_a_regime_has_its_own_settings_and_none_of_the_others():
     experiment = learning(kappa=0.3, weight_decay=0.01, regulariser="convex")
     shared = experiment.ppo.hyper
     plain, robust, decayed = (
-        design.hyper_of(experiment, ENV.spec, regime) for regime in ("ppo", "sa_ppo", "ppo_decay")
+        design.hyper_of(shared, regime, ENV.spec.eps) for regime in ("ppo", "sa_ppo", "ppo_decay")
     )
     assert plain == replace(shared, kappa=0.0, sa_eps=0.0, weight_decay=0.0)
     assert robust == replace(shared, kappa=0.3, sa_eps=ENV.spec.eps, weight_decay=0.0)
@@ -175,15 +180,15 @@ def test_a_regime_has_its_own_settings_and_none_of_the_others():
 
 def test_the_radius_of_the_regulariser_is_the_tasks_unless_it_is_given():
     experiment = learning(kappa=0.3, sa_eps=0.02)
-    assert design.hyper_of(experiment, ENV.spec, "sa_ppo").sa_eps == 0.02
-    assert design.hyper_of(experiment, ENV.spec, "ppo").sa_eps == 0.0
+    assert design.hyper_of(experiment.ppo.hyper, "sa_ppo", ENV.spec.eps).sa_eps == 0.02
+    assert design.hyper_of(experiment.ppo.hyper, "ppo", ENV.spec.eps).sa_eps == 0.0
 
 
 def test_what_only_sa_ppo_uses_is_not_in_the_program_of_a_run_without_it():
     settings = {"regulariser": "convex", "collection": "perturbed", "kappa": 0.3}
-    with_it = design.learner_config(learning(**settings, regimes=("ppo", "sa_ppo")))
+    with_it = design.expand(learning(**settings, regimes=("ppo", "sa_ppo"))).learner
     assert (with_it.regulariser, with_it.collection) == ("convex", "perturbed")
-    without = design.learner_config(learning(**settings, regimes=("ppo", "ppo_decay")))
+    without = design.expand(learning(**settings, regimes=("ppo", "ppo_decay"))).learner
     assert (without.regulariser, without.collection) == ("none", "clean")
     assert without == replace(with_it, regulariser="none", collection="clean")
 
@@ -191,7 +196,7 @@ def test_what_only_sa_ppo_uses_is_not_in_the_program_of_a_run_without_it():
 def test_training_is_rounded_up_to_whole_calls_by_less_than_one_call():
     for steps in (1, 1024, 20 * 1024 + 1, 150_000):
         experiment = learning(steps=steps)
-        config = design.learner_config(experiment)
+        config = design.expand(experiment).learner
         calls = min(design.TRAINING_CALLS, experiment.ppo.iterations)
         assert config.iterations % calls == 0
         assert 0 <= config.iterations - experiment.ppo.iterations < calls

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import run
 from benchmarks.experiment import PRESETS, memory, parse
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.memory import GIB, check_memory, needs, network_size
 from benchmarks.experiment.plan import make_plan
 from benchmarks.experiment.sharding import Shard
@@ -34,7 +35,7 @@ def test_the_size_of_networks_is_that_of_real_ones():
 def test_amounts_grow_with_their_settings():
     """Twice the seeds: twice the masks and returns, counted without a list of the agents."""
     one, two, most = (
-        {need.remedy: need.bytes for need in needs(SMOKE, ENV.spec, seeds)}
+        {need.remedy: need.bytes for need in needs(expand(SMOKE), ENV.spec, seeds)}
         for seeds in (2, 4, 2 * 10**9)
     )
     masks = "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards"
@@ -70,7 +71,7 @@ def small_machine(monkeypatch):
 )
 def test_what_cannot_be_done_is_refused_with_the_estimate(small_machine, words, named):
     with pytest.raises(InputError) as error:
-        make_plan(asked(words), ENV, Path("out"))
+        make_plan(expand(asked(words)), ENV, Path("out"))
     for part in named:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -78,14 +79,14 @@ def test_what_cannot_be_done_is_refused_with_the_estimate(small_machine, words, 
 
 @pytest.mark.parametrize("words", ["", "--seeds 1000", "--preset paper --env cartpole"])
 def test_what_is_done_today_is_not_refused(small_machine, words):
-    make_plan(asked(words), ENV, Path("out"))
+    make_plan(expand(asked(words)), ENV, Path("out"))
 
 
 def test_a_shard_is_compared_by_what_it_computes(small_machine):
-    experiment = asked("--seeds 5000000 --chunk-seeds 10")
+    design = expand(asked("--seeds 5000000 --chunk-seeds 10"))
     with pytest.raises(InputError, match="more shards"):
-        make_plan(experiment, ENV, Path("out"))
-    make_plan(experiment, ENV, Path("out"), Shard(3, 500_000))
+        make_plan(design, ENV, Path("out"))
+    make_plan(design, ENV, Path("out"), Shard(3, 500_000))
 
 
 def test_accelerators_are_compared_with_what_is_on_them(monkeypatch):

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment import PRESETS, check, parse
-from benchmarks.experiment.design import arms
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import (
     ALONE,
     Shard,
-    block_of,
     blocks_of,
     find_shard,
     parse_shard,
@@ -22,21 +21,22 @@ SIX = replace(PRESETS["smoke"], seeds=6, chunk_seeds=2).resolved(make_env("cartp
 
 
 def test_blocks_are_dealt_out_and_together_they_are_the_experiment():
-    dealt = [list(blocks_of(SIX, Shard(i, 2))) for i in range(2)]
+    design = expand(SIX)
+    dealt = [list(blocks_of(design.blocks, Shard(i, 2))) for i in range(2)]
     assert dealt == [[0, 2], [1]]
-    assert list(blocks_of(SIX, ALONE)) == [0, 1, 2]
-    seeds = [[a.seed for a in arms(block_of(SIX, i)) if a.method == "none"] for i in range(3)]
-    assert seeds == [[0, 1], [2, 3], [4, 5]]
-    every = [arm for i in range(3) for arm in arms(block_of(SIX, i))]
-    assert sorted(every) == sorted(arms(SIX))
+    assert list(blocks_of(design.blocks, ALONE)) == [0, 1, 2]
+    blocks = [design.block(i) for i in design.blocks]
+    seeds = [[a.seed for a in block.agents if a.method == "none"] for block in blocks]
+    assert seeds == [[0, 1], [2, 3], [4, 5]] == [list(block.seeds) for block in blocks]
+    every = [agent for block in blocks for agent in block.agents]
+    assert sorted(every) == sorted(design.first(6).agents)
 
 
 def test_all_seeds_are_one_block_unless_asked_otherwise():
     experiment = replace(SIX, chunk_seeds=None).resolved(make_env("cartpole"))
     assert experiment.chunk_seeds == 6
-    assert [len(arms(block_of(experiment, i))) for i in blocks_of(experiment, ALONE)] == [
-        len(arms(SIX))
-    ]
+    (block,) = map(expand(experiment).block, expand(experiment).blocks)
+    assert block.agents == expand(SIX).first(6).agents
 
 
 def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
@@ -147,4 +147,3 @@ def test_how_a_run_is_split_does_not_name_another_experiment():
     asked = replace(SIX, shard="1/3", distributed=True, resume=False, dry_run=True)
     assert asked.settings() == SIX.settings()
     assert replace(SIX, chunk_seeds=3).settings() != SIX.settings()
-    assert "first_seed" not in SIX.settings()

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.analysis.curves import collect
 from benchmarks.experiment import PRESETS
+from benchmarks.experiment.design import expand
 from benchmarks.report import write
 from benchmarks.report.contents import gather, remains, units, warnings
 from benchmarks.report.markdown import value_note
@@ -40,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment whose simulator breaks, with its report."""
     path = tmp_path_factory.mktemp("report")
     folder = RunFolder(path / "run", SMALL.settings())
-    results = pipeline.run(SMALL, ENV, None, quiet_work(path))
+    results = pipeline.run(expand(SMALL), ENV, None, quiet_work(path))
     folder.describe({})
     for name, table in results.tables.items():
         folder.write_table(name, table)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS, attack_names
-from benchmarks.experiment.design import Case, preparation
+from benchmarks.experiment.design import Case, expand, preparation
 from benchmarks.experiment.plan import learned
 from benchmarks.report.contents import contents
 from benchmarks.report.markdown import sections
 from benchmarks.runtime.compilation import Programs
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
-from benchmarks.stages.attack import Battery
+from benchmarks.stages.attack import AttackRunner
 from benchmarks.stages.base import Population
 from benchmarks.stages.victims import sources, victims_of, warmed
 from jaxprune.attacks import (
@@ -96,7 +96,9 @@ def run(prepared_for, tmp_path_factory) -> Run:
 
     attack.prepared, pipeline.make_population = counting, keeping
     try:
-        tables = pipeline.run(SMALL, ENV, None, quiet_work(tmp_path_factory.mktemp("run"))).tables
+        tables = pipeline.run(
+            expand(SMALL), ENV, None, quiet_work(tmp_path_factory.mktemp("run"))
+        ).tables
     finally:
         attack.prepared, pipeline.make_population = original, make
     return Run(tables, *populations)
@@ -206,7 +208,7 @@ def test_a_warm_start_walks_up_every_curve(run):
         return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
 
     attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
-    victims = victims_of(SMALL, ENV, run.population, Case("mad", 0.1, "deterministic"))
+    victims = victims_of(ENV, run.population, Case("mad", 0.1, "deterministic"), 0, None)
     found = warmed(attack, victims, run.population.rows)
     level = {0.0: 1, 0.5: 2, 0.9: 3}
     expected = [0 if r.mode == "dense" else level[r.sparsity] for r in run.population.rows]
@@ -215,11 +217,11 @@ def test_a_warm_start_walks_up_every_curve(run):
 
 def test_the_plan_counts_what_adversaries_learn_from():
     """8 cells: rs once for both radii; its 2 members choose on 2 episodes at each radius."""
-    assert learned(SMALL, 8) == (8 * 256, 8 * 2 * 2 * 2)
-    assert learned(replace(SMALL, attacks=("rs_adversarial",)), 8)[0] == 2 * 8 * (
+    assert learned(expand(SMALL), 8) == (8 * 256, 8 * 2 * 2 * 2)
+    assert learned(expand(replace(SMALL, attacks=("rs_adversarial",))), 8)[0] == 2 * 8 * (
         make_attack("rs_adversarial", TINY).cost.env_steps
     )
-    assert learned(replace(SMALL, attacks=("mad",)), 8) == (0, 0)
+    assert learned(expand(replace(SMALL, attacks=("mad",))), 8) == (0, 0)
 
 
 PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
@@ -228,19 +230,19 @@ PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
 @pytest.mark.parametrize("name", PREPARED)
 def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
     """With zeros for agents that are not there yet, by a thread of the compiler."""
-    battery = Battery(
-        replace(SMALL, attacks=(name,), attack=BRIEF, victim=("stochastic",)),
+    runner = AttackRunner(
+        expand(replace(SMALL, attacks=(name,), attack=BRIEF, victim=("stochastic",))),
         ENV,
         jax.eval_shape(lambda x: x, run.population.policy),
         len(run.population.rows),
     )
     case = Case(name, 0.1, "stochastic")
     with Programs() as programs:
-        battery.compile(programs, battery.plan)
-        (rehearsal,) = battery._rehearsals.values()
+        runner.compile(programs, runner.cases)
+        (rehearsal,) = runner._rehearsals.values()
         rehearsal.result()  # if it had not begun, `settle` would cancel it
-        battery.settle(case)
-        battery.evaluator.ready()
+        runner.settle(case)
+        runner.evaluator.ready()
         assert set(programs.seconds) == {"evaluate", preparation(case)}
     called, compiled = Mapped.__call__, []
 
@@ -251,8 +253,8 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
         return found
 
     monkeypatch.setattr(Mapped, "__call__", counting)
-    victims = victims_of(SMALL, ENV, run.population, case)
-    prepare, members = battery.attacks[name].prepare, battery.attacks[name].members
+    victims = victims_of(ENV, run.population, case, 0, None)
+    prepare, members = runner.attacks[name].prepare, runner.attacks[name].members
     assert prepare is not None
     found = prepare(victims)
     assert not any(compiled) and (compiled or name == "transfer")  # which prepares nothing
@@ -261,13 +263,13 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
 
 
 def test_a_rehearsal_that_comes_too_late_is_cancelled_and_one_that_fails_tells(run):
-    battery = Battery(SMALL, ENV, run.population.policy, len(run.population.rows))
+    runner = AttackRunner(expand(SMALL), ENV, run.population.policy, len(run.population.rows))
     late, failed = Future(), Future()
     rs, transfer, mad = (Case(name, 0.1, "deterministic") for name in ("rs", "transfer", "mad"))
-    battery._rehearsals = {preparation(rs): late, preparation(transfer): failed}
-    battery.settle(rs)
+    runner._rehearsals = {preparation(rs): late, preparation(transfer): failed}
+    runner.settle(rs)
     assert late.cancelled()
     failed.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        battery.settle(transfer)
-    battery.settle(mad)
+        runner.settle(transfer)
+    runner.settle(mad)

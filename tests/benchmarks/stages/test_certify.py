@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS
-from benchmarks.experiment.design import Row
 from benchmarks.runtime.arrays import part
-from benchmarks.stages.base import Population
+from benchmarks.stages.base import Population, Row
 from benchmarks.stages.certify import certified
 from benchmarks.stages.visitation import collect, visit_times
 from jaxprune.cells import Cell

@@ -14,14 +14,9 @@ from benchmarks.experiment.design import (
     CERTIFY,
     PRUNE,
     TRAIN,
-    Arm,
-    arms,
-    attack_plan,
-    cell_count,
+    Agent,
+    expand,
     key_for,
-    learner_config,
-    policy_count,
-    trainings,
 )
 from benchmarks.experiment.plan import make_plan
 from benchmarks.stages import train
@@ -38,20 +33,26 @@ ENV = make_env("cartpole")
 SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).resolved(ENV)
 
 
-def agents_of(experiment, spec=ENV.spec) -> train.Agents:
+def agents_of(block, spec=ENV.spec) -> train.Agents:
     """Fresh agents in place of trained ones."""
-    todo = arms(experiment)
-    keys = jax.random.split(jax.random.key(0), len(todo))
+    keys = jax.random.split(jax.random.key(0), len(block.agents))
     make = partial(init_policy, obs_size=spec.obs_size, action_size=spec.action_size)
     make = partial(make, discrete=spec.discrete)
     policy = jax.device_get(jax.vmap(make)(keys))
-    return train.Agents(todo, policy, jax.device_get(dense(policy.params)), {})
+    return train.Agents(policy, jax.device_get(dense(policy.params)), {})
+
+
+def people(experiment):
+    """The cells of untrained agents of all seeds, and the block that they are of."""
+    design = expand(experiment)
+    block = design.first(experiment.seeds)
+    return make_population(design, block, ENV, agents_of(block)), block
 
 
 def test_cells_are_as_many_as_announced_and_carry_exact_sparsities():
-    population = make_population(SMOKE, ENV, agents_of(SMOKE))
-    assert len(population.rows) == cell_count(SMOKE) == 3 + 3 * 3 * 4
-    assert len(population.policy.params.log_std) == policy_count(SMOKE) == 3 + 3 * 4
+    population, block = people(SMOKE)
+    assert len(population.rows) == len(block.cells) == 3 + 3 * 3 * 4
+    assert len(population.policy.params.log_std) == len(block.policies) == 3 + 3 * 4
     weights = 4 * 64 + 64 * 64 + 64 * 2
     for i, row in enumerate(population.rows):
         removed = sum(
@@ -83,14 +84,14 @@ def test_cells_of_every_regime_allocation_and_control_are_as_many_as_announced()
         regimes=("ppo", "sa_ppo"),
         controls=("rescaled", "narrow"),
     )
-    population = make_population(asked, ENV, agents_of(asked))
+    population, block = people(asked)
     # Per regime: dense, micro and magnitude by two allocations, wanda by one, two controls.
     expected = 2 * (2 + (2 + 2 + 1 + 2) * 4)
-    assert len(population.rows) == cell_count(asked) == expected
+    assert len(population.rows) == len(block.cells) == expected
     # Trained ones, and a policy per rescaled cell.
     policies = 2 * (2 + (2 + 1) * 4 + 4)
-    assert len(population.policy.params.log_std) == policy_count(asked) == policies
-    shapes = policy_shapes(asked, ENV, None)
+    assert len(population.policy.params.log_std) == len(block.policies) == policies
+    shapes = policy_shapes(asked.ppo, len(block.policies), ENV, None)
     assert jax.tree.map(jax.numpy.shape, shapes) == jax.tree.map(jax.numpy.shape, population.policy)
     order = ["none", "micro", "magnitude", "wanda", "rescaled", "narrow"]
     assert list(dict.fromkeys(row.method for row in population.rows)) == order
@@ -108,7 +109,7 @@ def test_rescaled_cells_keep_all_weights_at_the_norms_that_magnitude_leaves():
     asked = replace(
         SMOKE, seeds=2, sparsity_grid=(0.0, 0.75), methods=("magnitude",), controls=("rescaled",)
     )
-    population = make_population(asked, ENV, agents_of(asked))
+    population, _ = people(asked)
 
     def kernels(method: str) -> dict[tuple[int, float], list[np.ndarray]]:
         """What acts, by seed and sparsity."""
@@ -135,12 +136,12 @@ def test_rescaled_cells_keep_all_weights_at_the_norms_that_magnitude_leaves():
 
 
 def test_a_narrow_network_starts_as_the_dense_agent_does_where_nothing_is_removed():
-    key = key_for(SMOKE, TRAIN, 1)
+    key = key_for(SMOKE.seed, TRAIN, 1)
     policy = jax.device_get(jax.jit(make_learner(SMOKE.ppo, ENV).fresh)(key))
 
     def start(level):
-        arm = Arm(1, "ppo", "narrow", "none", "endpoint", level)
-        return train.starting_policy(SMOKE, ENV, arm, policy)
+        agent = Agent(1, "ppo", "narrow", "none", "endpoint", level)
+        return train.starting_policy(SMOKE.ppo, ENV, agent, key, policy)
 
     same, masks = start(0.0)
     jax.tree.map(np.testing.assert_array_equal, same.params, policy.params)
@@ -157,17 +158,18 @@ def test_a_narrow_network_starts_as_the_dense_agent_does_where_nothing_is_remove
 def test_a_trajectory_ends_with_the_agent_and_passes_through_its_snapshots(grid):
     """One that goes straight to its only sparsity has none to keep on the way."""
     asked = replace(SMOKE, seeds=2, methods=("micro",), modes=("trajectory",), sparsity_grid=grid)
-    todo = trainings(asked)
-    policy, masks = agents_of(asked)[1:3]
+    block = expand(asked).first(2)
+    todo = block.trainings
+    policy, masks, _ = agents_of(block)
     final = jax.tree.map(lambda x: x[: len(todo)], (policy, masks))
     on_the_way = jax.tree.map(lambda x: np.stack([x + 1] * len(grid), 1), final[0])
     snapshots = Snapshot(on_the_way, jax.tree.map(lambda m: np.stack([m] * len(grid), 1), final[1]))
     if len(grid) == 1:
         snapshots = jax.tree.map(np.zeros_like, snapshots)
-    agents = train.with_file(asked, None, todo, (*final, snapshots), {})
+    agents = train.with_file(block, grid, None, (*final, snapshots), {})
     given, found = (x.params.actor["layer_1"]["kernel"] for x in (policy, agents.policy))
-    assert len(found) == len(agents.arms) == 2 + 2 * len(grid)
-    for i, arm in enumerate(agents.arms):
+    assert len(found) == len(block.agents) == 2 + 2 * len(grid)
+    for i, arm in enumerate(block.agents):
         row = arm.seed + (2 if arm.mode == "trajectory" else 0)
         expected = given[row] + (1 if arm not in todo else 0)
         np.testing.assert_array_equal(found[i], expected)
@@ -177,7 +179,7 @@ def test_a_trajectory_ends_with_the_agent_and_passes_through_its_snapshots(grid)
 def test_a_policy_file_is_one_seed():
     loaded = replace(PRESETS["smoke"], policy=Path("p.npz"), methods=("magnitude",)).resolved(ENV)
     assert loaded.seeds == 1
-    assert cell_count(loaded) == 1 + 4
+    assert len(expand(loaded).block(0).cells) == 1 + 4
 
 
 def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
@@ -199,7 +201,7 @@ def test_the_plan_tells_what_was_assumed_about_a_policy_file():
     for activation, words in ((None, "tanh (assumed"), ("relu", "relu (as given")):
         experiment = replace(asked, policy_activation=activation)
         file = train.read_file(experiment, ENV)
-        plan = str(make_plan(experiment.resolved(ENV), ENV, Path("results/x"), file=file))
+        plan = str(make_plan(expand(experiment.resolved(ENV)), ENV, Path("results/x"), file=file))
         (line,) = (line for line in plan.splitlines() if line.startswith("policy "))
         for said in (str(policy), words, "actions are choices", "raw observations"):
             assert said in line
@@ -212,7 +214,7 @@ def test_the_plan_tells_what_was_assumed_about_a_policy_file():
 def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
     victims = ("stochastic", "deterministic")
     asked = replace(SMOKE, attacks=("mad",), eps=(0.1, 0.2), victim=victims)
-    assert attack_plan(asked) == [
+    assert expand(asked).cases == [
         (name, eps, victim)
         for victim in victims
         for name, eps in (("none", 0.0), ("mad", 0.1), ("mad", 0.2))
@@ -220,13 +222,13 @@ def test_the_clean_run_is_always_there_and_every_radius_is_attacked():
 
 
 def test_the_window_says_when_weights_go():
-    todo = [Arm(0, "ppo", "none", "none", "dense", 0.0)]
-    todo += [Arm(0, "ppo", "micro", "global", "endpoint", 0.5)]
-    shapes = policy_shapes(SMOKE, ENV, None).params
+    todo = [Agent(0, "ppo", "none", "none", "dense", 0.0)]
+    todo += [Agent(0, "ppo", "micro", "global", "endpoint", 0.5)]
+    shapes = policy_shapes(SMOKE.ppo, 1, ENV, None).params
 
     def counts(window):
-        experiment = replace(SMOKE, prune_window=window)
-        told = [train.orders(experiment, learner_config(SMOKE), arm, shapes) for arm in todo]
+        design = expand(replace(SMOKE, prune_window=window))
+        told = [train.orders(design, agent, shapes) for agent in todo]
         return np.stack([directive.counts.sum((1, 2)) for directive in told])
 
     early, late = counts((0.0, 0.5)), counts((0.5, 1.0))
@@ -240,7 +242,7 @@ def test_the_window_says_when_weights_go():
 
 def test_keys_depend_on_seed_purpose_and_index():
     keys = [
-        key_for(replace(SMOKE, seed=seed), purpose, index)
+        key_for(seed, purpose, index)
         for seed in (0, 1)
         for purpose in (TRAIN, PRUNE, ATTACK, CERTIFY)
         for index in (0, 1)
@@ -261,7 +263,7 @@ def test_a_sparsity_out_of_reach_is_refused_before_anything_is_computed(changes,
     changes = {name: value for name, value in changes.items() if name != "steps"}
     experiment = replace(SMOKE, ppo=replace(SMOKE.ppo, steps=steps), **changes)
     with pytest.raises(InputError, match=words):
-        train.check_orders(experiment, ENV, None)
+        train.check_orders(expand(experiment), ENV, None)
 
 
 def test_blocks_have_one_shape_and_lose_nothing():
@@ -272,9 +274,9 @@ def test_blocks_have_one_shape_and_lose_nothing():
 
 
 def test_the_plan_counts_what_the_pipeline_will_do():
-    plan = make_plan(SMOKE, ENV, Path("results/x"))
+    plan = make_plan(expand(SMOKE), ENV, Path("results/x"))
     assert (plan.agents, plan.cells) == (15, 39)
-    assert plan.training_steps == 15 * learner_config(SMOKE).steps
+    assert plan.training_steps == 15 * expand(SMOKE).learner.steps
     assert plan.learning_steps == 0
     assert plan.episodes == 39 * 3 * SMOKE.episodes
     assert plan.programs == ("init", "train", "evaluate")

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS, Experiment
-from benchmarks.experiment.design import Row
 from benchmarks.runtime.arrays import part
 from benchmarks.runtime.schemas import SPARSITY
-from benchmarks.stages.base import Population
+from benchmarks.stages.base import Population, Row
 from benchmarks.stages.sparsity import accounted
 from jaxprune.cells import Cell
 from jaxprune.envs import EnvSpec, make_env
@@ -57,7 +56,7 @@ def population(bad: float | None = None) -> Population:
 
 def table_of(settings: Experiment, spec: EnvSpec, people: Population) -> dict[str, Any]:
     """What the stage tells of a population."""
-    return part("sparsity", accounted(settings, spec, people, Silent()))
+    return part("sparsity", accounted(settings.ppo.scope, spec, people, Silent()))
 
 
 def lines(table: dict[str, Any], cell: int) -> dict[str, dict[str, Any]]:
