@@ -161,7 +161,7 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
 def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
     """The experiment of `TASK[:BACKEND]`, resolved. Raises `InputError` if it trains nothing."""
     task, _, backend = text.partition(":")
-    asked = parse(["--env", task, *(["--backend", backend] if backend else []), *rest])
+    asked, _ = parse(["--env", task, *(["--backend", backend] if backend else []), *rest])
     env = check(asked)
     experiment = asked.resolved(env)
     design = expand(replace(experiment, seeds=1, chunk_seeds=1))

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.experiment.config import Experiment, parse
+from benchmarks.experiment.config import Experiment, RunOptions, parse
 from benchmarks.experiment.design import Design, expand
 from benchmarks.experiment.plan import make_plan
 from benchmarks.experiment.sharding import Shard, blocks_of, find_shard
@@ -48,11 +48,12 @@ AGAIN = "the same command goes on from there"
 @guarded(f"what was finished is kept, and when the cause is gone {AGAIN}")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    run(parse(argv), shlex.join(["python", "-m", "benchmarks.run", *argv]), make_console())
+    command = shlex.join(["python", "-m", "benchmarks.run", *argv])
+    run(*parse(argv), command, make_console())
     return 0
 
 
-def run(asked: Experiment, command: str, console: Console) -> None:
+def run(asked: Experiment, options: RunOptions, command: str, console: Console) -> None:
     """One experiment, or one shard of it, from the settings to the report.
 
     Raises:
@@ -67,25 +68,28 @@ def run(asked: Experiment, command: str, console: Console) -> None:
     loaded = None if file is None else file.policy
     experiment = asked.resolved(env, loaded)
     design = expand(experiment)
-    shard = find_shard(experiment)
-    plan = make_plan(design, env, where(experiment, shard), shard, file)
+    shard, whole = find_shard(options, experiment), options.folder(experiment)
+    place = where(whole, shard)
+    plan = make_plan(design, env, place, shard, file)
     check_orders(design, env, loaded)
-    folder = RunFolder(where(experiment, shard), experiment.settings())
-    sink = make_sink(experiment.sink, folder.path, folder.settings)
+    folder = RunFolder(place, experiment.settings())
+    sink = make_sink(options.sink, folder.path, folder.settings)
     console.print(str(plan), markup=False)
-    if experiment.dry_run:
+    if options.dry_run:
         return
     with folder.locked():
-        if experiment.resume and not folder.missing():
-            Chunks(folder.path / CHUNKS, {}).clear()  # of a process killed after its last file
+        complete = options.resume and not folder.missing()
+        if complete:
             console.print(f"{folder.path} is complete (--no-resume computes it again)")
-        else:
+        if complete or not options.resume:
+            Chunks(folder.path / CHUNKS, {}).clear()
+        if not complete:
             facts = {"command": command, "shard": str(shard)}
             compute(design, env, loaded, shard, folder, facts, sink, console)
         if shard.count > 1:
             console.print(
                 f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
-                f"python -m benchmarks.merge {experiment.folder()}"
+                f"python -m benchmarks.merge {whole}"
             )
             return
         write_report(folder, console)
@@ -111,8 +115,6 @@ def compute(
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()
     chunks = Chunks(chunks_at, folder.identity, stopping.boundary)
-    if not design.experiment.resume:
-        chunks.clear()
     count = chunk_count(design, len(blocks_of(design.blocks, shard)))
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
@@ -127,9 +129,8 @@ def compute(
         console.print(f"warning: the chunk {name} was damaged and has been computed again")
 
 
-def where(experiment: Experiment, shard: Shard) -> Path:
-    """The folder of a run, or of a shard inside of it."""
-    whole = experiment.folder()
+def where(whole: Path, shard: Shard) -> Path:
+    """Returns the folder of a run, or of a shard inside of it."""
     return whole if shard.count == 1 else whole / SHARDS / f"{shard.index}-of-{shard.count}"
 
 

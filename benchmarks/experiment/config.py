@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 import tyro
 
@@ -113,9 +113,6 @@ def _radii(text: str) -> tuple[float, ...]:
     return () if text == "none" else tuple(float(part) for part in text.split(","))
 
 
-# What does not determine the results.
-ELSEWHERE = ("out", "shard", "distributed", "sink", "resume", "dry_run")
-
 Grid: TypeAlias = Annotated[tuple[float, ...], _one_token(parse_grid, "START:STOP:COUNT")]
 Names: TypeAlias = Annotated[tuple[str, ...], _one_token(_names, "NAME,NAME,...")]
 # Names of which none may be there twice, so that they are kept to be refused.
@@ -124,11 +121,40 @@ Some: TypeAlias = Annotated[tuple[str, ...], _one_token(_some_names, "NAME,...|n
 Radii: TypeAlias = Annotated[tuple[float, ...], _one_token(_radii, "EPS,EPS,...")]
 
 
+# Marks a setting in which two runs may differ and be compared: names (the checksums of files are
+# settings of their own) and how the work is cut.
+LABEL = {"label": True}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run is written: what does not determine its results."""
+
+    out: Path | None = None
+    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    shard: str | None = None
+    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
+    auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
+    distributed: bool = False
+    """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
+    shard."""
+    sink: str = "none"
+    """Where else tables go after every chunk: none, tensorboard, wandb."""
+    resume: bool = True
+    """Go on where a killed run of the same experiment was, instead of starting again."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+    def folder(self, experiment: "Experiment") -> Path:
+        """Returns where the results of an experiment go."""
+        return self.out or experiment.folder()
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """Train, prune, attack, certify and report."""
+    """What determines the results of a run."""
 
-    preset: str = "laptop"
+    preset: str = field(default="laptop", metadata=LABEL)
     """Starting point of all other settings: smoke, laptop or paper."""
     env: str = "hopper"
     """Task (a wrong name lists them all)."""
@@ -174,41 +200,27 @@ class Experiment:
     many."""
     prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
-    policy: Path | None = None
+    policy: Path | None = field(default=None, metadata=LABEL)
     """A policy to prune, attack and certify instead of training: .npz, or of another library."""
-    policy_stats: Path | None = None
+    policy_stats: Path | None = field(default=None, metadata=LABEL)
     """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
     policy_activation: str | None = None
     """How the layers of a policy file that does not say it are activated, tanh or relu; default:
     tanh, as in CleanRL. The plan says what was assumed."""
-    out: Path | None = None
-    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
     seed: Annotated[int, SEED] = 0
     """Of everything random."""
-    lanes: Annotated[int | None, COUNT] = None
+    lanes: Annotated[int | None, COUNT] = field(default=None, metadata=LABEL)
     """Environments per device in one vectorised call; default: what is fast on its kind."""
     chunk_seeds: Annotated[int | None, COUNT] = None
     """Seeds that are computed together, and that one shard takes; default: all of them."""
-    shard: str | None = None
-    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
-    auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
-    distributed: bool = False
-    """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
-    shard."""
-    sink: str = "none"
-    """Where else tables go after every chunk: none, tensorboard, wandb."""
-    resume: bool = True
-    """Go on where a killed run of the same experiment was, instead of starting again."""
-    dry_run: bool = False
-    """Print the plan and stop."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
     """Of the adversaries."""
     ppo: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=PPOConfig)
     """The learner."""
 
     def settings(self) -> dict[str, Any]:
-        """What determines the results, as JSON values: all but where and how it is written."""
-        values = asdict(replace(self, out=None))
+        """Returns the settings as JSON values, with the checksums of the files that they name."""
+        values = asdict(self)
         for name in ("policy", "policy_stats"):
             file = getattr(self, name)
             values[name] = None if file is None else str(file)
@@ -217,9 +229,22 @@ class Experiment:
                 if file is None or not file.is_file()
                 else hashlib.sha256(file.read_bytes()).hexdigest()
             )
-        for name in ELSEWHERE:
-            del values[name]
         return json.loads(json.dumps(values))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Experiment":
+        """Returns the experiment that `settings` described.
+
+        Raises:
+            InputError: settings of another version.
+        """
+        return _restored(cls, settings)
+
+    @classmethod
+    def material(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the settings that have to be equal for two runs to be compared."""
+        labels = {field.name for field in fields(cls) if field.metadata == LABEL}
+        return {name: value for name, value in settings.items() if name not in labels}
 
     @property
     def block_seeds(self) -> int:
@@ -227,9 +252,7 @@ class Experiment:
         return self.chunk_seeds or self.seeds
 
     def folder(self) -> Path:
-        """Where the results go; the default depends on the settings alone."""
-        if self.out is not None:
-            return self.out
+        """Returns where the results go by default, which depends on the settings alone."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
         task = self.env.replace("/", "-")  # one folder, not one inside another
         return Path("results") / f"{task}-{digest[:8]}"
@@ -293,8 +316,18 @@ PRESETS = {
 }
 
 
-def parse(argv: Sequence[str]) -> Experiment:
-    """The experiment that a command line asks for.
+@dataclass(frozen=True)
+class CommandLine:
+    """Train, prune, attack, certify and report."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    """What to run."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    """Where and how."""
+
+
+def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
+    """Returns what a command line asks for.
 
     Raises:
         InputError: anything wrong with it, in one line.
@@ -304,7 +337,28 @@ def parse(argv: Sequence[str]) -> Experiment:
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
         preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
-    return read_options(Experiment, argv, "benchmarks.run", default=preset)
+    asked = read_options(CommandLine, argv, "benchmarks.run", default=CommandLine(preset))
+    return asked.experiment, asked.options
+
+
+def _restored(kind: Any, value: Any) -> Any:
+    """Returns JSON values as the dataclass that they came from.
+
+    What a version that did not know it left out is None, where that means that it was not given.
+    """
+    if isinstance(value, list):
+        return tuple(_restored(None, item) for item in value)
+    if not is_dataclass(kind):
+        return Path(value) if value is not None and Path in get_args(kind) else value
+    hints, kept = get_type_hints(kind), {}
+    for one in fields(kind):
+        if one.name not in value and one.default is not None:
+            raise InputError(
+                f"the settings in experiment.json lack {one.name!r}: another version wrote them; "
+                "run the command in experiment.json again"
+            )
+        kept[one.name] = _restored(hints[one.name], value.get(one.name))
+    return kind(**kept)  # type: ignore[operator]
 
 
 def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -> tuple[str, ...]:

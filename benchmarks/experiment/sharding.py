@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.config import Experiment, RunOptions
 from benchmarks.runtime.run_folder import SHARDS
 from jaxprune.validation import InputError
 
@@ -43,7 +43,9 @@ class Shard(NamedTuple):
 ALONE = Shard()
 
 
-def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.environ) -> Shard:
+def find_shard(
+    options: RunOptions, experiment: Experiment, environment: Mapping[str, str] = os.environ
+) -> Shard:
     """Returns the shard of this process: as its command line, scheduler or launcher says.
 
     Processes share nothing but the folder of the results. None of them joins `jax.distributed`,
@@ -53,8 +55,8 @@ def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.envir
         InputError: a malformed shard, no scheduler or launcher, more shards than blocks, or a
             folder that holds the shards of another partition.
     """
-    asked = experiment.shard
-    if experiment.distributed:
+    asked = options.shard
+    if options.distributed:
         if asked is not None:
             raise InputError(
                 f"shard {asked!r} and --distributed contradict each other: the index of the "
@@ -74,7 +76,7 @@ def find_shard(experiment: Experiment, environment: Mapping[str, str] = os.envir
             f"chunks of {experiment.block_seeds} are {blocks}: give every shard a --chunk-seeds "
             f"of {max(experiment.seeds // shard.count, 1)} or less, more --seeds, or fewer shards"
         )
-    check_partition(experiment.folder(), shard)
+    check_partition(options.folder(experiment), shard)
     return shard
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import Columns, collect, labelled, victims
+from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_whole
@@ -42,8 +43,6 @@ IDENTITY = {name: (*CURVE, *CASE[name], *AXES[name]) for name in VALUE}
 COLUMNS = {name: (*IDENTITY[name], *KEPT[name], VALUE[name]) for name in VALUE}
 # Facts of a run that its baseline keeps.
 FACTS = ("command", "versions", "python", "device", "cores", "git")
-# Settings that cannot matter: names of files (their checksums do) and how the work was cut.
-IMMATERIAL = ("preset", "lanes", "out", "dry_run", "policy", "policy_stats")
 
 
 class Run(NamedTuple):
@@ -228,14 +227,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tu
             yield name, ours, theirs
 
 
-def material(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that determine the results."""
-    return {name: value for name, value in settings.items() if name not in IMMATERIAL}
-
-
 def check_comparable(baseline: Run, run: Run) -> None:
     """Raises `InputError` unless both have the same settings and the same cells."""
-    found = list(differences(material(baseline.settings), material(run.settings)))
+    found = list(differences(*map(Experiment.material, (baseline.settings, run.settings))))
     if found:
         named = "; ".join(
             f"{name} is {ours} there and {theirs} here" for name, ours, theirs in found

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from rich.console import Console
 
 from benchmarks.analysis.curves import Results, collect, labelled
 from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import RESCALED
 from benchmarks.experiment.labels import Labels
 from benchmarks.render.frames import simulator
@@ -37,7 +38,7 @@ from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import RunFolder, read_json, read_table
 from jaxprune import devices
-from jaxprune.attacks import ATTACKS, Attack, AttackConfig, make_attack
+from jaxprune.attacks import ATTACKS, Attack, make_attack
 from jaxprune.devices import take
 from jaxprune.envs import Drawable, Moment, make_env
 from jaxprune.policy_io import load_agents
@@ -91,7 +92,7 @@ def film(folder: RunFolder, console: Console) -> None:
             f"env {task!r} has no MuJoCo model to draw: give a run on a task of Brax's "
             "(hopper, ant, ...) or on a gym/ task"
         )
-    config = restored(AttackConfig, folder.settings["attack"])
+    config = Experiment.from_settings(folder.settings).attack
     scenes = choose_scenes(folder.path, env.spec.eps)
     steps = round(SECONDS / env.dt)
     # One attack, and so one program, for all scenes under it.
@@ -171,27 +172,6 @@ def strongest(results: Results, method: str, eps: float) -> str:
         if curve.attack in ATTACKS and make_attack(curve.attack).prepare is None
     }
     return min(ready, key=ready.__getitem__) if ready else "mad"
-
-
-def restored(kind: Any, value: Any) -> Any:
-    """Settings from experiment.json as the dataclass that they came from.
-
-    Raises:
-        InputError: settings of another version.
-    """
-    if isinstance(value, list):
-        return tuple(restored(None, item) for item in value)
-    if not is_dataclass(kind):
-        return value
-    hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
-    absent = [name for name in names if name not in value]
-    if absent:
-        raise InputError(
-            f"the settings in experiment.json lack {absent[0]!r}: another version wrote them; run "
-            "the command in experiment.json again"
-        )
-    kept = {name: restored(hints[name], value[name]) for name in names}
-    return kind(**kept)  # type: ignore[operator]
 
 
 # --- play -----------------------------------------------------------------------------------------

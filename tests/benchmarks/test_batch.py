@@ -97,11 +97,11 @@ def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
     commands = started(name, tmp_path)
     assert [words[0] for words in commands] == ["benchmarks.run", "benchmarks.merge"]
     (_, *run), (_, *merge) = commands
-    experiment = parse(run)
-    paper = parse(["--preset", "paper", "--chunk-seeds", str(experiment.chunk_seeds)])
+    experiment, options = parse(run)
+    paper, _ = parse(["--preset", "paper", "--chunk-seeds", str(experiment.chunk_seeds)])
     assert experiment.settings() == paper.settings()
-    assert experiment.out is not None
-    assert [Path(folder).name for folder in merge] == [experiment.out.name]
+    assert options.out is not None
+    assert [Path(folder).name for folder in merge] == [options.out.name]
     assert ("--shard" in run) != ("--distributed" in run)
 
 
@@ -142,7 +142,7 @@ def test_the_directives_of_slurm():
     directives = [line.split(maxsplit=1)[1] for line in lines if line.startswith("#SBATCH")]
     assert directives == [x.split(maxsplit=1)[1] for x in lines[:first] if x.startswith("#SBATCH")]
     options = dict(re.fullmatch(r"--([a-z-]+)(?:=(\S+))?", x).groups() for x in directives)
-    assert options["array"] == f"0-{parse(['--preset', 'paper']).seeds - 1}"
+    assert options["array"] == f"0-{parse(['--preset', 'paper'])[0].seeds - 1}"
     assert "requeue" in options
     signal, seconds = options["signal"].split("@")
     assert signal == "TERM"  # to the program, not to the script alone (B:TERM)
@@ -194,7 +194,7 @@ def test_an_indexed_job_knows_its_shards():
     spec, env = job["spec"], {x["name"]: x["value"] for x in container(job)["env"]}
     assert spec["completionMode"] == "Indexed"
     assert env["JAXPRUNE_SHARDS"] == str(spec["completions"])
-    assert spec["completions"] == parse(["--preset", "paper"]).seeds
+    assert spec["completions"] == parse(["--preset", "paper"])[0].seeds
 
 
 def test_an_indexed_job_starts_again_what_asks_for_it():

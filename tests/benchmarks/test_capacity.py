@@ -74,7 +74,7 @@ def test_an_agent_takes_at_least_its_state_and_its_data(measured):
 
 
 def planted(training: Training, evaluation: Evaluation) -> Capacity:
-    experiment = replace(parse(["--env", "cartpole"]), backend="analytic")
+    experiment = replace(parse(["--env", "cartpole"])[0], backend="analytic")
     return Capacity(experiment, training, evaluation, [], [])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
+from benchmarks.experiment import PRESETS, Experiment, RunOptions, check, parse, parse_grid
 from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
 from jaxprune.envs import make_env
 from jaxprune.losses import Hyper
@@ -53,10 +53,10 @@ def test_a_bad_grid_is_named_with_the_remedy(text: str, named: str):
 
 
 def test_presets_are_starting_points():
-    assert parse([]) == PRESETS["laptop"]
-    assert parse(["--preset", "smoke"]) == PRESETS["smoke"]
-    smoke = parse(["--preset=smoke", "--seeds", "3"])
-    assert smoke == replace(PRESETS["smoke"], seeds=3)
+    assert parse([]) == (PRESETS["laptop"], RunOptions())
+    assert parse(["--preset", "smoke"])[0] == PRESETS["smoke"]
+    smoke = parse(["--preset=smoke", "--seeds", "3", "--no-resume"])
+    assert smoke == (replace(PRESETS["smoke"], seeds=3), RunOptions(resume=False))
 
 
 def test_every_preset_is_named_after_its_key_and_valid():
@@ -66,7 +66,7 @@ def test_every_preset_is_named_after_its_key_and_valid():
 
 
 def test_options_reach_every_part():
-    experiment = parse(
+    experiment, _ = parse(
         [
             "--methods",
             "magnitude,micro",
@@ -156,44 +156,54 @@ OTHER_LEARNER = {
     "regulariser": "pgd",
     "collection": "perturbed",
 }
-PLACES = {
-    "out",
-    "shard",
-    "distributed",
-    "sink",
-    "resume",
-    "dry_run",
-}  # where and whether to write
 
 
-def test_every_field_but_the_place_identifies_the_experiment():
-    assert {f.name for f in fields(Experiment)} == OTHER.keys() | PLACES
+def test_every_field_identifies_the_experiment():
+    assert {f.name for f in fields(Experiment)} == OTHER.keys()
     base = Experiment(env="cartpole")
     for name, value in OTHER.items():
         assert replace(base, **{name: value}).folder() != base.folder(), name
     for field, value in {**OTHER_LEARNER, "hyper": Hyper(kappa=0.3)}.items():
         other = replace(base, ppo=replace(base.ppo, **{field: value}))
         assert other.folder() != base.folder(), field
-    places = {"shard": "0/2", "distributed": True, "sink": "wandb", "resume": False}
-    for name, value in {**places, "dry_run": True}.items():
-        assert replace(base, **{name: value}).settings() == base.settings(), name
-    assert replace(base, out=Path("elsewhere")).settings() == base.settings()
-    assert replace(base, out=Path("elsewhere")).folder() == Path("elsewhere")
+    assert RunOptions(shard="0/2", sink="wandb").folder(base) == base.folder()
+    assert RunOptions(out=Path("elsewhere")).folder(base) == Path("elsewhere")
+
+
+def test_settings_come_back_as_they_were():
+    every = replace(Experiment(env="cartpole"), **OTHER)
+    for experiment in (*PRESETS.values(), every):
+        settings = experiment.settings()
+        assert Experiment.from_settings(settings) == experiment
+        assert Experiment.from_settings(settings).settings() == settings
+    older = {k: v for k, v in every.settings().items() if k != "policy_activation"}
+    assert Experiment.from_settings(older) == replace(every, policy_activation=None)
+    del older["attack"]["rs"]
+    with pytest.raises(InputError, match="lack 'rs': another version wrote them"):
+        Experiment.from_settings(older)
+
+
+def test_runs_that_differ_in_names_alone_may_be_compared():
+    base = Experiment(env="cartpole")
+    for name, value in OTHER.items():
+        material = Experiment.material(replace(base, **{name: value}).settings())
+        label = name in {"preset", "lanes", "policy", "policy_stats"}
+        assert (material == Experiment.material(base.settings())) == label, name
 
 
 @pytest.mark.parametrize(("task", "methods"), [("cartpole", "magnitude"), ("hopper", "none")])
 def test_all_attacks_are_those_that_the_task_allows(task, methods):
     """A choice of actions excludes two published attacks, and nothing pruned excludes transfer."""
-    asked = parse(["--env", task, "--attacks", "all", "--methods", methods])
+    asked, _ = parse(["--env", task, "--attacks", "all", "--methods", methods])
     excluded = {"rs_reference", "paad_reference"} if task == "cartpole" else {"transfer"}
     assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
 
 
 def test_a_sweep_multiplies_the_tasks_own_radius():
     env = make_env("cartpole")
-    asked = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
+    asked, _ = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
     assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
-    assert parse(["--episodes", "9"]).resolved(env).selection_episodes == 4
+    assert parse(["--episodes", "9"])[0].resolved(env).selection_episodes == 4
 
 
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
@@ -202,8 +212,6 @@ def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
         assert folder.parent == Path("results")
         assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", folder.name)
         assert Experiment(env=env).settings()["env"] == env
-    out = Path("runs/gym/Hopper-v4")
-    assert Experiment(env="gym/Hopper-v4", out=out).folder() == out
 
 
 BAD = [
@@ -302,7 +310,7 @@ BAD = [
 @pytest.mark.parametrize(("words", "named"), BAD, ids=[words for words, _ in BAD])
 def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: list[str]):
     with pytest.raises(InputError) as error:
-        check(parse([*words.split()]))
+        check(parse([*words.split()])[0])
     message = str(error.value)
     assert "\n" not in message
     for part in named:
@@ -312,7 +320,7 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: li
 def test_an_alias_is_the_same_experiment():
     env = make_env("cartpole")
     words = ["--env", "cartpole", "--attacks"]
-    plain, alias = (parse([*words, x]).resolved(env) for x in ("none,mad", "none,pgd,mad"))
+    plain, alias = (parse([*words, x])[0].resolved(env) for x in ("none,mad", "none,pgd,mad"))
     assert alias == plain
     assert alias.folder() == plain.folder()
 

@@ -21,7 +21,7 @@ SMOKE = PRESETS["smoke"].resolved(ENV)
 
 
 def asked(words: str):
-    return parse(["--preset", "smoke", *words.split()]).resolved(ENV)
+    return parse(["--preset", "smoke", *words.split()])[0].resolved(ENV)
 
 
 def test_the_size_of_networks_is_that_of_real_ones():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment import PRESETS, check, parse
+from benchmarks.experiment import PRESETS, RunOptions, check, parse
 from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import (
     ALONE,
@@ -61,7 +61,7 @@ def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
 def test_a_scheduler_tells_the_shard(
     environment: dict[str, str], asked: str, shard: Shard, tmp_path: Path
 ):
-    assert find_shard(replace(SIX, shard=asked, out=tmp_path), environment) == shard
+    assert find_shard(RunOptions(shard=asked, out=tmp_path), SIX, environment) == shard
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_scheduler_that_says_too_little(
     environment: dict[str, str], asked: str, message: str, tmp_path: Path
 ):
     with pytest.raises(InputError, match=message):
-        find_shard(replace(SIX, shard=asked, out=tmp_path), environment)
+        find_shard(RunOptions(shard=asked, out=tmp_path), SIX, environment)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp
     """Some tasks of an array, submitted again, look like a smaller array."""
     (tmp_path / "shards" / "0-of-3").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds shards/0-of-3.*--shard INDEX/3.*another --out"):
-        find_shard(replace(SIX, shard=asked, out=tmp_path), submitted)
-    again = replace(SIX, shard="auto/3", out=tmp_path)
-    assert find_shard(again, slurm(1, 1, 1, 1)) == Shard(1, 3)
+        find_shard(RunOptions(shard=asked, out=tmp_path), SIX, submitted)
+    again = RunOptions(shard="auto/3", out=tmp_path)
+    assert find_shard(again, SIX, slurm(1, 1, 1, 1)) == Shard(1, 3)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp
     ids=lambda environment: next(iter(environment)),
 )
 def test_a_launcher_tells_a_process_its_shard(environment: dict[str, str], tmp_path: Path):
-    asked = replace(SIX, distributed=True, out=tmp_path)
-    assert find_shard(asked, environment) == Shard(1, 3)
+    asked = RunOptions(distributed=True, out=tmp_path)
+    assert find_shard(asked, SIX, environment) == Shard(1, 3)
     with pytest.raises(InputError, match=r"finds no launcher.*give --shard INDEX/COUNT"):
-        find_shard(asked, dict([next(iter(environment.items()))]))
+        find_shard(asked, SIX, dict([next(iter(environment.items()))]))
 
 
 @pytest.mark.parametrize("text", ["3/3", "a/b", "1", "-1/2", "1/0", "", "0/1000000000000"])
@@ -121,14 +121,14 @@ def test_what_is_no_shard(text: str):
 
 def test_more_shards_than_blocks():
     with pytest.raises(InputError, match=r"6 seeds in chunks of 2 are 3.*--chunk-seeds of 1"):
-        find_shard(replace(SIX, shard="0/4"))
-    assert find_shard(replace(SIX, shard="2/3")) == Shard(2, 3)
-    assert find_shard(SIX) == ALONE
+        find_shard(RunOptions(shard="0/4"), SIX)
+    assert find_shard(RunOptions(shard="2/3"), SIX) == Shard(2, 3)
+    assert find_shard(RunOptions(), SIX) == ALONE
 
 
 def test_a_shard_and_processes_contradict_each_other():
     with pytest.raises(InputError, match="leave out --shard"):
-        find_shard(replace(SIX, shard="0/2", distributed=True))
+        find_shard(RunOptions(shard="0/2", distributed=True), SIX)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,8 @@ def test_a_shard_and_processes_contradict_each_other():
 )
 def test_blocks_of_different_sizes(words: str, message: str):
     with pytest.raises(InputError, match=message):
-        check(parse(["--preset", "smoke", *words.split()]))
+        check(parse(["--preset", "smoke", *words.split()])[0])
 
 
-def test_how_a_run_is_split_does_not_name_another_experiment():
-    asked = replace(SIX, shard="1/3", distributed=True, resume=False, dry_run=True)
-    assert asked.settings() == SIX.settings()
+def test_how_many_seeds_are_a_block_names_another_experiment():
     assert replace(SIX, chunk_seeds=3).settings() != SIX.settings()
