@@ -68,7 +68,7 @@ def compute(
     Args:
         returns: the table of returns.
         training: {} where nothing was trained.
-        attacks: {} for runs of older versions, whose attacks are counted as asking nothing.
+        attacks: {} where nothing is known of them; they are then counted as asking nothing.
         sparsity: tells the sizes of the networks.
         settings: of the experiment; {} leaves the FLOPs of training unknown.
     """

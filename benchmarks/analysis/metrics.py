@@ -85,14 +85,14 @@ def _curves_of_metrics(results: Results) -> Iterator[tuple[str, np.ndarray, Inte
             worst = worst_of(results, method, eps).curve
             yield _key(method, WORST_OF, eps), worst.sparsity, worst.interval(judge), "return"
         if len(results.radii) > 1:
-            _, _, under = sweep(results, method)
-            yield f"area/{method}/{WORST_OF}", results.clean(method).sparsity, under, "return"
+            _, sparsity, _, area = sweep(results, method)
+            yield f"area/{method}/{WORST_OF}", sparsity, area, "return"
     for method in results.methods:
         for eps in results.radii:
             where = f"{method}/{WORST_OF}@{eps:g}"
-            _, sparsity, _, band = differences(results, method, eps)
+            sparsity, band = results.clean(method).sparsity, differences(results, method, eps).band
             yield f"difference_to_dense/{where}", sparsity, band, "return"
-            _, sparsity, probability = improvement(results, method, eps)
+            probability = improvement(results, method, eps)
             yield f"improvement_over_dense/{where}", sparsity, probability, "probability"
 
 

@@ -99,7 +99,7 @@ RULES = [
     _Rule(
         "objective is a number",
         0.0,
-        lambda told: told.get("undefined", np.full(1, np.nan)),  # older runs did not count
+        lambda told: told.get("undefined", np.full(1, np.nan)),  # committed runs did not count
         "the divergence is not finite at this share of the corners of the ball, where the policy "
         "overflows: no attack sees what it does there, so that its robustness is not known",
         optional=True,

@@ -18,7 +18,7 @@ from benchmarks.analysis.curves import (
     replicated_interval,
     replicates,
 )
-from benchmarks.analysis.worst_case import Worst, halves, worst_of
+from benchmarks.analysis.worst_case import halves, worst_of
 from jaxprune.statistics import (
     Interval,
     paired_difference,
@@ -34,8 +34,6 @@ TOLERATED_LOSS = 0.05
 class Differences(NamedTuple):
     """J(pruned, attacked) - J(dense, attacked) against sparsity, of the same fresh episodes."""
 
-    attack: str  # the usual one against the pruned policies
-    sparsity: np.ndarray  # [S]
     interval: Interval  # [S], at each sparsity by itself
     band: Interval  # [S], of the whole curve at once
 
@@ -44,38 +42,28 @@ def differences(
     results: Results, method: str, eps: float, sampling: Sampling = replicates
 ) -> Differences:
     """What pruning gains or loses where both policies meet their strongest adversary."""
-    worst, pruned, dense = _with_dense(results, method, eps)
+    pruned, dense = _with_dense(results, method, eps)
     a, b = sampling(*np.broadcast_arrays(pruned, dense))
     band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)
     interval = paired_difference(jax.random.key(SEED), a, b, level=CONFIDENCE)
-    return Differences(worst.label, worst.curve.sparsity, as_numpy(interval), as_numpy(band))
+    return Differences(as_numpy(interval), as_numpy(band))
 
 
-class Improvement(NamedTuple):
-    """P(J(pruned, attacked) > J(dense, attacked)) against sparsity, ties by half."""
-
-    attack: str  # the usual one against the pruned policies
-    sparsity: np.ndarray  # [S]
-    probability: Interval  # [S]
-
-
-def improvement(results: Results, method: str, eps: float) -> Improvement:
-    """How likely an agent of the method withstands its strongest adversary better than a dense one.
+def improvement(results: Results, method: str, eps: float) -> Interval:
+    """P(J(pruned, attacked) > J(dense, attacked)) against sparsity, `[S]`, ties by half.
 
     Of any two agents, or episodes of a single seed, on fresh episodes: not of pairs.
     """
-    worst, pruned, dense = _with_dense(results, method, eps)
+    pruned, dense = _with_dense(results, method, eps)
     of_sparsity = partial(probability_of_improvement, jax.random.key(SEED), level=CONFIDENCE)
     x, y = replicates(pruned, dense)
-    found = jax.vmap(of_sparsity, in_axes=(1, None))(x, y)
-    return Improvement(worst.label, worst.curve.sparsity, as_numpy(found))
+    return as_numpy(jax.vmap(of_sparsity, in_axes=(1, None))(x, y))
 
 
-def _with_dense(results: Results, method: str, eps: float) -> tuple[Worst, np.ndarray, np.ndarray]:
-    """The worst case of a method, its returns `[seeds, S, episodes]`, and those of no pruning."""
-    worst, dense = (worst_of(results, m, eps) for m in (method, results.dense_of[method]))
-    judge = halves(results).judge
-    return worst, worst.curve.returns[..., judge], dense.curve.returns[..., judge]
+def _with_dense(results: Results, method: str, eps: float) -> list[np.ndarray]:
+    """Worst-of returns `[seeds, S, episodes]` of a method, and those of no pruning."""
+    worst = [worst_of(results, m, eps).curve for m in (method, results.dense_of[method])]
+    return [curve.returns[..., halves(results).judge] for curve in worst]
 
 
 class RegretCurve(NamedTuple):

@@ -79,12 +79,17 @@ def leading(results: Results, method: str, eps: float) -> list[Curve]:
     return sorted(found, key=lambda c: c.returns.mean())[:SHOWN]
 
 
-def sweep(results: Results, method: str) -> tuple[list[float], Interval, Interval]:
-    """Radii from 0 up, the worst-of return at each, and the area under that curve.
+class Sweep(NamedTuple):
+    """The worst-of return of one method against the radius, on fresh episodes."""
 
-    Returns:
-        radii `[R]`, `Interval [R, S]` on fresh episodes, `Interval [S]`.
-    """
+    radii: list[float]  # [R], from 0 up
+    sparsity: np.ndarray  # [S]
+    returns: Interval  # [R, S]
+    area: Interval  # [S], under that curve
+
+
+def sweep(results: Results, method: str) -> Sweep:
+    """Returns the worst-of return at every radius, and the area under it."""
     judge = halves(results).judge
     radii = [0.0, *sorted(results.radii)]
     returns = np.stack(
@@ -92,8 +97,9 @@ def sweep(results: Results, method: str) -> tuple[list[float], Interval, Interva
         + [worst_of(results, method, eps).curve.returns[:, :, judge] for eps in radii[1:]]
     )  # [R, seeds, S, episodes]
     each = [replicated_interval(r) for r in returns]
-    return (
+    return Sweep(
         radii,
+        results.clean(method).sparsity,
         Interval(*(np.stack(x) for x in zip(*each, strict=True))),
         replicated_interval(np.asarray(area(radii, returns))),
     )

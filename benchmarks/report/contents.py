@@ -32,7 +32,7 @@ from benchmarks.analysis.versus_dense import (
     regret_curve,
     sweet_spots,
 )
-from benchmarks.analysis.worst_case import SHOWN, halves, worst_of
+from benchmarks.analysis.worst_case import SHOWN, Sweep, halves, sweep, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
 from jaxprune.attacks import ATTACKS
@@ -105,15 +105,6 @@ class Dense(NamedTuple):
     clean: Interval  # []
     worst: dict[float, list[Interval]]  # radius -> [] of every victim, on fresh episodes
     reference: float  # J_ref
-
-
-class Sweep(NamedTuple):
-    """The worst-of return of one method against the radius, on fresh episodes."""
-
-    radii: list[float]  # [R], from 0 up
-    sparsity: np.ndarray  # [S]
-    returns: Interval  # [R, S]
-    area: Interval  # [S]
 
 
 class Remains(NamedTuple):
@@ -312,7 +303,7 @@ def panel(
         cvar=cvar_interval(fresh),
         change=Line("change", change.band, (fresh - reference).mean(-1)),
         claimed=claimed.band,
-        better=improvement(results, method, eps).probability,
+        better=improvement(results, method, eps),
         dense_clean=_first(replicated_interval(results.dense(method).returns, words)),
         dense_worst=_first(replicated_interval(reference, words)),
         bounds=bound_curves(certificates, method, eps),
@@ -326,13 +317,10 @@ def panel(
 
 def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str, np.ndarray]:
     """Scope -> `[S]`, the best bound on the total variation."""
-    found = {
-        scope: bound_curves(certificates, method, eps, "TV", scope) for scope in ("global", "local")
-    }
     return {
-        scope: np.min([curve.values.mean(0) for curve in curves], axis=0)
-        for scope, curves in found.items()
-        if curves
+        scope: np.min([curve.values.mean(0) for curve in found], axis=0)
+        for scope in ("global", "local")
+        if (found := bound_curves(certificates, method, eps, "TV", scope))
     }
 
 
@@ -349,12 +337,6 @@ def dense(victims: Sequence[Results], name: str, words: Sampling) -> Dense:
     }
     clean = _first(replicated_interval(first.clean(name).returns, words))
     return Dense(name, clean, worst, curves.reference(first, name))
-
-
-def sweep(results: Results, method: str) -> Sweep:
-    """Returns the worst-of return at every radius, and the area under it."""
-    radii, returns, area = worst_case.sweep(results, method)
-    return Sweep(radii, results.clean(method).sparsity, returns, area)
 
 
 def units(certificates: Columns) -> dict[str, str]:

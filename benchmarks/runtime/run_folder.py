@@ -196,7 +196,7 @@ def values_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _with_victim(table: pa.Table) -> pa.Table:
-    """A table of an older version has one victim, which the settings that travel with it name."""
+    """Fills in the one victim of a committed run without this column, which its settings name."""
     settings = json.loads((table.schema.metadata or {}).get(b"settings", b"{}"))
     victim = settings.get("victim")
     if "victim" in table.column_names or not isinstance(victim, str):

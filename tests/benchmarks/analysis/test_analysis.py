@@ -400,7 +400,7 @@ def test_the_area_under_the_sweep_is_a_mean_return():
             "mad": {0.4: [[2, 2], [2, 2]], 0.1: [[6, 6], [6, 6]]},
         }
     )
-    radii, returns, area = sweep(results, "micro")
+    radii, _, returns, area = sweep(results, "micro")
     assert radii == [0.0, 0.1, 0.4]
     np.testing.assert_allclose(returns.mean, [[10, 10], [6, 6], [2, 2]])
     np.testing.assert_allclose(area.mean, [5, 5], rtol=1e-6)
@@ -428,8 +428,6 @@ def test_differences_to_the_dense_agents_are_paired_by_seed_and_episode():
     """Seeds differ by +-1 and episodes by their number: what pruning does is the same for all."""
     results = collect(returns_table(noise=5.0))
     found = versus_dense.differences(results, "magnitude", 0.1)
-    assert found.attack == "mad"
-    np.testing.assert_array_equal(found.sparsity, SPARSITIES)
     for part in (*found.interval, *found.band):
         np.testing.assert_allclose(part, [0, 50, 38], atol=1e-4)
 
@@ -455,9 +453,9 @@ def test_improvement_is_a_comparison_of_any_two_seeds():
         {"none": {0.0: [[9, 9, 9], [9, 9, 9]]}, "mad": {0.1: [[2, 4, 7], [6, 8, 9]]}}
     )
     found = improvement(results, "micro", 0.1)
-    np.testing.assert_allclose(found.probability.mean, [0.5, 0.75, 1])
-    assert found.probability.low[2] == pytest.approx(0.025**0.5)
-    assert found.probability.high[2] == 1
+    np.testing.assert_allclose(found.mean, [0.5, 0.75, 1])
+    assert found.low[2] == pytest.approx(0.025**0.5)
+    assert found.high[2] == 1
     rows = {row["key"]: row for row in metrics(results, certificates_table(1))}
     row = rows["improvement_over_dense/micro/worst_of@0.1/sparsity=0.25"]
     assert (row["value"], row["unit"], row["direction"]) == (0.75, "probability", "higher")
@@ -470,7 +468,7 @@ def test_of_a_single_seed_the_episodes_are_compared():
     one = collect({name: column[table["seed"] == 0] for name, column in table.items()})
     found = versus_dense.differences(one, "magnitude", 0.1)
     np.testing.assert_allclose(found.band.low, [0, 50, 38], atol=1e-4)  # paired
-    probability = improvement(one, "magnitude", 0.1).probability
+    probability = improvement(one, "magnitude", 0.1)
     np.testing.assert_allclose(probability.mean, [0.5, 1, 1])
     np.testing.assert_allclose(probability.low[1:], 0.025**0.5, rtol=1e-5)  # two fresh episodes
 
@@ -489,7 +487,7 @@ def test_a_single_dense_agent_is_compared_with_each_that_was_pruned():
     found = versus_dense.differences(results, "micro", 0.1)
     np.testing.assert_allclose(found.band.mean, [0, 2], atol=1e-6)
     assert 0 < found.band.mean[1] - found.band.low[1] < np.inf
-    probability = improvement(results, "micro", 0.1).probability
+    probability = improvement(results, "micro", 0.1)
     np.testing.assert_allclose(probability.mean, [0.5, 1])
     assert np.isnan(probability.low).all()
 

@@ -231,7 +231,7 @@ def test_the_area_over_eps_is_that_of_the_report(made):
     area = found[Key("magnitude", "area_over_eps", 0.3, RETURN)]
     assert area.worse
     for held, means in ((tables, area.baseline), (lower, area.run)):
-        _, _, interval = sweep(collect(held["returns"]), "magnitude")
+        interval = sweep(collect(held["returns"]), "magnitude").area
         np.testing.assert_allclose(means, interval.mean, rtol=1e-5)
 
 
@@ -273,7 +273,7 @@ def lowered(recorded: Recorded, share: float, sparsities: np.ndarray) -> Recorde
         )
         for key, curve in results.by_key.items()
     }
-    return recorded._replace(results=results._replace(by_key=by_key))
+    return recorded._replace(results=replace(results, by_key=by_key))
 
 
 def test_false_alarms_are_few_and_a_loss_at_a_third_of_the_grid_is_caught(monkeypatch):

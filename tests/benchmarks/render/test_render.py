@@ -158,7 +158,7 @@ def test_without_an_attack_that_is_ready_it_is_mad(folder: RunFolder):
     results = collect(render.read_table(folder.path, "returns"))
     eps = results.radii[0]
     assert render.strongest(results, "none", eps) in ("mad", "random")
-    learned = results._replace(adversaries=[("rs", eps)])
+    learned = replace(results, adversaries=[("rs", eps)])
     learned.by_key["none", "rs", eps] = replace(results.clean("none"), attack="rs")
     assert render.strongest(learned, "none", eps) == "mad"
 
