@@ -31,7 +31,7 @@ from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.console import Display, make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.preemption import Stopping
-from benchmarks.runtime.run_folder import SHARDS, RunFolder
+from benchmarks.runtime.run_folder import EMPTY, SHARDS, RunFolder
 from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import chunk_count
 from benchmarks.stages.results import finish
@@ -109,8 +109,9 @@ def compute(
 ) -> None:
     """Computes what is not in the chunks of a locked folder, and writes the tables and agents."""
     started, chunks_at = time.monotonic(), folder.path / CHUNKS
-    if (folder.path / "experiment.json").exists():
-        console.print(f"not complete: {', '.join(folder.missing())}", markup=False)
+    missing = folder.missing()
+    if missing and missing != [EMPTY]:
+        console.print(f"not complete: {', '.join(missing)}", markup=False)
     folder.begin(facts)
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()

@@ -23,6 +23,8 @@ from jaxprune.validation import MESSAGE, InputError, shown
 
 # The folder of the shards of a run, inside of it.
 SHARDS = "shards"
+# Why a new folder is not complete.
+EMPTY = "empty"
 
 
 class RunFolder:
@@ -93,17 +95,20 @@ class RunFolder:
         return {"settings": self.settings, **identity()}
 
     def missing(self) -> list[str]:
-        """Returns why the folder is not complete: what differs from this run, or files.
+        """Returns why the folder is not complete, in words.
 
         Empty for a finished run of the same identity with all its tables and agents undamaged.
         """
         try:
             held = read_json(self.path / "experiment.json")
         except InputError:
-            return ["experiment.json"]
-        different = differences(self.identity, held)
-        files = held.get("files") or {"tables": ""}
-        return different or [n for n, known in files.items() if checksum(self.path / n) != known]
+            return [EMPTY]
+        different = [f"another {part}" for part in differences(self.identity, held)]
+        files = held.get("files")
+        if different or not files:
+            return different or ["unfinished"]
+        damaged = [name for name, known in files.items() if checksum(self.path / name) != known]
+        return [f"{name} is missing or damaged" for name in damaged]
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file; NaN is written as null."""

@@ -174,6 +174,10 @@ def test_agents_are_part_of_what_a_folder_promises(tmp_path: Path):
     folder.describe({"files": {"agents": known}})
     assert folder.missing() == []
     (agents / "weights").write_bytes(b"2")
-    assert checksum(tmp_path / "agents") != known and folder.missing() == ["agents"]
+    assert checksum(tmp_path / "agents") != known and folder.missing() == [
+        "agents is missing or damaged"
+    ]
     shutil.rmtree(tmp_path / "agents")
-    assert checksum(tmp_path / "agents") is None and folder.missing() == ["agents"]
+    assert checksum(tmp_path / "agents") is None and folder.missing() == [
+        "agents is missing or damaged"
+    ]
