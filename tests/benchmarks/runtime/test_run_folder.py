@@ -170,14 +170,10 @@ def test_agents_are_part_of_what_a_folder_promises(tmp_path: Path):
     agents = tmp_path / "agents" / "deep"
     agents.mkdir(parents=True)
     (agents / "weights").write_bytes(b"1")
-    known = checksum(tmp_path / "agents")
+    known, damaged = checksum(tmp_path / "agents"), ["agents is missing or damaged"]
     folder.describe({"files": {"agents": known}})
     assert folder.missing() == []
     (agents / "weights").write_bytes(b"2")
-    assert checksum(tmp_path / "agents") != known and folder.missing() == [
-        "agents is missing or damaged"
-    ]
+    assert checksum(tmp_path / "agents") != known and folder.missing() == damaged
     shutil.rmtree(tmp_path / "agents")
-    assert checksum(tmp_path / "agents") is None and folder.missing() == [
-        "agents is missing or damaged"
-    ]
+    assert checksum(tmp_path / "agents") is None and folder.missing() == damaged
