@@ -40,7 +40,9 @@ def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict
 def metrics(
     results: Results, certificates: Columns, others: Sequence[Results] = ()
 ) -> list[dict[str, Any]]:
-    """The scalars that a gate compares: key, value, unit, direction, interval.
+    """Returns the scalars of metrics.json: key, value, unit, direction, interval.
+
+    Programs outside of this suite may read them; the gate compares tables.
 
     The keys of other victims, of whom there are curves only, begin with their names.
     """

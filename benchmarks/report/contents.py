@@ -227,30 +227,28 @@ def contents(
     tables: Mapping[str, Columns], described: dict[str, Any], pictures: Sequence[str] = ()
 ) -> Contents:
     """Computes all that a report says from the tables of a run and its experiment.json."""
-    returns, sparsity = tables["returns"], tables["sparsity"]
-    labels = Labels(returns)
-    training, attacks, seconds, diagnosis = (tables.get(name, {}) for name in OPTIONAL)
-    results, *others = victims = [collect(returns, name) for name in curves.victims(returns)]
+    labels = Labels(tables["returns"])
+    victims = [collect(tables["returns"], name) for name in curves.victims(tables["returns"])]
+    results, *others = victims
+    returns, certificates, sparsity, training, diagnosis = (
+        labelled(tables.get(name, {}), labels) for name in (*NEEDED, "training", "diagnosis")
+    )
+    attacks, seconds = (tables.get(name, {}) for name in ("attacks", "seconds"))
     seeds = max(len(curve.returns) for curve in results.by_key.values())
     words, methods = sampling(seeds), results.pruned_methods()
-    task, simulator = str(returns["env"][0]), str(returns["backend"][0])
-    returns, training, certificates, sparsity, diagnosis = (
-        labelled(table, labels)
-        for table in (returns, training, tables["certificates"], sparsity, diagnosis)
-    )
+    unpruned = {x: dense(victims, x, words) for x in dict.fromkeys(results.dense_of.values())}
     checked = checks(results, diagnosis)
-    found = warnings(results, returns, training, certificates, others)
+    problems = warnings(results, returns, training, certificates, others)
     stages = compute(returns, training, attacks, sparsity, described.get("settings", {}))
-    pairs = [(method, eps) for eps in results.radii for method in methods]
-    panels = [panel(results, certificates, *pair, words) for pair in pairs]
+    panels = panels_of(results, certificates, unpruned, words)
     return Contents(
-        title=f"{task} ({simulator})",
+        title=f"{returns['env'][0]} ({returns['backend'][0]})",
         regime=str(returns["regime"][0]),
         victim=results.victim,
         seeds=seeds,
         radii=results.radii,
         described=described,
-        dense=[dense(victims, x, words) for x in dict.fromkeys(results.dense_of.values())],
+        dense=list(unpruned.values()),
         panels=panels,
         sweeps={x: sweep(results, x) for x in methods} if len(results.radii) > 1 else {},
         others=[other(held, panels, attacks, seconds) for held in others],
@@ -259,40 +257,43 @@ def contents(
         costs=costs(results, attacks, seconds),
         remains={method: remains(sparsity, method) for method in methods},
         checks=checked,
-        problems=[*found, *warnings_of(checked)],
+        problems=[*problems, *warnings_of(checked)],
         compute=[*stages, total(stages)] if len(stages) > 1 else stages,
-        comparison=compare(results, task),
+        comparison=compare(results, str(returns["env"][0])),
         metrics=metrics(results, certificates, others),
         pictures=list(pictures),
     )
 
 
+def panels_of(
+    results: Results, certificates: Columns, unpruned: Mapping[str, Dense], words: Sampling
+) -> list[Panel]:
+    """Returns the panels of every radius and method, in this order."""
+    return [
+        panel(results, certificates, method, eps, unpruned[results.dense_of[method]], words)
+        for eps in results.radii
+        for method in results.pruned_methods()
+    ]
+
+
 def panel(
-    results: Results,
-    certificates: Columns,
-    method: str,
-    eps: float,
-    words: Sampling = replicates,
+    results: Results, certificates: Columns, method: str, eps: float, dense: Dense, words: Sampling
 ) -> Panel:
     """All curves of one method at one radius; `words` decides what sentences are about."""
-    judge, dense = halves(results).judge, results.dense_of[method]
-    worst, clean = worst_of(results, method, eps), results.clean(method)
-    leading = worst_case.leading(results, method, eps)
-    named = {curve.attack for curve in leading}
-    attacked = [*leading, *(c for c in results.attacked(method, eps) if c.attack not in named)]
-    fresh, reference = (
-        curve.returns[:, :, judge] for curve in (worst.curve, worst_of(results, dense, eps).curve)
-    )
-    change, claimed = (
-        versus_dense.differences(results, method, eps, x) for x in (replicates, words)
-    )
-    empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
+    judge, clean = halves(results).judge, results.clean(method)
+    worst, reference = (worst_of(results, name, eps) for name in (method, dense.name))
+    fresh, unpruned = (found.curve.returns[:, :, judge] for found in (worst, reference))
     strongest = sorted(results.attacked(method, eps), key=lambda c: c.returns.mean())
     every = {"clean": clean, **{c.attack: c for c in strongest}, WORST_OF: worst.curve}
+    leading = worst_case.leading(results, method, eps)
+    ordered = {c.attack: c for c in (*leading, *results.attacked(method, eps))}
+    attacked = ordered.values()  # of many, the strongest first
+    band = versus_dense.differences(results, method, eps).band
+    empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
     return Panel(
         method=method,
         eps=eps,
-        dense=dense,
+        dense=dense.name,
         nested=results.nested[method],
         sparsity=clean.sparsity,
         clean=_line("none", clean.returns),
@@ -301,11 +302,11 @@ def panel(
         every={name: c.returns[:, :, judge].mean((0, 2)) for name, c in every.items()},
         chosen=worst.chosen,
         cvar=cvar_interval(fresh),
-        change=Line("change", change.band, (fresh - reference).mean(-1)),
-        claimed=claimed.band,
+        change=Line("change", band, (fresh - unpruned).mean(-1)),
+        claimed=versus_dense.differences(results, method, eps, words).band,
         better=improvement(results, method, eps),
-        dense_clean=_first(replicated_interval(results.dense(method).returns, words)),
-        dense_worst=_first(replicated_interval(reference, words)),
+        dense_clean=dense.clean,
+        dense_worst=dense.worst[eps][0],
         bounds=bound_curves(certificates, method, eps),
         tv=_total_variation(certificates, method, eps),
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
