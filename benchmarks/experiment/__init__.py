@@ -1,19 +1,11 @@
 """What to run: settings, their validation, the design, shards, the printed plan."""
 
-from benchmarks.experiment.config import (
-    PRESETS,
-    Experiment,
-    RunOptions,
-    attack_names,
-    parse,
-    parse_grid,
-)
+from benchmarks.experiment.config import PRESETS, Experiment, attack_names, parse, parse_grid
 from benchmarks.experiment.validate import check
 
 __all__ = [
     "PRESETS",
     "Experiment",
-    "RunOptions",
     "attack_names",
     "check",
     "parse",

@@ -14,6 +14,7 @@ import tyro
 
 from benchmarks.experiment.tuned import tuned
 from benchmarks.runtime.command_line import read_options
+from benchmarks.runtime.run_folder import checksum
 from jaxprune.attacks import (
     ATTACKS,
     AdversaryConfig,
@@ -224,11 +225,7 @@ class Experiment:
         for name in ("policy", "policy_stats"):
             file = getattr(self, name)
             values[name] = None if file is None else str(file)
-            values[f"{name}_sha256"] = (
-                None
-                if file is None or not file.is_file()
-                else hashlib.sha256(file.read_bytes()).hexdigest()
-            )
+            values[f"{name}_sha256"] = None if file is None else checksum(file)
         return json.loads(json.dumps(values))
 
     @classmethod

@@ -143,19 +143,16 @@ def list_cells(
     if RESCALED in experiment.controls:
         curves.append((RESCALED, "none"))
     grid = experiment.sparsity_grid
-    for regime, curve, (index, dense), level in itertools.product(
-        regimes(experiment), curves, unpruned, grid
-    ):
-        if dense.regime != regime:
-            continue
-        about = Agent(dense.seed, regime, *curve, AFTER, level)
+    for curve, (index, dense), level in itertools.product(curves, unpruned, grid):
+        about = Agent(dense.seed, dense.regime, *curve, AFTER, level)
         if about.method == RESCALED:
             cells.append(PlannedCell(about, len(policies), nested=False))
             policies.append(about)
         else:
             cells.append(PlannedCell(about, index, find_method(about.method).nested))
-    order = ["none", *experiment.methods, *experiment.controls]
-    return policies, sorted(cells, key=lambda cell: order.index(cell.about.method))
+    methods, sources = ["none", *experiment.methods, *experiment.controls], regimes(experiment)
+    place = [(methods.index(c.about.method), sources.index(c.about.regime)) for c in cells]
+    return policies, [cells[i] for i in sorted(range(len(cells)), key=place.__getitem__)]
 
 
 def list_cases(experiment: Experiment) -> list[Case]:

@@ -60,8 +60,8 @@ class AttackRunner:
     def __init__(self, design: Design, env: Environment, policy: Any, cells: int):
         self.env, self.experiment, self.cases = env, design.experiment, design.cases
         names = tuple(dict.fromkeys(case.attack for case in self.cases))
-        times = visit_times(self.experiment, env.spec)
-        self.evaluator = BlockEvaluator(self.experiment, env, names, policy, times, cells)
+        self.times = visit_times(self.experiment, env.spec)
+        self.evaluator = BlockEvaluator(self.experiment, env, names, policy, self.times, cells)
         self.attacks = dict(zip(names, self.evaluator.members, strict=True))
         self.warm_start = self.experiment.attack.adversary.warm_start
         self.policy, self.cells = policy, cells
@@ -88,9 +88,9 @@ class AttackRunner:
 
     def left(self, block: Block, chunks: Chunks) -> list[Case]:
         """The cases of which a block has no chunk."""
-        return [case for case in self.cases if chunks.get(**_chunk(block, case)) is None]
+        return [case for case in self.cases if chunks.get(**_chunk(block.id, case)) is None]
 
-    def run(self, block: Block, population: Population, work: Work) -> Attacked:
+    def run(self, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
         cells = len(population.rows)
         work.progress.stage("attack", len(self.cases) * cells)
@@ -98,7 +98,7 @@ class AttackRunner:
         found: list[Arrays] = []
         for case in self.cases:
             attacked = partial(under_attack.attacked, case)
-            found.append(work.piece(attacked, cells, "returns", **_chunk(block, case)))
+            found.append(work.piece(attacked, cells, "returns", **_chunk(population.block, case)))
             if under_attack.clean is None:
                 under_attack.clean = unpacked(skeleton(Episode), part("clean", found[0]))
         assert under_attack.clean is not None
@@ -106,7 +106,8 @@ class AttackRunner:
             joined([part(name, held) for held in found])
             for name in ("returns", "attacks", "seconds")
         )
-        visits = collect(self.experiment, self.env.spec, under_attack.clean)
+        gamma = float(self.experiment.ppo.hyper.gamma)
+        visits = collect(self.times, gamma, self.env.spec, under_attack.clean)
         return Attacked(returns, attacks, seconds, visits)
 
 
@@ -197,6 +198,6 @@ def returns_table(
     }
 
 
-def _chunk(block: Block, case: Case) -> Columns:
+def _chunk(block: int, case: Case) -> Columns:
     """What the chunk of one attack is."""
-    return {"stage": "attack", "block": block.id, **case._asdict()}
+    return {"stage": "attack", "block": block, **case._asdict()}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.experiment.design import Block
 from benchmarks.runtime.arrays import Arrays, joined, part
 from benchmarks.runtime.checkpoints import Work
 from jaxprune.cells import Cell
@@ -36,6 +35,7 @@ class Population(NamedTuple):
     policy: Policy  # [policies]
     rows: list[Row]  # [cells]
     cells: Cell  # [cells]
+    block: int  # id of the block that they are of
 
 
 def described(spec: EnvSpec, population: Population) -> Columns:
@@ -63,29 +63,29 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def by_radius(
-    block: Block,
+    population: Population,
     radii: Iterable[float],
     work: Work,
     stage: str,
     table: str,
-    units: int,
+    kinds: int,
     compute: Callable[[float], Arrays],
 ) -> Arrays:
     """The table of a stage that looks at one radius after the other, in a chunk for each.
 
     Args:
-        block: of seeds.
+        population: of one block.
         radii: in the order of the table; one that is there twice is looked at once.
         work: what was finished before.
         stage: its name.
         table: the name of its table.
-        units: of work, per radius.
+        kinds: how often the stage looks at every cell.
         compute: eps -> the rows, below the name of their table.
     """
-    radii = dict.fromkeys(radii)
+    radii, units = dict.fromkeys(radii), kinds * len(population.rows)
     work.progress.stage(stage, len(radii) * units)
     tables = []
     for eps in radii:
-        what = {"stage": stage, "block": block.id, "eps": eps}
+        what = {"stage": stage, "block": population.block, "eps": eps}
         tables.append(part(table, work.piece(partial(compute, eps), units, table, **what)))
     return joined(tables)

@@ -14,11 +14,12 @@ import numpy as np
 from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import CONFIDENCE
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import CERTIFY, Block, key_for
+from benchmarks.experiment.design import CERTIFY, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, blocks, by_radius, described, finite
 from benchmarks.stages.visitation import Visits, discounted, summary
+from jaxprune.attacks import MADConfig
 from jaxprune.certify import (
     BOUNDS,
     Certificate,
@@ -36,6 +37,7 @@ from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
 from jaxprune.evaluation.pointwise import Reached, reached
 from jaxprune.statistics.concentration import mean_upper
+from jaxprune.types import Key
 
 # Cells bounded in one call: masks alone, and masks with all their visited states.
 GLOBAL_CELLS, LOCAL_CELLS = 256, 16
@@ -57,13 +59,32 @@ class Statement(NamedTuple):
     note: str = ""
 
 
+class Terms(NamedTuple):
+    """What statements about the return depend on, besides certificates and visits."""
+
+    gamma: float
+    stochastic: bool  # the first victim, whose visits these are, draws its actions
+    method: str  # of the confidence bounds
+    bounds: int  # of which the best is shown
+    local_bounds: int
+
+
+def terms_of(experiment: Experiment) -> Terms:
+    """Returns the terms of an experiment.
+
+    Bernstein's width is the shorter one from some hundreds of episodes on.
+    """
+    return Terms(
+        float(experiment.ppo.hyper.gamma),
+        experiment.victim[0] == "stochastic",
+        "bernstein" if experiment.episodes >= 200 else "hoeffding",
+        len(experiment.bounds),
+        sum(BOUNDS[name].scope == "local" for name in experiment.bounds),
+    )
+
+
 def certify_population(
-    experiment: Experiment,
-    block: Block,
-    spec: EnvSpec,
-    population: Population,
-    visits: Visits,
-    work: Work,
+    experiment: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
 ) -> Columns:
     """The table of certificates: a row per bound, radius, quantity and cell; a chunk per radius."""
     kinds = len({BOUNDS[name].scope for name in experiment.bounds})
@@ -71,8 +92,7 @@ def certify_population(
     def compute(eps: float) -> Columns:
         return certified(experiment, spec, population, visits, eps, work.progress)
 
-    units = len(population.rows) * kinds
-    return by_radius(block, experiment.eps, work, "certify", "certificates", units, compute)
+    return by_radius(population, experiment.eps, work, "certify", "certificates", kinds, compute)
 
 
 def certified(
@@ -84,7 +104,7 @@ def certified(
     progress: Progress,
 ) -> Columns:
     """The rows of one radius, below the name of their table."""
-    facts = described(spec, population)
+    facts, terms = described(spec, population), terms_of(experiment)
     local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
     wide = [name for name in experiment.bounds if BOUNDS[name].scope == "global"]
     tables: list[Columns] = []
@@ -100,13 +120,14 @@ def certified(
             tables.append({**facts, **repeated, "value": statement.value})
 
     for name, certificate in _bound(population, wide, eps, None, progress).items():
-        write(name, of_global(certificate, visits, experiment, spec))
+        write(name, of_global(certificate, visits, terms, spec))
     if local:
-        attack = _attack(experiment, population, eps, visits)
+        key, config = key_for(experiment.seed, CERTIFY, 1), experiment.attack.mad
+        attack = _attack(population, eps, visits, key, config)
         bounds = _bound(population, local, eps, visits, progress)
         write(ATTACK_ROWS, of_attack(attack, visits, bounds[local[0]].unit))
         for name, certificate in bounds.items():
-            write(name, of_local(certificate, attack, visits, experiment, spec))
+            write(name, of_local(certificate, attack, visits, terms, spec))
     return under("certificates", joined(tables))
 
 
@@ -114,10 +135,10 @@ def certified(
 
 
 def of_global(
-    certificate: Certificate, visits: Visits, experiment: Experiment, spec: EnvSpec
+    certificate: Certificate, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """D, TV and the value gap of the stochastic policy, all valid at every state."""
-    tv, gamma = certificate.total_variation, float(experiment.ppo.hyper.gamma)
+    tv, gamma = certificate.total_variation, terms.gamma
     rewards, suffix, unit = value_rewards(spec)
     gap = value_gap(tv, gamma, rewards)
     return [
@@ -130,7 +151,7 @@ def of_global(
             finite_value_gap(tv, spec.horizon, rewards),
             unit.removeprefix("discounted "),
         ),
-        *stochastic_floor(lambda level: gap, visits, experiment, spec),
+        *stochastic_floor(lambda level: gap, visits, terms, spec),
     ]
 
 
@@ -143,11 +164,7 @@ def of_attack(attack: Reached, visits: Visits, unit: str) -> list[Statement]:
 
 
 def of_local(
-    certificate: Certificate,
-    attack: Reached,
-    visits: Visits,
-    experiment: Experiment,
-    spec: EnvSpec,
+    certificate: Certificate, attack: Reached, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """D and TV at the visited states, and what they say about the return."""
     statements = [
@@ -160,42 +177,41 @@ def of_local(
     if certificate.fixed_action is not None:
         rate = summary(visits, certificate.fixed_action)["mean"]
         statements.append(Statement("fixed_action", rate, "share of the visited states"))
-    return statements + of_return(certificate, visits, experiment, spec)
+    return statements + of_return(certificate, visits, terms, spec)
 
 
 def of_return(
-    certificate: Certificate, visits: Visits, experiment: Experiment, spec: EnvSpec
+    certificate: Certificate, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """What holds for the return of the policy as it acted: with drawn actions, likeliest, means.
 
     As the first victim acted, whose visits these are.
     """
-    if experiment.victim[0] == "stochastic":
-        return on_policy_gap(certificate.total_variation, visits, experiment, spec)
+    if terms.stochastic:
+        return on_policy_gap(certificate.total_variation, visits, terms, spec)
     if certificate.fixed_action is not None and spec.reward_range is not None:
-        return return_floor(certificate.fixed_action, visits, experiment, spec.reward_range)
+        return return_floor(certificate.fixed_action, visits, terms, spec.reward_range)
     _, suffix, unit = value_rewards(spec)
     nothing = np.full(len(certificate.value), np.nan)
     return [Statement(f"value_gap_on_policy{suffix}", nothing, unit, np.nan, DETERMINISTIC)]
 
 
 def on_policy_gap(
-    delta: np.ndarray, visits: Visits, experiment: Experiment, spec: EnvSpec
+    delta: np.ndarray, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """The discounted value gap at the visited states: estimated, and as it holds for certain.
 
     For certain means with probability `CONFIDENCE` over the episodes.
     """
-    gamma = float(experiment.ppo.hyper.gamma)
+    gamma = terms.gamma
     rewards, suffix, unit = value_rewards(spec)
-    method = _method(experiment)
+    # Where every step was kept, none was drawn.
+    drawn = None if spec.discrete else discounted(visits, delta, past_the_limit=1.0)
 
     def gap_at(level: float) -> np.ndarray:
-        if spec.discrete:  # every step was kept
+        if drawn is None:
             return sampled(level).bound
-        upper = mean_upper(
-            discounted(visits, delta, past_the_limit=1.0), (0, 1), level, method=method
-        )
+        upper = mean_upper(drawn, (0, 1), level, method=terms.method)
         return on_policy_value_gap(upper, gamma, rewards)
 
     def sampled(level: float) -> ValueBound:
@@ -205,26 +221,25 @@ def on_policy_gap(
             gamma=gamma,
             reward_range=rewards,
             level=level,
-            method=method,
+            method=terms.method,
         )
 
-    if spec.discrete:
+    if drawn is None:
         estimate = sampled(CONFIDENCE).estimate
     else:
-        mean = discounted(visits, delta, past_the_limit=1.0).mean(-1)
-        estimate = on_policy_value_gap(mean, gamma, rewards)
+        estimate = on_policy_value_gap(drawn.mean(-1), gamma, rewards)
     gaps = {np.nan: estimate, CONFIDENCE: gap_at(CONFIDENCE)}
     trivial = (rewards[1] - rewards[0]) / (1 - gamma)
     share = "share of the trivial bound"
     return [
         *(Statement(f"value_gap_on_policy{suffix}", gap, unit, c) for c, gap in gaps.items()),
         *(Statement("vacuity_on_policy", gap / trivial, share, c) for c, gap in gaps.items()),
-        *stochastic_floor(gap_at, visits, experiment, spec),
+        *stochastic_floor(gap_at, visits, terms, spec),
     ]
 
 
 def stochastic_floor(
-    gap: Callable[[float], np.ndarray], visits: Visits, experiment: Experiment, spec: EnvSpec
+    gap: Callable[[float], np.ndarray], visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """What the attacked discounted return is at least, for actions that are drawn.
 
@@ -234,30 +249,30 @@ def stochastic_floor(
     Args:
         gap: level -> bound on what an adversary can take, `[cells]`.
         visits: of the first victim.
-        experiment: settings.
+        terms: of the statements.
         spec: of the task.
     """
-    if experiment.victim[0] != "stochastic" or spec.reward_range is None:
+    if not terms.stochastic or spec.reward_range is None:
         return []
     floor = attacked_return(
         visits.discounted,
         gap,
-        gamma=float(experiment.ppo.hyper.gamma),
+        gamma=terms.gamma,
         horizon=spec.horizon,
         reward_range=spec.reward_range,
         level=CONFIDENCE,
-        method=_method(experiment),
-        comparisons=len(experiment.bounds),  # of which the best is shown
+        method=terms.method,
+        comparisons=terms.bounds,  # of which the best is shown
     )
     return [Statement("discounted_return_floor", floor, "discounted return", CONFIDENCE)]
 
 
 def return_floor(
-    fixed: np.ndarray, visits: Visits, experiment: Experiment, rewards: tuple[float, float]
+    fixed: np.ndarray, visits: Visits, terms: Terms, rewards: tuple[float, float]
 ) -> list[Statement]:
     """What the attacked return is at least, undiscounted and discounted; `fixed` as `visits`."""
     statements = []
-    gammas = {"return": None, "discounted return": float(experiment.ppo.hyper.gamma)}
+    gammas = {"return": None, "discounted return": terms.gamma}
     for unit, gamma in gammas.items():
         found = certified_return(
             visits.earned,
@@ -266,18 +281,13 @@ def return_floor(
             gamma=gamma,
             reward_range=rewards,
             level=CONFIDENCE,
-            method=_method(experiment),
-            comparisons=sum(BOUNDS[name].scope == "local" for name in experiment.bounds),
+            method=terms.method,
+            comparisons=terms.local_bounds,
         )
         name = unit.replace(" ", "_") + "_floor"
         statements.append(Statement(name, found.estimate, unit, np.nan))
         statements.append(Statement(name, found.bound, unit, CONFIDENCE))
     return statements
-
-
-def _method(experiment: Experiment) -> str:
-    """Bernstein's width is the shorter one from some hundreds of episodes on."""
-    return "bernstein" if experiment.episodes >= 200 else "hoeffding"
 
 
 def value_rewards(spec: EnvSpec) -> tuple[tuple[float, float], str, str]:
@@ -351,15 +361,16 @@ def _joined(parts: list[Certificate]) -> Certificate:
     )
 
 
-def _attack(experiment: Experiment, population: Population, eps: float, visits: Visits) -> Reached:
+def _attack(
+    population: Population, eps: float, visits: Visits, key: Key, config: MADConfig
+) -> Reached:
     """What MAD reaches at the visited states, `[cells, episodes, k]`."""
     parts: list[Reached] = []
     for index, size in blocks(len(population.rows), LOCAL_CELLS):
         cells = take(population.cells, index)
         policy = take(population.policy, cells.agent)
         rows = visits.obs[index].reshape(LOCAL_CELLS, -1, visits.obs.shape[-1])
-        key = key_for(experiment.seed, CERTIFY, 1)
-        found = reached(policy, cells.masks, eps, rows, key, experiment.attack.mad)
+        found = reached(policy, cells.masks, eps, rows, key, config)
         parts.append(Reached(*(x[:size] for x in found)))
     shape = visits.alive.shape
     return Reached(*(np.concatenate(x).reshape(shape) for x in zip(*parts, strict=True)))

@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.analysis.sanity_checks import diagnosis_statements
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import DIAGNOSE, Block, key_for
+from benchmarks.experiment.design import DIAGNOSE, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, blocks, by_radius, described
@@ -21,12 +21,7 @@ STATES, CELLS = 32, 16
 
 
 def diagnose_population(
-    experiment: Experiment,
-    block: Block,
-    spec: EnvSpec,
-    population: Population,
-    visits: Visits,
-    work: Work,
+    experiment: Experiment, spec: EnvSpec, population: Population, visits: Visits, work: Work
 ) -> Columns:
     """The table of the diagnosis: a row per radius, quantity and cell; a chunk per radius."""
     key, config = key_for(experiment.seed, DIAGNOSE), experiment.attack.mad
@@ -34,8 +29,7 @@ def diagnose_population(
     def compute(eps: float) -> Columns:
         return diagnosed(spec, population, visits, eps, key, config, work.progress)
 
-    units = len(population.rows)
-    return by_radius(block, experiment.eps, work, "diagnose", "diagnosis", units, compute)
+    return by_radius(population, experiment.eps, work, "diagnose", "diagnosis", 1, compute)
 
 
 def diagnosed(

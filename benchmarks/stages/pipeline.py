@@ -63,18 +63,16 @@ def run(
         train = prepare_training(design, first, env, programs, loaded, needed=untrained)
         if left:
             runner.compile(programs, left)
-        done = [run_block(design, block, train(block, work), runner, work) for block in blocks]
+        done = [run_block(block, train(block, work), runner, work) for block in blocks]
     return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 
 
-def run_block(
-    design: Design, block: Block, agents: Agents, runner: AttackRunner, work: Work
-) -> Results:
+def run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) -> Results:
     """Prune, attack, certify, diagnose and account the agents of one block."""
-    experiment, spec = design.experiment, runner.env.spec
-    population = make_population(design, block, runner.env, agents)
-    attacked = runner.run(block, population, work)
-    about = (experiment, block, spec, population, attacked.visits, work)
+    experiment, spec = runner.experiment, runner.env.spec
+    population = make_population(experiment, block, runner.env, agents)
+    attacked = runner.run(population, work)
+    about = (experiment, spec, population, attacked.visits, work)
     names = curve_names(population.rows)
     tables = {
         "training": agents.table,
@@ -83,7 +81,7 @@ def run_block(
         "seconds": attacked.seconds,
         "certificates": certify_population(*about),
         "diagnosis": diagnose_population(*about),
-        "sparsity": account_population(block, experiment.ppo.scope, spec, population, work),
+        "sparsity": account_population(experiment.ppo.scope, spec, population, work),
         "cells": cell_table(spec, population, names),
     }
     masks = {

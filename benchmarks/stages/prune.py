@@ -13,7 +13,6 @@ from benchmarks.experiment.design import (
     RESCALED,
     Agent,
     Block,
-    Design,
     PlannedCell,
     key_for,
 )
@@ -29,9 +28,10 @@ from jaxprune.pruning.controls import rescaled
 from jaxprune.types import Masks, Policy
 
 
-def make_population(design: Design, block: Block, env: Environment, agents: Agents) -> Population:
+def make_population(
+    experiment: Experiment, block: Block, env: Environment, agents: Agents
+) -> Population:
     """Returns the cells: every agent, then the dense ones under every method and sparsity."""
-    experiment = design.experiment
     prunable = experiment.ppo.scope.prunable(agents.policy.params)
     unpruned = {(a.regime, a.seed): i for i, a in enumerate(block.agents) if a.mode == DENSE}
 
@@ -64,7 +64,7 @@ def make_population(design: Design, block: Block, env: Environment, agents: Agen
     if copies:
         policy = jax.tree.map(lambda x, *more: np.concatenate([x, more]), policy, *copies)
     index = np.array([cell.agent for cell in block.cells], np.int32)
-    return Population(policy, rows, Cell(index, stacked(masks)))
+    return Population(policy, rows, Cell(index, stacked(masks)), block.id)
 
 
 def masks_after(

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.experiment.design import Block
 from benchmarks.runtime.arrays import part, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, described
@@ -21,14 +20,12 @@ from jaxprune.types import Masks, Policy
 EVERYTHING = "all"
 
 
-def account_population(
-    block: Block, scope: Scope, spec: EnvSpec, population: Population, work: Work
-) -> Columns:
+def account_population(scope: Scope, spec: EnvSpec, population: Population, work: Work) -> Columns:
     """The table of sparsity: a row per cell and layer, per network, and for all parameters."""
     cells = len(population.rows)
     work.progress.stage("account", cells)
     compute = partial(accounted, scope, spec, population, work.progress)
-    what = {"stage": "account", "block": block.id}
+    what = {"stage": "account", "block": population.block}
     return part("sparsity", work.piece(compute, cells, "sparsity", **what))
 
 

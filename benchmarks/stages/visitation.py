@@ -56,9 +56,8 @@ def geometric_steps(quantile: np.ndarray, gamma: float) -> np.ndarray:
     return np.minimum(steps, np.iinfo(np.int32).max).astype(np.int32)
 
 
-def collect(experiment: Experiment, spec: EnvSpec, clean: Episode) -> Visits:
-    """The visits of `Episode [cells, episodes]` played with `visit_times`."""
-    times, gamma = visit_times(experiment, spec), float(experiment.ppo.hyper.gamma)
+def collect(times: np.ndarray, gamma: float, spec: EnvSpec, clean: Episode) -> Visits:
+    """Returns the visits of `Episode [cells, episodes]` played with these `visit_times`."""
     unfinished = ~clean.terminated
     alive = times < clean.length[..., None]
     if spec.discrete:

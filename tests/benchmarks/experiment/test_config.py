@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment import PRESETS, Experiment, RunOptions, check, parse, parse_grid
+from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
+from benchmarks.experiment.config import RunOptions
 from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
 from jaxprune.envs import make_env
 from jaxprune.losses import Hyper

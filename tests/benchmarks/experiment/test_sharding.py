@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment import PRESETS, RunOptions, check, parse
+from benchmarks.experiment import PRESETS, check, parse
+from benchmarks.experiment.config import RunOptions
 from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import (
     ALONE,

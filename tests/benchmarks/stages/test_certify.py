@@ -64,11 +64,11 @@ def table_of(settings, env, broken: bool = False):
             2,
         )
     )
-    visits = collect(settings, spec, clean)
+    visits = collect(play.times, float(settings.ppo.hyper.gamma), spec, clean)
     if broken:
         policy.params.actor["layer_1"]["bias"] = policy.params.actor["layer_1"]["bias"].copy()
         policy.params.actor["layer_1"]["bias"][1] = np.nan
-    population = Population(policy, rows, cells)
+    population = Population(policy, rows, cells, 0)
     rows_of_radius = certified(settings, spec, population, visits, settings.eps[0], Silent())
     return part("certificates", rows_of_radius), clean
 

@@ -44,9 +44,8 @@ def agents_of(block, spec=ENV.spec) -> train.Agents:
 
 def people(experiment):
     """The cells of untrained agents of all seeds, and the block that they are of."""
-    design = expand(experiment)
-    block = design.first(experiment.seeds)
-    return make_population(design, block, ENV, agents_of(block)), block
+    block = expand(experiment).first(experiment.seeds)
+    return make_population(experiment, block, ENV, agents_of(block)), block
 
 
 def test_cells_are_as_many_as_announced_and_carry_exact_sparsities():

@@ -51,7 +51,7 @@ def population(bad: float | None = None) -> Population:
         Row(0, "ppo", "magnitude", "global", "after", 0.5, 11 / 20, True),
         Row(1, "ppo", "magnitude", "global", "after", 0.5, 11 / 20, True),
     ]
-    return Population(policy, rows, Cell(np.array([0, 0, 1]), masks))
+    return Population(policy, rows, Cell(np.array([0, 0, 1]), masks), 0)
 
 
 def table_of(settings: Experiment, spec: EnvSpec, people: Population) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_the_mean_is_that_of_the_discounted_visitation(discrete):
     experiment = replace(SMOKE, episodes=2, states=20_000)
     times = visit_times(experiment, spec)
     clean = episodes([30, 100], [True, False], times.shape[1])
-    visits = collect(experiment, spec, clean)
+    visits = collect(times, GAMMA, spec, clean)
     values = times[None] / 100.0
     exact = [(1 - GAMMA) * sum(GAMMA**t * t / 100 for t in range(n)) for n in (30, 100)]
     exact[1] += GAMMA**100 * 1.0  # cut by the time limit: counted as the worst
@@ -70,7 +70,7 @@ def test_the_mean_is_that_of_the_discounted_visitation(discrete):
 def test_episodes_that_end_at_once_are_seen_at_their_first_state():
     experiment = replace(SMOKE, episodes=2, states=4)
     times = visit_times(experiment, HOPPER)
-    visits = collect(experiment, HOPPER, episodes([1, 1], [True, True], times.shape[1]))
+    visits = collect(times, GAMMA, HOPPER, episodes([1, 1], [True, True], times.shape[1]))
     values = np.where(times[None] == 0, 0.25, 99.0)
     found = summary(visits, values)
     assert found["mean"] == found["max"] == 0.25
@@ -79,7 +79,7 @@ def test_episodes_that_end_at_once_are_seen_at_their_first_state():
 def test_nothing_counts_after_the_end_of_an_episode():
     spec = SimpleNamespace(discrete=True, horizon=10, obs_size=2)
     experiment = replace(SMOKE, episodes=2)
-    visits = collect(experiment, spec, episodes([3, 5], [True, True], 10))
+    visits = collect(visit_times(experiment, spec), GAMMA, spec, episodes([3, 5], [True, True], 10))
     values = np.where(visits.alive, 0.5, 99.0)
     found = summary(visits, values)
     np.testing.assert_allclose(found["mean"], [0.5])
