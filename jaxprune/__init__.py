@@ -14,6 +14,8 @@ All functions take leading batch axes on policy and masks, except `compact`, `ac
 `jaxprune.devices` configures devices and the compilation cache.
 """
 
+from importlib.metadata import version
+
 from jaxprune.certify import Certificate, certify
 from jaxprune.envs import Environment, EnvSpec, make_env
 from jaxprune.evaluation.evaluate import evaluate, visited
@@ -33,6 +35,8 @@ from jaxprune.pruning.accounting import account
 from jaxprune.pruning.compact import compact
 from jaxprune.types import Masks, Policy
 from jaxprune.validation import InputError
+
+__version__ = version("jaxprune")
 
 __all__ = [
     "Certificate",

@@ -1,5 +1,6 @@
 """The public surface, as a person meets it: a plain Python process and the documentation."""
 
+import importlib.metadata
 import inspect
 import json
 import subprocess
@@ -148,3 +149,8 @@ def test_every_public_name_is_documented(name):
 def test_the_module_docstring_shows_every_step():
     for call in ("make_env(", "load_policy(", "prune(", "certify(", "evaluate("):
         assert f"jaxprune.{call}" in jaxprune.__doc__
+
+
+def test_the_package_has_a_version_and_its_types_are_for_others_to_check():
+    assert jaxprune.__version__ == importlib.metadata.version("jaxprune")
+    assert (Path(jaxprune.__file__).parent / "py.typed").is_file()

@@ -70,7 +70,7 @@ FOOTNOTES = """\
 - **Compute**: env steps are the simulator's. FLOPs are those of the networks: 2 per weight and
   forward pass, a gradient counts as 3 forward passes, and masked weights count as any other,
   because masks only simulate sparsity. Physics, certificates and diagnosis are not counted;
-  `benchmarks/compute.py` holds the formulas.
+  `benchmarks/analysis/compute_cost.py` holds the formulas.
 """
 VICTIM_NOTES = {
     "deterministic": "its mean (or likeliest action)",

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from benchmarks.runtime.console import BAD_INPUT, NOT_WRITTEN, complain, remark
 from benchmarks.runtime.preemption import INTERRUPTED, RESTART, Stopped, raise_from_now_on
-from jaxprune.validation import InputError
+from jaxprune.validation import InputError, shown
 
 Main: TypeAlias = Callable[[Sequence[str]], int]
 # Set to 1: what nobody foresaw is shown with its traceback.
@@ -57,10 +57,9 @@ def guarded(kept: str) -> Callable[[Main], Main]:
 
 def unforeseen(error: Exception) -> str:
     """Returns one line on an error that no input should be able to cause."""
-    reason = " ".join(str(error).split())[:LONGEST]
     return (
-        f"unforeseen {type(error).__name__}: {reason} (a damaged file, or a mistake in the "
-        f"program: {TRACEBACK}=1 shows where)"
+        f"unforeseen {type(error).__name__}: {shown(error, LONGEST)} (a damaged file, or a mistake "
+        f"in the program: {TRACEBACK}=1 shows where)"
     )
 
 

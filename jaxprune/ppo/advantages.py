@@ -4,6 +4,7 @@ Source: Schulman et al. 2017 (arXiv 1707.06347) with the details of Huang et al.
 truncation is not termination: advantages bootstrap from the state that the time limit cut off.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -75,6 +76,7 @@ def gae(
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16.
     """
+    chex.assert_equal_shape([reward, value, next_value, terminated, done])
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
 
     def backward(advantage, xs):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +181,7 @@ def simultaneous_band(
     Source: Efron and Tibshirani 1993, chapter 12 (bootstrap-t); its maximum over a family: Westfall
     and Young 1993.
     """
+    chex.assert_rank(samples, 2)
     return _band(resampled(key, resamples, samples.shape[:1]), samples, level)
 
 
