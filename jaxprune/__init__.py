@@ -14,7 +14,7 @@ All functions take leading batch axes on policy and masks, except `compact`, `ac
 `jaxprune.devices` configures devices and the compilation cache.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from jaxprune.certify import Certificate, certify
 from jaxprune.envs import Environment, EnvSpec, make_env
@@ -36,7 +36,7 @@ from jaxprune.pruning.compact import compact
 from jaxprune.types import Masks, Policy
 from jaxprune.validation import InputError
 
-__version__ = version("jaxprune")
+__version__ = _version("jaxprune")
 
 __all__ = [
     "Certificate",
