@@ -68,8 +68,9 @@ class Gaussian(NamedTuple):
         z = (self.mean - other.mean) * jnp.exp(-_no_narrower(self.log_std))
         plain = jnp.linalg.norm(z)
         # Squares overflow long before their root does.
-        largest = jnp.minimum(jnp.max(jnp.abs(z)), jnp.finfo(z.dtype).max)
-        return jnp.where(jnp.isfinite(plain), plain, largest * jnp.linalg.norm(z / largest))
+        sizes = jnp.minimum(jnp.abs(z), jnp.finfo(z.dtype).max)
+        largest = jnp.max(sizes)
+        return jnp.where(jnp.isfinite(plain), plain, largest * jnp.linalg.norm(sizes / largest))
 
     def total_variation(self, other: "Gaussian") -> Array:
         """TV of two distributions with this deviation, erf(D / (2 sqrt 2)), `[]`."""

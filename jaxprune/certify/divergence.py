@@ -82,7 +82,8 @@ def categorical_tv_of_box(at: Box, box: Box) -> Array:
 def _probability(tv: Array, change: Array) -> Array:
     """Rounded outward, at most 1, and not 0 where something changes."""
     least = jnp.where(change > 0, jnp.finfo(tv.dtype).tiny, 0.0)
-    return jnp.minimum(jnp.maximum(outward(tv, 0), least), 1.0)
+    tv = outward(tv, 0)
+    return jnp.minimum(jnp.where(tv < least, least, tv), 1.0)  # where, for the slope at 0
 
 
 # By `Policy.distribution`.

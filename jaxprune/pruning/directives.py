@@ -126,6 +126,7 @@ def _through(
             "shorter --sparsity-grid"
         )
     for slot, (at, target) in enumerate(zip(where, targets, strict=True)):
+        counts[:at] = np.minimum(counts[:at], target.counts)  # no group may be ahead of a level
         counts[at] = target.counts
         snapshot[at] = slot
     # The groups may pass a level at different times: none may have less removed afterwards.

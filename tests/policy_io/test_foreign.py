@@ -274,7 +274,7 @@ def test_archives_of_other_things(tmp_path):
     assert_refused(tmp_path / "other.zip", "of no kind that is read", "PPO .zip")
     assert_refused(with_entries(tmp_path / "no_data.zip", PENDULUM, data=None), "lacks", "'data'")
     assert_refused(with_entries(tmp_path / "text.zip", PENDULUM, data="{"), "damaged")
-    assert_refused(tmp_path, "cannot be read", "give a .npz")  # a folder
+    assert_refused(tmp_path, "no regular file", "give one of")  # a folder
     assert_refused(tmp_path / "missing.zip", "no policy file", "give the path")
 
 
