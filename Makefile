@@ -34,7 +34,7 @@ versions:
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-	  echo "error: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 || true): jaxprune needs" \
+	  echo "error: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1): jaxprune needs" \
 	    "Python 3.11, 3.12 or 3.13; name one, e.g. make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 	  exit 2; }
 	$(PYTHON) -m venv .venv
