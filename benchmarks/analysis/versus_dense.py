@@ -41,7 +41,7 @@ class Differences(NamedTuple):
 def differences(
     results: Results, method: str, eps: float, sampling: Sampling = replicates
 ) -> Differences:
-    """What pruning gains or loses where both policies meet their strongest adversary."""
+    """Returns what pruning changes where both policies meet their strongest adversary."""
     pruned, dense = _with_dense(results, method, eps)
     a, b = sampling(*np.broadcast_arrays(pruned, dense))
     band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)

@@ -153,7 +153,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What determines the results of a run."""
+    """Holds the settings that determine the results of a run."""
 
     preset: str = field(default="laptop", metadata=LABEL)
     """Starting point of all other settings: smoke, laptop or paper."""
@@ -318,7 +318,7 @@ class CommandLine:
     """Train, prune, attack, certify and report."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    """What to run."""
+    """The settings that determine the results."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     """Where and how."""
 

@@ -66,7 +66,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Design:
-    """What a resolved experiment consists of.
+    """Lists what a resolved experiment consists of.
 
     A run of many seeds has many blocks, which differ in their seeds alone: they are listed one by
     one, so that a shard lists its own.

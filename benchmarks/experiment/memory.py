@@ -1,4 +1,4 @@
-"""What a run keeps in memory at least, told before anything is computed.
+"""Estimates of the memory that a run needs at least, made before anything is computed.
 
 Arrays whose sizes follow from the settings, without what XLA needs beside them (that is what
 `python -m benchmarks.capacity` measures): what exceeds a machine by this count cannot run on it.
@@ -35,7 +35,7 @@ class Need(NamedTuple):
 
 
 def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
-    """What a process needs memory for.
+    """Lists what a process needs memory for.
 
     Args:
         design: of the experiment.

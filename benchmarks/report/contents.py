@@ -67,7 +67,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What is known of one method at one radius."""
+    """Holds the numbers of one method at one radius."""
 
     method: str
     eps: float
@@ -108,7 +108,7 @@ class Dense(NamedTuple):
 
 
 class Remains(NamedTuple):
-    """What one method leaves of the network, means over the seeds."""
+    """Holds what one method leaves of the network, means over the seeds."""
 
     sparsity: np.ndarray  # [S], as it was asked for
     achieved: np.ndarray  # [S]
@@ -121,7 +121,7 @@ class Remains(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one adversary of one radius did, and spent."""
+    """Holds the harm and the budget of one adversary at one radius."""
 
     attack: str
     eps: float
@@ -142,7 +142,7 @@ class Judged(NamedTuple):
 
 
 class Other(NamedTuple):
-    """The same agents, acting in another way."""
+    """Holds the numbers of the same agents, acting in another way."""
 
     victim: str
     judged: list[Judged]  # in the order of the panels
@@ -191,7 +191,7 @@ class Contents(NamedTuple):
 
     @property
     def few_seeds(self) -> str:
-        """What has to be said about the number of seeds; nothing where it suffices."""
+        """Returns a warning about too few seeds; empty where they suffice."""
         if self.seeds >= SEEDS or (self.regime == "file" and self.seeds == 1):
             return ""
         return (
@@ -207,7 +207,7 @@ class Contents(NamedTuple):
 
 
 def sampling(seeds: int) -> Sampling:
-    """What sentences are about: the method, or these agents alone where they are few."""
+    """Returns the sampling for sentences: of the method, or of these agents where they are few."""
     return replicates if seeds >= SEEDS else episodes_of_all
 
 
@@ -412,7 +412,7 @@ def other(results: Results, panels: Sequence[Panel], attacks: Columns, seconds: 
 
 
 def judged(results: Results, panel: Panel) -> Judged:
-    """What a panel shows of the first victim, of another one."""
+    """Returns for another victim what a panel shows of the first."""
     method, eps, judge = panel.method, panel.eps, halves(results).judge
     shown = [
         results.clean(method),
@@ -440,7 +440,7 @@ def warnings(
     certificates: Columns,
     others: Sequence[Results] = (),
 ) -> Iterator[str]:
-    """What a reader has to know before believing the numbers; `training` may be empty."""
+    """Yields what a reader has to know before believing the numbers; `training` may be empty."""
     broken = int((~np.isfinite(returns["return"])).sum())
     if broken:
         yield f"{broken} of {len(returns['return'])} episodes have a return that is not finite"

@@ -255,7 +255,7 @@ def _footnotes(contents: Contents) -> str:
 
 
 def value_note(units: Mapping[str, str]) -> str:
-    """For which rewards the value gap holds, from the units of the certificates."""
+    """Returns the rewards for which the value gap holds, from the units of the certificates."""
     found = [f" {n.format(unit=units[name])}" for name, n in VALUE_NOTES.items() if name in units]
     return "".join(found)
 
@@ -280,7 +280,7 @@ follows would tell; a NO is repeated among the warnings with its meaning."""
 
 
 def sections(contents: Contents) -> Iterator[str]:
-    """What is said of the adversaries, as lines of Markdown."""
+    """Yields the sections about the adversaries, as lines of Markdown."""
     if contents.sweeps:
         yield from ("## Against eps", "")
         yield from (f"Worst-of return on fresh episodes; the area is {AREA}.", "")

@@ -169,7 +169,7 @@ def check_rows(found: Sequence[Check]) -> Table:
 
 
 def compute_rows(stages: Sequence[Stage]) -> Table:
-    """What every stage cost."""
+    """Returns the rows of the table of costs, a stage each."""
     rows = [
         [s.name, f"{s.env_steps:,.0f}", "not known" if np.isnan(s.flops) else f"{s.flops:.2g}"]
         for s in stages

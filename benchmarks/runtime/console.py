@@ -24,7 +24,7 @@ class Patient(Console):
     """A console whose reader may leave (`... | head -1`): the work goes on in silence."""
 
     def on_broken_pipe(self) -> None:
-        """What is printed from now on, and what is flushed at the end, goes nowhere."""
+        """Discards what is printed from now on, and what is flushed at the end."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 

@@ -125,7 +125,7 @@ def _digest(*lines: str) -> str:
 
 
 def _lines(value: Any, seen: dict[Any, Any]) -> Iterator[str]:
-    """What a value is made of; `seen` holds what is told already, so that its id stays its own."""
+    """Yields the parts of a value; `seen` holds those yielded already, so that ids stay unique."""
     if isinstance(value, PLAIN):
         yield repr(value)
         return
@@ -195,7 +195,7 @@ def _function(value: FunctionType, seen: dict[Any, Any]) -> Iterator[str]:
 
 
 def _content(cell: CellType) -> Any:
-    """Of a variable of a closure; None where it has no value yet."""
+    """Returns the value of a variable of a closure; None where it has none yet."""
     try:
         return cell.cell_contents
     except ValueError:

@@ -91,7 +91,7 @@ class RunFolder:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What determines the tables: the settings, and what `runtime.identity` names."""
+        """Returns what determines the tables: the settings, and what `runtime.identity` names."""
         return {"settings": self.settings, **identity()}
 
     def missing(self) -> list[str]:

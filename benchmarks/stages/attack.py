@@ -199,5 +199,5 @@ def returns_table(
 
 
 def _chunk(block: int, case: Case) -> Columns:
-    """What the chunk of one attack is."""
+    """Returns the key of the chunk of one attack."""
     return {"stage": "attack", "block": block, **case._asdict()}

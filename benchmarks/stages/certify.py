@@ -60,7 +60,7 @@ class Statement(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What statements about the return depend on, besides certificates and visits."""
+    """Holds what statements about the return need besides certificates and visits."""
 
     gamma: float
     stochastic: bool  # the first victim, whose visits these are, draws its actions
@@ -241,7 +241,7 @@ def on_policy_gap(
 def stochastic_floor(
     gap: Callable[[float], np.ndarray], visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
-    """What the attacked discounted return is at least, for actions that are drawn.
+    """Bounds the attacked discounted return from below, for actions that are drawn.
 
     Nothing where the first victim does not draw them, or rewards have no a-priori bounds: a
     confidence bound of the clean return needs these.

@@ -106,18 +106,26 @@ def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "platforms"),
-    [
-        ("slurm.sbatch", "JAX_PLATFORMS=cuda"),
-        ("kubernetes-indexed-job.yaml", "value: cuda"),
-        ("jobset-tpu.yaml", "value: tpu"),
-        ("skypilot.yaml", "JAX_PLATFORMS: cuda"),
-        ("xpk.sh", "JAX_PLATFORMS=tpu"),
-    ],
+    ("name", "job", "platform"),
+    [("kubernetes-indexed-job.yaml", "jaxprune", "cuda"), ("jobset-tpu.yaml", "run", "tpu")],
 )
-def test_a_job_without_its_accelerator_fails_at_once(name: str, platforms: str):
+def test_a_pod_without_its_accelerator_fails_at_once(name: str, job: str, platform: str):
     """JAX refuses to start where the only platform that is named is absent."""
-    assert platforms in (BATCH / name).read_text()
+    env = {entry["name"]: entry["value"] for entry in container(jobs(name)[job])["env"]}
+    assert env["JAX_PLATFORMS"] == platform
+
+
+def test_a_slurm_task_without_its_accelerator_fails_at_once(tmp_path: Path):
+    assert stubbed("slurm.sbatch", {"srun": "echo $JAX_PLATFORMS"}, tmp_path).stdout == "cuda\n"
+
+
+def test_other_jobs_without_their_accelerator_fail_at_once(tmp_path: Path):
+    (task,) = documents("skypilot.yaml")
+    assert task["envs"]["JAX_PLATFORMS"] == "cuda"
+    told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
+    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **told)
+    words = result.stdout.splitlines()
+    assert ("--env", "JAX_PLATFORMS=tpu") in itertools.pairwise(words)
 
 
 def test_some_tasks_of_an_array_may_be_submitted_again():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.runtime.lock import LOCK
 from benchmarks.runtime.run_folder import RunFolder, checksum, read_json, read_table
 from benchmarks.runtime.schemas import RETURNS, SCHEMAS
 from jaxprune.validation import InputError
@@ -177,3 +178,14 @@ def test_agents_are_part_of_what_a_folder_promises(tmp_path: Path):
     assert checksum(tmp_path / "agents") != known and folder.missing() == damaged
     shutil.rmtree(tmp_path / "agents")
     assert checksum(tmp_path / "agents") is None and folder.missing() == damaged
+
+
+def test_what_an_interrupted_redraw_left_is_swept(tmp_path: Path):
+    (tmp_path / ".report.md.partial").write_text("half")
+    with RunFolder(tmp_path / "run", {}).locked():
+        pass
+    folder = RunFolder(tmp_path / "run", {})
+    (tmp_path / "run" / ".report.md.partial").write_text("half")
+    with folder.locked():
+        assert [path.name for path in folder.path.iterdir()] == [LOCK]
+    assert (tmp_path / ".report.md.partial").exists()  # of another folder
