@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import lipschitz, norms
+from jaxprune.certify.boxes import Box, enclosing
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
-from jaxprune.certify.interval import Box, enclosing, ibp
+from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.devices import Mapped, map_population
