@@ -24,6 +24,7 @@ from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
 from jaxprune.attacks import Attack, Victims
 from jaxprune.attacks.members import ChosenMembers, prepared
+from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import episode_columns
 from jaxprune.rollout import Episode
@@ -115,6 +116,8 @@ class BlockUnderAttack:
 
     def __init__(self, runner: AttackRunner, population: Population, progress: Progress):
         self.runner, self.population, self.progress = runner, population, progress
+        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
+        self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
         self._ready: dict[str, tuple[str, Any]] = {}
@@ -132,9 +135,12 @@ class BlockUnderAttack:
         name, play = case.attack, evaluator.how(victims.stochastic)
         chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
         selected = time.monotonic()
+        cells, known = take((victims.cells, chosen.params), self.order)
+        ordered = victims._replace(cells=cells)
         episodes = evaluator.play(
-            name, victims, chosen.params, evaluator.reported, play, self.progress.advance
+            name, ordered, known, evaluator.reported, play, self.progress.advance
         )
+        episodes = take(episodes, np.argsort(self.order))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (
