@@ -116,6 +116,8 @@ class BlockUnderAttack:
 
     def __init__(self, runner: AttackRunner, population: Population, progress: Progress):
         self.runner, self.population, self.progress = runner, population, progress
+        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
+        self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
         self._ready: dict[str, tuple[str, Any]] = {}
@@ -133,17 +135,12 @@ class BlockUnderAttack:
         name, play = case.attack, evaluator.how(victims.stochastic)
         chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
         selected = time.monotonic()
-        ranking = self._ranking()
-        ranked, known = take((victims.cells, chosen.params), ranking)
+        cells, known = take((victims.cells, chosen.params), self.order)
+        ordered = victims._replace(cells=cells)
         episodes = evaluator.play(
-            name,
-            victims._replace(cells=ranked),
-            known,
-            evaluator.reported,
-            play,
-            self.progress.advance,
+            name, ordered, known, evaluator.reported, play, self.progress.advance
         )
-        episodes = take(episodes, np.argsort(ranking))
+        episodes = take(episodes, np.argsort(self.order))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (
@@ -162,16 +159,6 @@ class BlockUnderAttack:
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[case.attack] = case.victim, made
         return made
-
-    def _ranking(self) -> np.ndarray:
-        """The cells in an order in which neighbours last alike.
-
-        A call takes as long as its longest episode: by sparsity at first, then by how long they
-        lasted without an adversary, longest first.
-        """
-        if self.clean is None:
-            return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
-        return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
 
     def _note(self, told: Columns, attack: Attack, chosen: ChosenMembers, warm: bool) -> Columns:
         """One row per cell of the table of attacks."""
