@@ -6,7 +6,8 @@ functions. Executes nothing that a file holds. See README.md beside.
 """
 
 from jaxprune.policy_io.agents import load_agents, save_agents
-from jaxprune.policy_io.export import export_policy, load_exported, numpy_policy
+from jaxprune.policy_io.controller import numpy_policy
+from jaxprune.policy_io.export import export_policy, load_exported
 from jaxprune.policy_io.load import PolicyFile, load_policy, read_policy_file
 from jaxprune.policy_io.npz import save_policy
 
