@@ -1,11 +1,12 @@
 """Policies from files and to files: the only part of the library that touches files.
 
 Reads our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts (`load_policy`) and
-populations (`load_agents`). Writes .npz, Orbax checkpoints, StableHLO artefacts and plain numpy
-functions. Executes nothing that a file holds. See README.md beside.
+populations (`load_agents`). Writes .npz, Orbax checkpoints, StableHLO artefacts and C headers,
+and gives plain numpy functions. Executes nothing that a file holds. See README.md beside.
 """
 
 from jaxprune.policy_io.agents import load_agents, save_agents
+from jaxprune.policy_io.c_header import export_c
 from jaxprune.policy_io.controller import numpy_policy
 from jaxprune.policy_io.export import export_policy, load_exported
 from jaxprune.policy_io.load import PolicyFile, load_policy, read_policy_file
@@ -13,6 +14,7 @@ from jaxprune.policy_io.npz import save_policy
 
 __all__ = [
     "PolicyFile",
+    "export_c",
     "export_policy",
     "load_agents",
     "load_exported",
