@@ -23,6 +23,7 @@ from jaxprune.evaluation.gymnasium import evaluate_in_gymnasium
 from jaxprune.evaluation.on_policy import collect_batch
 from jaxprune.policy_io import (
     export_c,
+    export_onnx,
     export_policy,
     load_agents,
     load_exported,
@@ -54,6 +55,7 @@ __all__ = [
     "evaluate",
     "evaluate_in_gymnasium",
     "export_c",
+    "export_onnx",
     "export_policy",
     "load_agents",
     "load_exported",

@@ -1,5 +1,8 @@
 """Bytes on a device: what the arrays take, and that they still say what the kernel says."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -73,6 +76,18 @@ def test_the_hopper_actor_in_bytes():
     assert sizes.int8_rows == (1 + 1) * 2496 + 2 * biases + starts == 6_304  # more than dense
     assert sizes.compact <= sizes.dense
     assert sizes == storage_bytes(mask_policy(policy, masks))
+
+
+def test_the_table_in_the_readme():
+    """What a device holds of the actor depends on its zeros alone, so that any weights will do."""
+    readme = (Path(__file__).parents[2] / "jaxprune/policy_io/README.md").read_text()
+    rows = re.findall(r"(?m)^\| ([\d.]+) \| ([\d |]+) \|$", readme)
+    assert len(rows) == 3
+    for sparsity, cells in rows:
+        policy = hopper_policy()
+        sizes = storage_bytes(policy, prune(policy, "magnitude", float(sparsity)))
+        told = [int(cell.replace(" ", "")) for cell in cells.split("|")]
+        assert told == [sizes.dense, sizes.rows, sizes.int8, sizes.int8_rows], sparsity
 
 
 def test_levels_that_are_0_take_no_bytes_in_rows():
