@@ -87,6 +87,8 @@ def check_files(names: dict[str, Any]) -> None:
     obs = np.zeros((2, 3), np.float32)
     actions = np.stack([names["act"](row) for row in obs])
     np.testing.assert_allclose(np.asarray(names["run"](obs)), actions, rtol=1e-5)
+    assert "static inline void pruned_act(" in Path("pruned.h").read_text()
+    assert Path("pruned.onnx").exists() and Path("dense.h").exists()
 
 
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {

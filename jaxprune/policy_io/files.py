@@ -19,10 +19,21 @@ MAX_MEMBERS = 10_000
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write into; it takes the place of `path` once everything is written."""
+    """A file to write into; it takes the place of `path` once everything is written.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
     partial = Path(path).with_name(Path(path).name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        opened = open(partial, "wb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror}): give a path in a folder that is there and "
+            "writable"
+        ) from None
+    try:
+        with opened as file:
             yield file
         os.replace(partial, path)
     finally:
