@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
 from benchmarks.runtime.atomic import sweep, write_whole
+from jaxprune.policy_io.addresses import reaching, remove_folder
 
 What: TypeAlias = Mapping[str, Any]
 
@@ -41,10 +42,15 @@ class Chunks:
         sweep(path)
 
     def get(self, **what: Any) -> Arrays | None:
-        """The arrays of a chunk; None where it is absent or damaged, and then to be computed."""
+        """The arrays of a chunk; None where it is absent or damaged, and then to be computed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         file = self._file(what)
         try:
-            content = file.read_bytes()
+            with reaching(file):
+                content = file.read_bytes()
         except FileNotFoundError:
             return None
         except IsADirectoryError:
@@ -62,7 +68,6 @@ class Chunks:
         Raises:
             OSError: the disk is full, or the folder not writable.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         payload = io.BytesIO()
         np.savez(payload, allow_pickle=False, **encoded(arrays))
         body = payload.getvalue()
@@ -77,7 +82,7 @@ class Chunks:
 
     def clear(self) -> None:
         """Remove the folder, chunks of other versions included."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)
 
     def _header(self, what: What) -> dict[str, Any]:
         return {"chunk": json.loads(json.dumps(what)), "identity": self._identity}
