@@ -25,6 +25,10 @@ from jaxprune.validation import MESSAGE, InputError, shown
 
 # The folder of the shards of a run, inside of it.
 SHARDS = "shards"
+# The folder of the finished pieces of a run or shard, inside of it.
+CHUNKS = "chunks"
+# What experiment.json holds of what determines the tables.
+IDENTITY = ("settings", "code", "versions", "members", "switches", "device")
 # Why a new folder is not complete.
 EMPTY = "empty"
 

@@ -7,8 +7,9 @@ arrived, and not before; folders are not there at all, only objects with a `/` i
 import errno
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -96,6 +97,20 @@ def files_below(folder: Path) -> list[Path]:
         return sorted(folder / found.removeprefix(f"{name}/") for found in store.find(name))
 
 
+def times_in(folder: Path) -> dict[str, float]:
+    """Returns when each file of a folder was written, in seconds since 1970, by its name."""
+    if not is_address(folder):
+        times = {}
+        for path in folder.glob("*"):
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                times[path.name] = path.stat().st_mtime
+        return times
+    with reaching(folder):
+        store, name = _store(folder)
+        found = store.find(name, maxdepth=1, detail=True)
+    return {path.rpartition("/")[2]: _written(about) for path, about in found.items()}
+
+
 def remove_folder(folder: Path) -> None:
     """Removes a folder with everything in it, if it is there."""
     if not is_address(folder):
@@ -114,6 +129,12 @@ def copy_folder(source: Path, target: Path) -> None:
         else:
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes(file.read_bytes())
+
+
+def _written(about: Mapping[str, Any]) -> float:
+    """Returns the time of an object, which every store has under another name."""
+    time = next(about[name] for name in ("mtime", "LastModified", "created") if name in about)
+    return time.timestamp() if isinstance(time, datetime) else time
 
 
 def _store(path: Path) -> tuple[Any, str]:
