@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.experiment.config import Experiment, RunOptions, parse_tasks
 from benchmarks.experiment.design import Design, expand
 from benchmarks.experiment.plan import make_plan
-from benchmarks.experiment.sharding import Shard, blocks_of, find_shard
+from benchmarks.experiment.sharding import Shard, blocks_of, find_shard, where
 from benchmarks.experiment.validate import check
 from benchmarks.report.sinks import Sink, make_sink
 from benchmarks.report.write import write_report
@@ -32,17 +32,15 @@ from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.console import Display, make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.preemption import Stopping
-from benchmarks.runtime.run_folder import EMPTY, SHARDS, RunFolder
+from benchmarks.runtime.run_folder import CHUNKS, EMPTY, RunFolder
 from benchmarks.stages import pipeline
-from benchmarks.stages.pipeline import chunk_count
+from benchmarks.stages.pipeline import list_chunks
 from benchmarks.stages.results import finish
 from benchmarks.stages.train import check_orders, read_file
 from jaxprune import devices
 from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
-# The folder of the finished pieces of a run, inside of it.
-CHUNKS = "chunks"
 AGAIN = "the same command goes on from there"
 
 
@@ -137,11 +135,12 @@ def compute(
     missing = folder.missing()
     if missing and missing != [EMPTY]:
         console.print(f"not complete: {', '.join(missing)}", markup=False)
+    sweep(chunks_at)
     folder.begin(facts)
     stopping = Stopping(lambda: sweep(folder.path, chunks_at))
     stopping.install()
     chunks = Chunks(chunks_at, folder.identity, stopping.boundary)
-    count = chunk_count(design, len(blocks_of(design.blocks, shard)))
+    count = len(list_chunks(design, blocks_of(design.blocks, shard)))
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
         results = pipeline.run(design, env, loaded, work, shard)
@@ -153,11 +152,6 @@ def compute(
         console.print(display.resumed())
     for name in chunks.damaged:
         console.print(f"warning: the chunk {name} was damaged and has been computed again")
-
-
-def where(whole: Path, shard: Shard) -> Path:
-    """Returns the folder of a run, or of a shard inside of it."""
-    return whole if shard.count == 1 else whole / SHARDS / f"{shard.index}-of-{shard.count}"
 
 
 if __name__ == "__main__":

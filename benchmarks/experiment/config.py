@@ -27,6 +27,7 @@ from jaxprune.attacks import (
     find_attack,
 )
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.addresses import as_path
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method
 from jaxprune.types import Policy
@@ -133,7 +134,8 @@ class RunOptions:
     """Where and how a run is written: what does not determine its results."""
 
     out: Path | None = None
-    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    """Folder of the results, local or an address such as s3://bucket/run; default: results/ENV-ID,
+    ID derived from the settings."""
     shard: str | None = None
     """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
     auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
@@ -365,7 +367,9 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
         preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
-    asked = read_options(CommandLine, argv, "benchmarks.run", default=CommandLine(preset))
+    asked = read_options(
+        CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
+    )
     return asked.experiment, asked.options
 
 
@@ -377,7 +381,7 @@ def _restored(kind: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored(None, item) for item in value)
     if not is_dataclass(kind):
-        return Path(value) if value is not None and Path in get_args(kind) else value
+        return as_path(value) if value is not None and Path in get_args(kind) else value
     hints, kept = get_type_hints(kind), {}
     for one in fields(kind):
         if one.name not in value and one.default is not None:

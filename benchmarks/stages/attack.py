@@ -18,7 +18,7 @@ from benchmarks.experiment.design import Block, Case, Design, preparation
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Columns, Population, described
+from benchmarks.stages.base import Columns, Population, attack_chunk, described
 from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
@@ -88,7 +88,7 @@ class AttackRunner:
 
     def left(self, block: Block, chunks: Chunks) -> list[Case]:
         """The cases of which a block has no chunk."""
-        return [case for case in self.cases if chunks.get(**_chunk(block.id, case)) is None]
+        return [case for case in self.cases if chunks.get(**attack_chunk(block.id, case)) is None]
 
     def run(self, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
@@ -98,7 +98,9 @@ class AttackRunner:
         found: list[Arrays] = []
         for case in self.cases:
             attacked = partial(under_attack.attacked, case)
-            found.append(work.piece(attacked, cells, "returns", **_chunk(population.block, case)))
+            found.append(
+                work.piece(attacked, cells, "returns", **attack_chunk(population.block, case))
+            )
             if under_attack.clean is None:
                 under_attack.clean = unpacked(skeleton(Episode), part("clean", found[0]))
         assert under_attack.clean is not None
@@ -183,8 +185,3 @@ def returns_table(
         "episode": np.tile(np.arange(count), cells),
         **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
-
-
-def _chunk(block: int, case: Case) -> Columns:
-    """Returns the key of the chunk of one attack."""
-    return {"stage": "attack", "block": block, **case._asdict()}
