@@ -78,7 +78,7 @@ def samples(
         clean = np.tile(np.linspace(CLEAN, CLEAN + 1, 21), (count, n, 1))
     attacked[..., 4:8] += gain
     for pair in zip(clean, attacked, strict=True):
-        yield Sample(np.linspace(0, 0.95, 21), *pair)
+        yield Sample(np.linspace(0, 0.95, 21), *pair, choosing=pair[1])
 
 
 def announced(runs: Iterator[Sample]) -> float:

@@ -30,7 +30,7 @@ def sample(gain, n: int = 12, loss: float = 0.0, noise: float = 1.0) -> Sample:
     rng = np.random.default_rng(n)
     clean = 100 - loss * np.array([0, 1, 1]) + rng.normal(0, noise, (n, 3))
     attacked = 20 + np.array([0, *gain]) + rng.normal(0, noise, (n, 3))
-    return Sample(np.array([0, 0.5, 0.9]), clean, attacked)
+    return Sample(np.array([0, 0.5, 0.9]), clean, attacked, attacked)
 
 
 def test_a_verdict_by_hand():
@@ -129,7 +129,7 @@ def test_every_replicate_is_judged_at_what_the_others_chose():
     """The first six agents gain at 0.5 and lose at 0.9, the others the other way round."""
     clean, attacked = np.full((12, 3), 100.0), np.full((12, 3), 20.0)
     attacked[:6, 1:], attacked[6:, 1:] = (30, 10), (10, 30)
-    found = spot(Sample(np.array([0, 0.5, 0.9]), clean, attacked))
+    found = spot(Sample(np.array([0, 0.5, 0.9]), clean, attacked, attacked))
     assert found.choice.sparsities == (0.5, 0.9)
     np.testing.assert_array_equal(found.gain.each, [-10] * 12)
     assert not found.found
