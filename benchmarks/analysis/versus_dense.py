@@ -35,12 +35,10 @@ def differences(results: Results, method: str, eps: float) -> Interval:
     """
     a, b = replicates(*np.broadcast_arrays(*_with_dense(results, method, eps)))
     panels = max(len(results.methods), 1) * len(results.radii)
-    band = simultaneous_band(
-        jax.random.key(SEED), jnp.asarray(a - b), level=1 - (1 - CONFIDENCE) / panels
-    )
-    return _of_halves(results, method, eps, as_numpy(band)).clipped(
-        of_differences(results.limits())
-    )
+    level, samples = 1 - (1 - CONFIDENCE) / panels, jnp.asarray(a - b)
+    band = as_numpy(simultaneous_band(jax.random.key(SEED), samples, level=level))
+    wide = _of_halves(results, method, eps, band)
+    return wide.clipped(of_differences(results.limits()))
 
 
 def single_agent(results: Results, method: str) -> bool:

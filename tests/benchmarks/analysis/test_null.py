@@ -132,20 +132,28 @@ def run_of(rng: np.random.Generator, kind: str, n: int, shared: float) -> Result
     by_key = {}
     for attack, eps, mean in (("none", 0.0, CLEAN), ("mad", 0.1, ATTACKED), ("rs", 0.1, ATTACKED)):
         returns = mean + effects[..., None] + rng.normal(0, EPISODE_SD, (n, 4, EPISODES))
-        for method, columns in (("none", slice(0, 1)), ("magnitude", slice(1, 4))):
-            part, sparsity = returns[:, columns], np.array([0.0, 0.2, 0.4, 0.6])[columns]
-            by_key[method, attack, eps] = Curve(
-                method, attack, eps, sparsity, part, part, part[..., 0]
-            )
-    return Results(
-        by_key,
-        ["magnitude"],
-        {"magnitude": "none", "none": "none"},
-        {"magnitude": True},
-        [("mad", 0.1), ("rs", 0.1)],
-        "deterministic",
-        reference=3000.0,
-    )
+        by_key |= curves(attack, eps, returns)
+    return results_of(by_key)
+
+
+Curves = dict[tuple[str, str, float], Curve]
+
+
+def curves(attack: str, eps: float, returns: np.ndarray) -> Curves:
+    """Those of dense and pruned agents from `[n, S, episodes]`, the dense ones first."""
+    grid, found = np.linspace(0, 0.8, returns.shape[1]), {}
+    for method, columns in (("none", slice(0, 1)), ("magnitude", slice(1, None))):
+        part = returns[:, columns]
+        curve = Curve(method, attack, eps, grid[columns], part, part, part[..., 0])
+        found[method, attack, eps] = curve
+    return found
+
+
+def results_of(by_key: Curves) -> Results:
+    """A run with J_ref = 3000."""
+    adversaries = [(attack, eps) for method, attack, eps in by_key if method == "none" and eps]
+    dense_of = {"magnitude": "none", "none": "none"}
+    return Results(by_key, ["magnitude"], dense_of, {}, adversaries, "deterministic", 3000.0)
 
 
 def printed(results: Results, tail: float) -> Iterator[tuple[str, Interval, float]]:
@@ -197,6 +205,24 @@ def test_every_printed_interval_holds_the_truth(kind, n, shared):
     count = 400
     for name, share in coverage(kind, n, shared, count).items():
         assert share >= 0.93 - 3 * (0.05 * 0.95 / count) ** 0.5, name
+
+
+@slow
+@pytest.mark.parametrize("episodes", [8, 20, 64])
+def test_of_one_agent_nothing_is_announced_and_bands_hold(episodes):
+    """Episodes of one policy, five sparsities, four attacks that are alike; all keep the clean."""
+    rng, count = np.random.default_rng(episodes), 400
+    found, held = [], []
+    for _ in range(count):
+        by_key = curves("none", 0.0, rng.normal(CLEAN, 1, (1, 6, episodes)))
+        for i in range(4):
+            by_key |= curves(f"a{i}", 0.1, rng.normal(ATTACKED, EPISODE_SD, (1, 6, episodes)))
+        verdict = verdicts(results_of(by_key))["magnitude", 0.1]
+        assert verdict.unit == "episodes"
+        found.append(verdict.sweet_spot.found)
+        held.append(covered(verdict.band, 0) == 1)
+    assert np.mean(found) <= most(count)
+    assert np.mean(held) >= 0.93 - 3 * (0.05 * 0.95 / count) ** 0.5
 
 
 # --- worst of all ---------------------------------------------------------------------------------
