@@ -9,6 +9,7 @@ from jaxprune.statistics.aggregates import (
     simultaneous_band,
 )
 from jaxprune.statistics.bootstrap import Interval, bootstrap, bootstrap_mean, widening
+from jaxprune.statistics.ratios import pseudo_values, student
 
 __all__ = [
     "Interval",
@@ -19,6 +20,8 @@ __all__ = [
     "iqm",
     "paired_difference",
     "probability_of_improvement",
+    "pseudo_values",
     "simultaneous_band",
+    "student",
     "widening",
 ]
