@@ -10,6 +10,7 @@ from benchmarks.report.contents import GIF, QUANTITIES, Contents, Dense, Panel
 from benchmarks.report.findings import headlines, preface
 from benchmarks.report.rows import (
     adversary_rows,
+    behaviour_rows,
     bound_rows,
     bracket_rows,
     change_rows,
@@ -212,6 +213,12 @@ def _certificates(contents: Contents) -> Iterator[str]:
     for panel in contents.panels:
         yield from _each("Certificates", panel)
         yield from (*markdown_table(*bound_rows(panel)), "")
+        if panel.behaviour is not None:
+            yield from ("In action units, beside what the policy does where it goes:", "")
+            yield from (*markdown_table(*behaviour_rows(panel)), "")
+        if panel.meaning[1]:
+            yield from ("Where a monotone bound says anything:", "")
+            yield from (*markdown_table(*panel.meaning, left=1), "")
         found = panel.bracket
         if found is None:
             yield "No certificate bounds the return of this policy as it acted (see below)."

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.analysis.bounds import behaviour
 from benchmarks.experiment import PRESETS
 from benchmarks.runtime.arrays import part
 from benchmarks.stages.base import Population, Row
@@ -142,6 +143,23 @@ def test_global_bounds_alone_need_no_states():
     assert set(table["bound"]) == {"path"}
 
 
+def test_actions_are_told_in_their_units_beside_what_the_policy_does():
+    """The attack below the local bound, and F of a behaviour between the same two."""
+    settings = replace(SETTINGS, victim=("stochastic",))
+    table, _ = table_of(settings, Drift(length=6))
+    for quantity in ("D_action", "D_action_mean"):
+        reached = rows(table, bound="attack", quantity=quantity)
+        assert np.all(reached > 0) and reached.shape == (4,)
+        assert np.all(reached <= rows(table, bound="ibp", quantity=quantity) * (1 + 1e-4))
+    assert np.all(rows(table, bound="attack", quantity="action_sd") >= 0)
+    found = behaviour(table, "magnitude", 0.05)
+    assert found is not None and np.all(found.f[0] <= found.f[1] + 1e-6)
+    spread = rows(table, bound="attack", quantity="action_sd").reshape(2, 2).mean(0)
+    np.testing.assert_allclose(found.spread, spread)
+    discrete, _ = table_of(SETTINGS, CARTPOLE)
+    assert behaviour(discrete, "magnitude", 0.05) is None
+
+
 def test_an_agent_that_diverged_costs_only_its_own_certificates():
     table, _ = table_of(SETTINGS, CARTPOLE, broken=True)
     numbers = np.isin(table["quantity"], ["D", "TV", "vacuity", "value_gap"])
@@ -167,7 +185,8 @@ def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantit
     """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
     table, _ = table_of(replace(SETTINGS, bounds=("path",)), make_env(task))
     undiscounted = quantity.replace("value_gap", "value_gap_undiscounted")
-    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted}
+    action = {"D_action"} if task == "mountain_car_continuous" else set()
+    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted} | action
     horizon = make_env(task).spec.horizon
     assert np.all(rows(table, quantity=undiscounted) <= width * horizon * (1 + 1e-9))
     mine = table["quantity"] == quantity
