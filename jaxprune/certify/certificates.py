@@ -402,6 +402,7 @@ def _certificate(
         found.total_variation,
         *facts,
         action if gaussian else None,
-        *found.box,
-        found.fixed_action,
+        low=found.box.low,
+        high=found.box.high,
+        fixed_action=found.fixed_action,
     )
