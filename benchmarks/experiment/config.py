@@ -45,7 +45,7 @@ from jaxprune.validation import (
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
-CONTROLS = ("narrow", "rescaled")
+CONTROLS = ("narrow", "rescaled", "int8")
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -183,7 +183,8 @@ class Experiment:
     """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
     controls: Some = ()
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
-    removed, kernels shrunk to the norm that magnitude pruning leaves)."""
+    removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
+    leaves, the actor's weights rounded to 8-bit integers with a scale per output)."""
     attacks: Names = ("none", "random", "mad")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
