@@ -24,7 +24,6 @@ from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
 from jaxprune.attacks import Attack, Victims
 from jaxprune.attacks.members import ChosenMembers, prepared
-from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import episode_columns
 from jaxprune.rollout import Episode
@@ -133,17 +132,9 @@ class BlockUnderAttack:
         name, play = case.attack, evaluator.how(victims.stochastic)
         chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
         selected = time.monotonic()
-        ranking = self._ranking()
-        ranked, known = take((victims.cells, chosen.params), ranking)
         episodes = evaluator.play(
-            name,
-            victims._replace(cells=ranked),
-            known,
-            evaluator.reported,
-            play,
-            self.progress.advance,
+            name, victims, chosen.params, evaluator.reported, play, self.progress.advance
         )
-        episodes = take(episodes, np.argsort(ranking))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (
@@ -162,16 +153,6 @@ class BlockUnderAttack:
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[case.attack] = case.victim, made
         return made
-
-    def _ranking(self) -> np.ndarray:
-        """The cells in an order in which neighbours last alike.
-
-        A call takes as long as its longest episode: by sparsity at first, then by how long they
-        lasted without an adversary, longest first.
-        """
-        if self.clean is None:
-            return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
-        return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
 
     def _note(self, told: Columns, attack: Attack, chosen: ChosenMembers, warm: bool) -> Columns:
         """One row per cell of the table of attacks."""

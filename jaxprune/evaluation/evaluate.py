@@ -9,8 +9,13 @@ import numpy as np
 from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs
 from jaxprune.cells import as_cells
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import VICTIMS, check_evaluation, episode_columns
-from jaxprune.evaluation.evaluator import Evaluator, dealt_out
+from jaxprune.evaluation.episodes import (
+    VICTIMS,
+    check_evaluation,
+    episode_columns,
+    episode_set,
+)
+from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.rollout import Play
 from jaxprune.types import Key, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, COUNT, FRACTION, check_arguments, lookup
@@ -77,7 +82,7 @@ def evaluate(
     play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
     evaluator = Evaluator(env, (attack,), config)
     params = evaluator.arm(attack, victims, play).params
-    result = evaluator.play(attack, victims, params, dealt_out(key, victims, play), play)
+    result = evaluator.play(attack, victims, params, episode_set(key, never), play)
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
 
 
@@ -113,8 +118,7 @@ def visited(
     steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
     victims = Victims(env, policies, cells, 0.0, key_play)
     play = Play(times=steps)
-    parts = dealt_out(key_play, victims, play)
-    result = Evaluator(env, ("none",)).play("none", victims, (), parts, play)
+    result = Evaluator(env, ("none",)).play("none", victims, (), episode_set(key_play, steps), play)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
     drawn = []
     for obs, length in zip(result.visited, result.length, strict=True):

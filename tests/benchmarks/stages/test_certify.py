@@ -11,17 +11,12 @@ from benchmarks.runtime.arrays import part
 from benchmarks.stages.base import Population, Row
 from benchmarks.stages.certify import certified
 from benchmarks.stages.visitation import collect, visit_times
+from jaxprune.attacks import Victims
 from jaxprune.cells import Cell
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
-from jaxprune.evaluation.episodes import (
-    VICTIMS,
-    Shared,
-    cell_program,
-    episode_keys,
-    split,
-    timeless,
-)
+from jaxprune.evaluation import Evaluator
+from jaxprune.evaluation.episodes import VICTIMS, episode_set
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
 from jaxprune.rollout import Play
@@ -55,15 +50,9 @@ def table_of(settings, env, broken: bool = False):
         for s in (0.0, 0.5)
     ]
     play = Play(VICTIMS[settings.victim[0]], times=visit_times(settings, spec))
-    keys = episode_keys(jax.random.key(1), settings.episodes)
-    run = cell_program(env, ("none",), settings.attack)
-    clean = jax.device_get(
-        run(
-            Shared(policy, np.int32(0), np.float32(0), timeless(play)),
-            split(keys, play.times, 4).turns(cells, ((),), np.arange(4)),
-            2,
-        )
-    )
+    victims = Victims(env, policy, cells, 0.0, jax.random.key(0))
+    episodes = episode_set(jax.random.key(1), play.times)
+    clean = Evaluator(env, ("none",)).play("none", victims, (), episodes, play)
     visits = collect(play.times, float(settings.ppo.hyper.gamma), spec, clean)
     if broken:
         policy.params.actor["layer_1"]["bias"] = policy.params.actor["layer_1"]["bias"].copy()
