@@ -170,7 +170,7 @@ class Experiment:
         default_factory=lambda: parse_grid("0:0.95:20")
     )
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
-    seeds: Annotated[int, COUNT] = 2
+    seeds: Annotated[int, COUNT] = 6
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude", "random")
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
@@ -287,6 +287,7 @@ PRESETS = {
         preset="smoke",
         env="cartpole",
         sparsity_grid=parse_grid("0:0.9:4"),
+        seeds=2,
         methods=("magnitude", "random", "micro"),
         episodes=6,
         selection_episodes=2,
@@ -306,9 +307,7 @@ PRESETS = {
         ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
-    "laptop": Experiment(
-        ppo=tuned("hopper", PPOConfig(steps=800_000)),
-    ),
+    "laptop": Experiment(ppo=tuned("hopper", PPOConfig(steps=600_000), "laptop")),
     "paper": Experiment(
         preset="paper",
         seeds=10,
@@ -370,7 +369,8 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
-        preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
+        learner = tuned(task, PPOConfig(steps=preset.ppo.steps), preset.preset)
+        preset = replace(preset, ppo=learner)
     asked = read_options(
         CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
     )
