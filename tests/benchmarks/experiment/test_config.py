@@ -235,7 +235,7 @@ def test_runs_that_differ_in_names_alone_may_be_compared():
     base = Experiment(env="cartpole")
     for name, value in OTHER.items():
         material = Experiment.material(replace(base, **{name: value}).settings())
-        label = name in {"preset", "lanes", "policy", "policy_stats"}
+        label = name in {"preset", "lanes", "policy", "policy_stats", "reference"}
         assert (material == Experiment.material(base.settings())) == label, name
 
 
