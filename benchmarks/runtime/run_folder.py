@@ -19,6 +19,7 @@ from benchmarks.runtime.atomic import sweep, write_whole
 from benchmarks.runtime.identity import differences, identity
 from benchmarks.runtime.lock import LOCK, hold
 from benchmarks.runtime.schemas import SCHEMAS
+from jaxprune.policy_io.runs import read_arrow
 from jaxprune.validation import MESSAGE, InputError, shown
 
 # The folder of the shards of a run, inside of it.
@@ -152,7 +153,7 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     """
     file, schema = path / f"{name}.parquet", SCHEMAS[name]
     try:
-        held = _with_victim(pq.read_table(file))
+        held = _with_victim(read_arrow(path, name))
         absent = set(schema.names) - set(held.column_names)
         if absent:
             raise InputError(
