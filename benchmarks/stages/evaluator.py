@@ -27,7 +27,7 @@ class BlockEvaluator(Evaluator):
     """An evaluator whose calls all have one shape, so that a larger grid compiles nothing.
 
     The episodes that are reported and those on which members are chosen go through the same
-    program, in items of a number of episodes that divides both.
+    program, in items of a number of episodes that divides them all.
 
     Args:
         experiment: resolved.
@@ -51,14 +51,17 @@ class BlockEvaluator(Evaluator):
         self.policy, self._fillers = policy, super().fillers(policy)
         self.gamma = np.float32(experiment.ppo.hyper.gamma)
         each = together(experiment.episodes, cells, experiment.lanes)
-        chooses = any(attack.members > 1 for attack in self.members)
-        others = (experiment.selection_episodes or 1) if chooses else each
-        each = math.gcd(each, others)
-        never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
-        self.reported, self.choosing = (
-            dealt(episode_keys(key_for(experiment.seed, purpose), len(at)), at, each)
-            for purpose, at in ((ATTACK, times), (CHOOSE, never))
+        key_choose = key_for(experiment.seed, CHOOSE)
+        if any(attack.members(env.spec) > 1 for attack in self.members):
+            each = math.gcd(each, *self.selection.rounds)
+        self.reported = dealt(
+            episode_keys(key_for(experiment.seed, ATTACK), len(times)), times, each
         )
+        self.rounds = []
+        for i, episodes in enumerate(self.selection.rounds):
+            never = np.full((episodes, times.shape[1]), env.spec.horizon, times.dtype)
+            keys = episode_keys(jax.random.fold_in(key_choose, i), episodes)
+            self.rounds.append(dealt(keys, never, math.gcd(each, episodes)))
         size = cells * self.reported.groups
         width = lane_width(each, size, experiment.lanes)
         devices = width * len(jax.local_devices())
