@@ -22,6 +22,8 @@ from jaxprune.evaluation.evaluate import evaluate, visited
 from jaxprune.evaluation.gymnasium import evaluate_in_gymnasium
 from jaxprune.evaluation.on_policy import collect_batch
 from jaxprune.policy_io import (
+    export_c,
+    export_onnx,
     export_policy,
     load_agents,
     load_exported,
@@ -52,6 +54,8 @@ __all__ = [
     "compact",
     "evaluate",
     "evaluate_in_gymnasium",
+    "export_c",
+    "export_onnx",
     "export_policy",
     "load_agents",
     "load_exported",

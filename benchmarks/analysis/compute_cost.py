@@ -14,8 +14,8 @@ The 3 are the action distributions of the true observation, of the attacked one,
 Learners of adversaries have networks as large as the victim's: N = A + C by PPO, C of a critic, A
 of a clone; members that share their data (Robust Sarsa) each go over it. Steps on which members
 are chosen are an estimate: their episodes last as long as those of the report. Not counted are
-biases, activations, optimisers, physics, certificates, diagnosis, and lanes that wait for the
-longest episode of their batch.
+biases, activations, optimisers, physics, certificates, diagnosis, and lanes that wait for
+the last episodes of a queue.
 """
 
 from collections.abc import Mapping

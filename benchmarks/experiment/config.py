@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
@@ -27,11 +28,13 @@ from jaxprune.attacks import (
     find_attack,
 )
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.addresses import as_path
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method
 from jaxprune.types import Policy
 from jaxprune.validation import (
     COUNT,
+    FINITE,
     FRACTION,
     RADIUS,
     SEED,
@@ -133,7 +136,8 @@ class RunOptions:
     """Where and how a run is written: what does not determine its results."""
 
     out: Path | None = None
-    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    """Folder of the results, local or an address such as s3://bucket/run; default: results/ENV-ID,
+    ID derived from the settings."""
     shard: str | None = None
     """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
     auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
@@ -159,7 +163,8 @@ class Experiment:
     preset: str = field(default="laptop", metadata=LABEL)
     """Starting point of all other settings: smoke, laptop or paper."""
     env: str = "hopper"
-    """Task (a wrong name lists them all)."""
+    """Task (a wrong name lists them all), or several: hopper,walker2d are a run each, one after the
+    other."""
     backend: str | None = None
     """Simulator behind the task; default: the task's own (mjx for Brax's tasks)."""
     sparsity_grid: Annotated[Grid, SPARSITY] = field(
@@ -206,6 +211,8 @@ class Experiment:
     policy_activation: str | None = None
     """How the layers of a policy file that does not say it are activated, tanh or relu; default:
     tanh, as in CleanRL. The plan says what was assumed."""
+    reference: Annotated[float | None, FINITE] = field(default=None, metadata=LABEL)
+    """Return that regrets are measured from (J_ref); default: the mean of the dense agents."""
     seed: Annotated[int, SEED] = 0
     """Of everything random."""
     lanes: Annotated[int | None, COUNT] = field(default=None, metadata=LABEL)
@@ -249,8 +256,7 @@ class Experiment:
     def folder(self) -> Path:
         """Returns where the results go by default, which depends on the settings alone."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
-        task = self.env.replace("/", "-")  # one folder, not one inside another
-        return Path("results") / f"{task}-{digest[:8]}"
+        return Path("results") / f"{task_folder(self.env)}-{digest[:8]}"
 
     def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
         """With the task's backend, eps and attacks in place of the defaults.
@@ -303,11 +309,16 @@ PRESETS = {
         preset="paper",
         seeds=10,
         methods=("magnitude", "random", "micro"),
+        regimes=("ppo", "sa_ppo"),
         episodes=50,
         attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
         ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
     ),
 }
+
+
+# The tasks of a preset that has several.
+TASKS_OF = {"paper": "hopper,walker2d,halfcheetah"}
 
 
 @dataclass(frozen=True)
@@ -320,8 +331,33 @@ class CommandLine:
     """Where and how."""
 
 
+def parse_tasks(argv: Sequence[str]) -> list[tuple[Experiment, RunOptions]]:
+    """Returns what a command line asks for, task by task; see `parse`.
+
+    Each of several tasks has a folder of its own, `OUT/TASK` where `--out OUT` is given.
+
+    Raises:
+        InputError: a task that is named twice, or what `parse` raises.
+        SystemExit: after `--help`.
+    """
+    preset = _option(argv, "--preset", PRESETS["laptop"].preset)
+    default = TASKS_OF.get(preset) or lookup(PRESETS, preset, "preset").env
+    tasks = _option(argv, "--env", default).split(",")
+    if len(tasks) == 1:
+        return [parse(argv)]
+    if len(set(tasks)) < len(tasks):
+        raise InputError(f"env {','.join(tasks)!r} holds a task twice: name each once")
+    asked = [(task, *parse([*argv, "--env", task])) for task in tasks]
+    return [(e, replace(o, out=o.out and o.out / task_folder(task))) for task, e, o in asked]
+
+
+def task_folder(task: str) -> str:
+    """Returns the name of a task as that of one folder, not of one inside another."""
+    return task.replace("/", "-")
+
+
 def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
-    """Returns what a command line asks for.
+    """Returns what a command line asks for, of one task.
 
     Raises:
         InputError: anything wrong with it, in one line.
@@ -331,7 +367,9 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
         preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
-    asked = read_options(CommandLine, argv, "benchmarks.run", default=CommandLine(preset))
+    asked = read_options(
+        CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
+    )
     return asked.experiment, asked.options
 
 
@@ -343,7 +381,7 @@ def _restored(kind: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored(None, item) for item in value)
     if not is_dataclass(kind):
-        return Path(value) if value is not None and Path in get_args(kind) else value
+        return as_path(value) if value is not None and Path in get_args(kind) else value
     hints, kept = get_type_hints(kind), {}
     for one in fields(kind):
         if one.name not in value and one.default is not None:
@@ -376,10 +414,11 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
 
 
 def _option(argv: Sequence[str], name: str, default: str) -> str:
-    """The value of an option that decides the defaults of the others."""
-    for i, word in enumerate(argv):
-        if word == name and i + 1 < len(argv):
-            return argv[i + 1]
+    """The value of an option that decides the defaults of the others; the last one counts."""
+    value = default
+    for word, following in pairwise([*argv, default]):
+        if word == name:
+            value = following
         if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return default
+            value = word.partition("=")[2]
+    return value

@@ -7,39 +7,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.analysis import bounds, curves, versus_dense, worst_case
-from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
+from benchmarks.analysis.bounds import Behaviour, BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
+    Curve,
     Results,
-    Sampling,
     collect,
     cvar_interval,
-    episodes_of_all,
     labelled,
     of_victim,
-    replicated_interval,
-    replicates,
 )
+from benchmarks.analysis.meaning import meaning_rows
 from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
-from benchmarks.analysis.versus_dense import (
-    RegretCurve,
-    SweetSpot,
-    improvement,
-    regret_curve,
-    sweet_spots,
-)
-from benchmarks.analysis.worst_case import SHOWN, Sweep, halves, sweep, worst_of
+from benchmarks.analysis.verdict import ERROR as ERROR
+from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
+from benchmarks.analysis.verdict import Choice as Choice
+from benchmarks.analysis.verdict import Verdict, verdicts
+from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
+from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
 from jaxprune.attacks import ATTACKS
-from jaxprune.statistics import Interval
+from jaxprune.statistics import FEWEST, Interval
 
-# Fewer training seeds than this say little about a method.
-SEEDS = 5
+# Fewer training seeds than this say nothing about a method.
+SEEDS = FEWEST
 # What the terms of the regret are differences of.
 QUANTITIES = ("returns", "discounted")
 # What every count of diverged episodes is followed by.
@@ -76,21 +72,23 @@ class Panel(NamedTuple):
     sparsity: np.ndarray  # [S]
     clean: Line
     attacks: list[Line]  # of many, the strongest first
-    worst: Line  # of all adversaries, on fresh episodes
-    every: dict[str, np.ndarray]  # clean, the strongest adversary first, worst of -> [S], fresh
-    chosen: np.ndarray  # [seeds, S], the adversary that is the worst
+    worst: Line  # of all adversaries
+    every: dict[str, np.ndarray]  # clean, the strongest adversary first, worst of -> [S]
+    chosen: np.ndarray  # [folds * seeds, S], the adversary that is the worst
     cvar: Interval  # [S], of the same episodes
     change: Line  # the worst-of return less that of the unpruned agents, in pairs; a band
-    claimed: Interval  # [S], the same in words: of these agents alone where they are few
     better: Interval  # [S], P(a pruned agent does better than a dense one), each at its worst
-    dense_clean: Interval  # [], in words
-    dense_worst: Interval  # [], in words, fresh episodes
+    dense_clean: Interval  # []
+    dense_worst: Interval  # []
     bounds: list[BoundCurve]  # on D
+    action_bounds: list[BoundCurve]  # on D in action units; empty of logits and of older runs
+    behaviour: Behaviour | None  # of the same
+    meaning: tuple[list[str], list[list[str]]]  # a table: where monotone bounds say anything
     tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
     bracket: Bracket | None
-    spots: list[SweetSpot]  # in words
+    verdict: Verdict | None  # None where nothing is pruned
 
     @property
     def shown(self) -> int:
@@ -99,11 +97,11 @@ class Panel(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """The unpruned agents of one regime, in words."""
+    """The unpruned agents of one regime."""
 
     name: str
     clean: Interval  # []
-    worst: dict[float, list[Interval]]  # radius -> [] of every victim, on fresh episodes
+    worst: dict[float, list[Interval]]  # radius -> [] of every victim
     reference: float  # J_ref
 
 
@@ -133,7 +131,7 @@ class Cost(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Returns of one method at one radius, all on the fresh episodes."""
+    """Returns of one method at one radius."""
 
     method: str
     eps: float
@@ -194,9 +192,11 @@ class Contents(NamedTuple):
         """Returns a warning about too few seeds; empty where they suffice."""
         if self.seeds >= SEEDS or (self.regime == "file" and self.seeds == 1):
             return ""
+        told = "there are no intervals over agents and no tests"
+        if self.seeds == 1:
+            told = "intervals and tests are about this one agent, over its episodes"
         return (
-            f"With {self.seeds} seed{'s' if self.seeds > 1 else ''} the intervals are "
-            f"{'very wide' if self.seeds > 1 else 'unknown, or those of one agent'}; use --seeds "
+            f"With {self.seeds} seed{'s' if self.seeds > 1 else ''} {told}; use --seeds 5 or more, "
             "10 for a claim about a method."
         )
 
@@ -204,11 +204,6 @@ class Contents(NamedTuple):
     def warnings(self) -> list[str]:
         """All that a reader has to know before believing the numbers."""
         return [*self.problems, *([self.few_seeds] if self.few_seeds else [])]
-
-
-def sampling(seeds: int) -> Sampling:
-    """Returns the sampling for sentences: of the method, or of these agents where they are few."""
-    return replicates if seeds >= SEEDS else episodes_of_all
 
 
 def gather(folder: Path) -> Contents:
@@ -228,19 +223,22 @@ def contents(
 ) -> Contents:
     """Computes all that a report says from the tables of a run and its experiment.json."""
     labels = Labels(tables["returns"])
-    victims = [collect(tables["returns"], name) for name in curves.victims(tables["returns"])]
+    reference = described.get("settings", {}).get("reference")
+    victims = [
+        collect(tables["returns"], name, reference) for name in curves.victims(tables["returns"])
+    ]
     results, *others = victims
     returns, certificates, sparsity, training, diagnosis = (
         labelled(tables.get(name, {}), labels) for name in (*NEEDED, "training", "diagnosis")
     )
     attacks, seconds = (tables.get(name, {}) for name in ("attacks", "seconds"))
     seeds = max(len(curve.returns) for curve in results.by_key.values())
-    words, methods = sampling(seeds), results.pruned_methods()
-    unpruned = {x: dense(victims, x, words) for x in dict.fromkeys(results.dense_of.values())}
+    methods = results.pruned_methods()
+    unpruned = {x: dense(victims, x) for x in dict.fromkeys(results.dense_of.values())}
     checked = checks(results, diagnosis)
     problems = warnings(results, returns, training, certificates, others)
     stages = compute(returns, training, attacks, sparsity, described.get("settings", {}))
-    panels = panels_of(results, certificates, unpruned, words)
+    panels = panels_of(results, certificates, unpruned)
     return Contents(
         title=f"{returns['env'][0]} ({returns['backend'][0]})",
         regime=str(returns["regime"][0]),
@@ -266,29 +264,44 @@ def contents(
 
 
 def panels_of(
-    results: Results, certificates: Columns, unpruned: Mapping[str, Dense], words: Sampling
+    results: Results, certificates: Columns, unpruned: Mapping[str, Dense]
 ) -> list[Panel]:
     """Returns the panels of every radius and method, in this order."""
+    found = verdicts(results)
     return [
-        panel(results, certificates, method, eps, unpruned[results.dense_of[method]], words)
+        panel(
+            results,
+            certificates,
+            method,
+            eps,
+            unpruned[results.dense_of[method]],
+            found.get((method, eps)),
+        )
         for eps in results.radii
         for method in results.pruned_methods()
     ]
 
 
 def panel(
-    results: Results, certificates: Columns, method: str, eps: float, dense: Dense, words: Sampling
+    results: Results,
+    certificates: Columns,
+    method: str,
+    eps: float,
+    dense: Dense,
+    verdict: Verdict | None,
 ) -> Panel:
-    """All curves of one method at one radius; `words` decides what sentences are about."""
-    judge, clean = halves(results).judge, results.clean(method)
+    """All curves of one method at one radius."""
+    clean = results.clean(method)
     worst, reference = (worst_of(results, name, eps) for name in (method, dense.name))
-    fresh, unpruned = (found.curve.returns[:, :, judge] for found in (worst, reference))
     strongest = sorted(results.attacked(method, eps), key=lambda c: c.returns.mean())
     every = {"clean": clean, **{c.attack: c for c in strongest}, WORST_OF: worst.curve}
     leading = worst_case.leading(results, method, eps)
     ordered = {c.attack: c for c in (*leading, *results.attacked(method, eps))}
     attacked = ordered.values()  # of many, the strongest first
-    band = versus_dense.differences(results, method, eps).band
+    band = versus_dense.differences(results, method, eps)
+    behaviour = bounds.behaviour(certificates, method, eps)
+    spread = np.nan if behaviour is None else float(behaviour.spread[0])
+    meaning = bounds.meaning(results, certificates, method, eps)
     empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
     return Panel(
         method=method,
@@ -296,23 +309,25 @@ def panel(
         dense=dense.name,
         nested=results.nested[method],
         sparsity=clean.sparsity,
-        clean=_line("none", clean.returns),
-        attacks=[_line(curve.attack, curve.returns) for curve in attacked],
-        worst=_line(WORST_OF, fresh),
-        every={name: c.returns[:, :, judge].mean((0, 2)) for name, c in every.items()},
+        clean=_line(results, clean),
+        attacks=[_line(results, curve) for curve in attacked],
+        worst=_line(results, worst.curve),
+        every={name: c.returns.mean((0, 2)) for name, c in every.items()},
         chosen=worst.chosen,
-        cvar=cvar_interval(fresh),
-        change=Line("change", band, (fresh - unpruned).mean(-1)),
-        claimed=versus_dense.differences(results, method, eps, words).band,
+        cvar=cvar_interval(worst.curve.returns, results.limits()),
+        change=Line("change", band, (worst.curve.returns - reference.curve.returns).mean(-1)),
         better=improvement(results, method, eps),
         dense_clean=dense.clean,
         dense_worst=dense.worst[eps][0],
         bounds=bound_curves(certificates, method, eps),
+        action_bounds=bound_curves(certificates, method, eps, bounds.ACTION_DISTANCE),
+        behaviour=behaviour,
+        meaning=meaning_rows(meaning, float(dense.clean.mean), spread),
         tv=_total_variation(certificates, method, eps),
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=bounds.bracket(results, certificates, method, eps),
-        spots=sweet_spots(results, method, eps, words),
+        verdict=verdict,
     )
 
 
@@ -325,18 +340,14 @@ def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str
     }
 
 
-def dense(victims: Sequence[Results], name: str, words: Sampling) -> Dense:
-    """Returns what is said of unpruned agents; the first victim's halves are those of all."""
+def dense(victims: Sequence[Results], name: str) -> Dense:
+    """Returns what is said of unpruned agents; J_ref is that of the first victim."""
     first = victims[0]
-    judge = halves(first).judge
     worst = {
-        eps: [
-            _first(replicated_interval(worst_of(x, name, eps).curve.returns[:, :, judge], words))
-            for x in victims
-        ]
+        eps: [_first(x.interval(worst_of(x, name, eps).curve)) for x in victims]
         for eps in first.radii
     }
-    clean = _first(replicated_interval(first.clean(name).returns, words))
+    clean = _first(first.interval(first.clean(name)))
     return Dense(name, clean, worst, curves.reference(first, name))
 
 
@@ -413,19 +424,17 @@ def other(results: Results, panels: Sequence[Panel], attacks: Columns, seconds: 
 
 def judged(results: Results, panel: Panel) -> Judged:
     """Returns for another victim what a panel shows of the first."""
-    method, eps, judge = panel.method, panel.eps, halves(results).judge
+    method, eps = panel.method, panel.eps
     shown = [
         results.clean(method),
         worst_of(results, method, eps).curve,
         *(results.by_key[method, line.name, eps] for line in panel.attacks[: panel.shown]),
     ]
-    lines = [_line(curve.attack, curve.returns[:, :, judge]) for curve in shown]
-    return Judged(method, eps, panel.sparsity, lines)
+    return Judged(method, eps, panel.sparsity, [_line(results, curve) for curve in shown])
 
 
-def _line(name: str, returns: np.ndarray) -> Line:
-    """`[seeds, S, episodes]` -> a line."""
-    return Line(name, replicated_interval(returns), returns.mean(-1))
+def _line(results: Results, curve: Curve) -> Line:
+    return Line(curve.attack, results.interval(curve), curve.returns.mean(-1))
 
 
 def _first(interval: Interval) -> Interval:

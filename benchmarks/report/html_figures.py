@@ -67,7 +67,7 @@ def _returns(panels: Sequence[Panel]) -> go.Figure:
             name = label_of(line.name)
             shown = i < panel.shown
             yield from _lines(panel.sparsity, line, _style(i + 1), name, shown=shown)
-        yield from _lines(panel.sparsity, panel.worst, {"color": INK}, "worst of all, fresh")
+        yield from _lines(panel.sparsity, panel.worst, {"color": INK}, "worst of all")
         yield _level(panel.sparsity, panel.dense_clean, "dense, clean", "dash")
         yield _level(panel.sparsity, panel.dense_worst, "dense, worst of all", "dot")
 

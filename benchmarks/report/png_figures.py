@@ -125,7 +125,7 @@ def _returns(contents: Contents) -> Figure:
         for line, colour in zip(shown, COLOURS, strict=False):
             label = label_of(line.name)
             _estimate(ax, panel.sparsity, line.interval, line.seeds, label, color=colour)
-        worst, label = panel.worst, "worst of all, fresh episodes"
+        worst, label = panel.worst, "worst of all"
         _estimate(ax, panel.sparsity, worst.interval, worst.seeds, label, color="0")
         dense = float(panel.dense_clean.mean)
         ax.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense, clean")

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from benchmarks.report.contents import Contents, Panel
 from benchmarks.report.rows import bound_rows, judged_rows, return_rows
-from benchmarks.runtime.tables import interval_text, terminal_table
+from benchmarks.runtime.tables import terminal_table
 
 # What a column takes beside its text: a line and two spaces.
 BORDER = 3
@@ -28,7 +28,7 @@ def show(contents: Contents, console: Console) -> None:
 
 
 def tables(panel: Panel, width: int) -> Iterator[Table]:
-    """The curve of one method and radius, and its sweet spots."""
+    """The curve of one method and radius."""
     header, rows = return_rows(panel, wide=False)
     bounds, certified = bound_rows(panel)
     tv = [i for i, name in enumerate(bounds) if name.startswith("TV ")]
@@ -39,13 +39,6 @@ def tables(panel: Panel, width: int) -> Iterator[Table]:
         [[*row, *(bound[i] for i in tv)] for row, bound in zip(rows, certified, strict=True)],
         width,
     )
-
-    spots = []
-    for spot in panel.spots:
-        clean, attacked = interval_text(spot.clean), interval_text(spot.attacked)
-        spots.append([spot.objective, f"{spot.sparsity:.3g}", clean, attacked])
-    names = ("objective", "sparsity", "clean", "attacked")
-    yield terminal_table(f"sweet spots of {title}", names, spots, left=names[:1])
 
 
 def curves(

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import joined
 from benchmarks.runtime.atomic import write_whole
-from benchmarks.runtime.run_folder import RunFolder, checksum
+from benchmarks.runtime.run_folder import RunFolder, checksum, in_memory
 from benchmarks.stages.attack import Seconds
 from benchmarks.stages.base import Columns
 from jaxprune.devices import take
@@ -93,7 +93,7 @@ def write_shard_agents(file: Path, policy: Policy, masks: Mapping[str, Masks]) -
 
 def read_shard_agents(file: Path) -> tuple[Policy, dict[str, Masks]]:
     """What `write_shard_agents` wrote."""
-    with np.load(file, allow_pickle=False) as held:
+    with np.load(in_memory(file), allow_pickle=False) as held:
         arrays = dict(held)
     static = json.loads(str(arrays.pop("static")))
     return agents_of(unflatten_dict(arrays, sep="/"), static)

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.runtime.arrays import part, under
 from benchmarks.runtime.checkpoints import Progress, Work
-from benchmarks.stages.base import Columns, Population, described
+from benchmarks.stages.base import Columns, Population, account_chunk, described
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
 from jaxprune.pruning.accounting import account
@@ -25,8 +25,8 @@ def account_population(scope: Scope, spec: EnvSpec, population: Population, work
     cells = len(population.rows)
     work.progress.stage("account", cells)
     compute = partial(accounted, scope, spec, population, work.progress)
-    what = {"stage": "account", "block": population.block}
-    return part("sparsity", work.piece(compute, cells, "sparsity", **what))
+    held = work.piece(compute, cells, "sparsity", **account_chunk(population.block))
+    return part("sparsity", held)
 
 
 def accounted(scope: Scope, spec: EnvSpec, population: Population, progress: Progress) -> Columns:

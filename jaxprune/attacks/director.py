@@ -18,10 +18,11 @@ from jaxprune.attacks.base import Attack, Victims, nothing, ranked
 from jaxprune.attacks.config import DirectorConfig
 from jaxprune.attacks.direction import directions, steer, steering_cost
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import Mapped, map_population, take
+from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.rollout import Play, episode
-from jaxprune.types import Array, Key, Policy
+from jaxprune.queue import Loop, in_queue, map_queue
+from jaxprune.rollout import Play, Running, begin, proceed
+from jaxprune.types import Policy
 
 # Calls in which all fixed directions are tried, and those that then compare the best FINALISTS.
 SCOUTING, COMPARING, FINALISTS = 2, 1, 4
@@ -43,16 +44,19 @@ class Shared(NamedTuple):
     """What all trials of a call have in common."""
 
     policies: Policy  # [agents]
+    cells: Cell  # [N]
+    directors: Director  # [N, individuals]
+    keys: Any  # [E], of the episodes
     eps: Any  # []
     stochastic: Any  # bool []
 
 
 class Trial(NamedTuple):
-    """A director that is tried on some episodes of a victim."""
+    """One episode of one victim under one of its directors."""
 
-    cell: Cell
-    director: Director
-    keys: Any  # [episodes]
+    cell: Any  # int []
+    individual: Any  # int []
+    episode: Any  # int []
 
 
 def director(config: DirectorConfig) -> Attack:
@@ -181,36 +185,43 @@ def tried(config: DirectorConfig, victims: Victims, directors: Director) -> np.n
 
     All play the same `episodes` episodes, so that they are compared, not their luck.
     """
-    count, each = directors.bias.shape[:2]
-    victim = np.repeat(np.arange(count), each)
-    keys = jax.random.split(victims.key, config.episodes)
-    trials = Trial(
-        take(victims.cells, victim),
-        jax.tree.map(lambda x: x.reshape(count * each, *x.shape[2:]), directors),
-        jnp.broadcast_to(keys, (count * each, config.episodes)),
+    shape = (*directors.bias.shape[:2], config.episodes)
+    trials = Trial(*(np.ravel(x).astype(np.int32) for x in np.indices(shape)))
+    shared = Shared(
+        victims.policies,
+        victims.cells,
+        directors,
+        jax.random.split(victims.key, config.episodes),
+        np.float32(victims.eps),
+        np.bool_(victims.stochastic),
     )
-    shared = Shared(victims.policies, np.float32(victims.eps), np.bool_(victims.stochastic))
-    program = _program(victims.env, config)
-    found = map_population(program, shared, trials, config.episodes, victims.lanes)
-    return found.mean(axis=-1).reshape(count, each)
+    returns = map_queue(_program(victims.env, config), shared, trials, victims.lanes)
+    return returns.reshape(shape).mean(axis=-1)
 
 
 @lru_cache(maxsize=16)
 def _program(env: Environment, config: DirectorConfig) -> Mapped:
-    """`(Shared, Trial) -> returns [episodes]`."""
+    """`(Shared, Queued Trials) -> returns`, see `jaxprune.queue`."""
     attack = director(config)
 
-    def attempt(shared: Shared, trial: Trial) -> Array:
-        victim = masked_policy(shared.policies, trial.cell)
-        perturb = partial(attack.perturb, trial.director)
-        play = Play(shared.stochastic)
+    def make(shared: Shared) -> Loop:
+        keys, keys_reset = jnp.unstack(jax.vmap(jax.random.split)(shared.keys), axis=1)
+        resets, play = jax.lax.map(env.reset, keys_reset), Play(shared.stochastic)
 
-        def one(key: Key) -> Array:
-            return episode(key, env, victim, perturb, (), shared.eps, play).return_
+        def start(trial: Trial) -> tuple[Any, Running]:
+            victim = masked_policy(shared.policies, take(shared.cells, trial.cell))
+            mine = take(shared.directors, (trial.cell, trial.individual))
+            key, reset = take((keys, resets), trial.episode)
+            return (victim, mine), begin(key, reset, (), play)
 
-        return jax.vmap(one)(trial.keys)
+        def step(known: Any, running: Running) -> Running:
+            victim, mine = known
+            perturb = partial(attack.perturb, mine)
+            return proceed(running, env, victim, perturb, shared.eps, play)
 
-    return Mapped(attempt)
+        return Loop(start, step, done=lambda r: r.done, result=lambda r: r.so_far.return_)
+
+    return Mapped(make, in_queue)
 
 
 def _by_candidate(returns: np.ndarray, candidate: np.ndarray, count: int) -> np.ndarray:

@@ -8,11 +8,18 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, Victims, make_attack
 from jaxprune.attacks.members import ChosenMembers, blanks, choose, prepared
-from jaxprune.devices import map_population, take
+from jaxprune.devices import take
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import Shared, Split, cell_program, episode_keys, split, timeless
+from jaxprune.evaluation.episodes import (
+    EpisodeSet,
+    Shared,
+    cell_program,
+    choosing_sets,
+    timeless,
+    turns,
+)
+from jaxprune.queue import map_queue
 from jaxprune.rollout import Episode, Play
-from jaxprune.types import Key
 
 
 class Evaluator:
@@ -49,13 +56,7 @@ class Evaluator:
         key_prepare, key_choose = (jax.random.fold_in(victims.key, i) for i in range(2))
         member = self.members[self.attacks.index(attack)]
         params = prepared(member, victims._replace(key=key_prepare))
-        count = len(victims.cells.agent) * member.members(self.env.spec)
-        kept = np.shape(play.times)[1:]
-        rounds = []
-        for i, episodes in enumerate(self.selection.rounds):
-            times = np.zeros((episodes, *kept), np.int32)
-            key = jax.random.fold_in(key_choose, i)
-            rounds.append(dealt_out(key, victims, play._replace(times=times), count))
+        rounds = choosing_sets(key_choose, self.selection.rounds, np.shape(play.times)[1])
         return self.choose(attack, victims, params, rounds, play)
 
     def choose(
@@ -63,7 +64,7 @@ class Evaluator:
         attack: str | Attack,
         victims: Victims,
         params: Any,
-        rounds: Sequence[Split],
+        rounds: Sequence[EpisodeSet],
         play: Play,
     ) -> ChosenMembers:
         """Chooses the member that leaves each victim the lowest mean return.
@@ -89,7 +90,7 @@ class Evaluator:
         attack: str | Attack,
         victims: Victims,
         params: Any,
-        parts: Split,
+        episodes: EpisodeSet,
         play: Play,
         advance: Callable[[int], None] | None = None,
     ) -> Episode:
@@ -99,49 +100,37 @@ class Evaluator:
             attack: one of `attacks`.
             victims: the population.
             params: what the attack knows of each victim, `[N, ...]`.
-            parts: the episodes.
+            episodes: those that every victim plays.
             play: how they are played.
             advance: is told how many more victims are done, after every call of the program.
         """
         which, count = self.attacks.index(attack), len(victims.cells.agent)
-        eps = np.float32(victims.eps)
-        shared = Shared(victims.policies, np.int32(which), eps, timeless(play))
         fillers = jax.tree.map(
             lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers(victims.policies)
         )
         known = (*fillers[:which], params, *fillers[which + 1 :])
-        found, done = [], 0
-        for items, size in self._calls(count * parts.groups):
-            turns = parts.turns(victims.cells, known, items)
-            found.append(take(self._call(shared, turns, parts, victims.lanes), slice(size)))
+        eps, play = np.float32(victims.eps), timeless(play)
+        found = []
+        for index, size in self._calls(count, episodes.size):
+            cells, some = take((victims.cells, known), index)
+            shared = Shared(victims.policies, cells, some, episodes, np.int32(which), eps, play)
+            found.append(self._call(shared, size, victims.lanes))
             if advance is not None:
-                advance((done + size) // parts.groups - done // parts.groups)
-            done += size
-        return parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
+                advance(size)
+        return jax.tree.map(
+            lambda *x: np.concatenate(x).reshape(count, episodes.size, *x[0].shape[1:]), *found
+        )
 
     def fillers(self, policies: Any) -> tuple[Any, ...]:
         """Parameters `[1, ...]` of attacks that are not played, for policies (or shapes) `[n]`."""
         one = jax.eval_shape(lambda p: take(p, 0), policies)
         return blanks(self.members, one, self.env.spec, 1)
 
-    def _calls(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
-        """The items of every call, and how many of these are no padding."""
+    def _calls(self, count: int, episodes: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The cells of every call, and how many of these are no padding."""
+        del episodes  # all in one call
         yield np.arange(count), count
 
-    def _call(self, shared: Shared, turns: Any, parts: Split, lanes: int | None) -> Episode:
-        """The episodes of the items of one call."""
-        return map_population(self.program, shared, turns, parts.each, lanes)
-
-
-def dealt_out(key: Key, victims: Victims, play: Play, count: int | None = None) -> Split:
-    """Deals one episode per row of `play.times` to the items of a population.
-
-    Args:
-        key: of the episodes.
-        victims: the population.
-        play: how they are played.
-        count: how many cells play; default: one for every victim.
-    """
-    times = np.asarray(play.times)
-    count = len(victims.cells.agent) if count is None else count
-    return split(episode_keys(key, len(times)), times, count, victims.lanes)
+    def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
+        """The episodes of the first so many cells: `Episode [cells * E]`."""
+        return map_queue(self.program, shared, turns(cells, shared.episodes.size), lanes)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import run
 from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
-from benchmarks.experiment.config import RunOptions
+from benchmarks.experiment.config import RunOptions, parse_tasks
 from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
 from jaxprune.envs import make_env
 from jaxprune.losses import Hyper
@@ -58,6 +59,41 @@ def test_presets_are_starting_points():
     assert parse(["--preset", "smoke"])[0] == PRESETS["smoke"]
     smoke = parse(["--preset=smoke", "--seeds", "3", "--no-resume"])
     assert smoke == (replace(PRESETS["smoke"], seeds=3), RunOptions(resume=False))
+
+
+def test_each_of_several_tasks_is_a_run_in_a_folder_of_its_own():
+    words = ["--preset", "smoke", "--env=cartpole,gym/Hopper-v4", "--out", "there"]
+    (one, here), (other, there) = parse_tasks(words)
+    assert (one.env, other.env) == ("cartpole", "gym/Hopper-v4")
+    assert one == parse(["--preset", "smoke"])[0]
+    assert other == parse(["--preset", "smoke", "--env", "gym/Hopper-v4"])[0]
+    assert (here.out, there.out) == (Path("there/cartpole"), Path("there/gym-Hopper-v4"))
+    assert [o.out for _, o in parse_tasks(words[:-2])] == [None, None]
+    assert parse_tasks(["--out", "there"])[0][1].out == Path("there")
+
+
+def test_the_paper_preset_is_its_three_tasks_by_two_ways_of_training():
+    asked = [experiment for experiment, _ in parse_tasks(["--preset", "paper"])]
+    assert [experiment.env for experiment in asked] == ["hopper", "walker2d", "halfcheetah"]
+    assert {experiment.regimes for experiment in asked} == {("ppo", "sa_ppo")}
+    (alone,) = parse_tasks(["--preset", "paper", "--env", "walker2d"])
+    assert alone[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--env cartpole,cartpole", "'cartpole,cartpole' holds a task twice"),
+        ("--env cartpole, --dry-run", "unknown env ''"),
+        ("--env cartpole,hoper --dry-run", "hoper"),
+    ],
+)
+def test_a_list_of_tasks_is_checked_before_the_first_is_computed(words, named, capsys):
+    assert run.main(words.split()) == 2
+    streams = capsys.readouterr()
+    assert named in streams.err
+    assert streams.err.count("\n") == 1
+    assert not streams.out
 
 
 def test_every_preset_is_named_after_its_key_and_valid():
@@ -143,6 +179,7 @@ OTHER = {
     "policy": Path("policy.npz"),
     "policy_stats": Path("stats.npz"),
     "policy_activation": "relu",
+    "reference": 2000.0,
     "seed": 5,
     "lanes": 8,
     "attack": AttackConfig(mad=MADConfig(steps=3)),
@@ -267,6 +304,10 @@ BAD = [
     ("--victim stochastic,stochastic", ["'stochastic' more than once", "about first"]),
     ("--states 0", ["states 0"]),
     ("--episodes 1 --bounds ibp", ["episodes 1", "'ibp'", "at least 2"]),
+    ("--episodes 1 --bounds path", ["episodes 1", "--episodes 2 or more"]),
+    ("--episodes 3 --seeds 1", ["episodes 3 of a single agent", "--episodes 4 or more"]),
+    ("--reference nan", ["reference nan", "(-inf, inf)"]),
+    ("--reference high", ["--reference", "'high'"]),
     ("--eps x", ["eps", "'x'"]),
     ("--sparsity-grid 0:1:3", ["'0:1:3'", "[0, 1)"]),
     ("--seeds 0", ["seeds 0"]),
