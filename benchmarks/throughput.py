@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks.experiment.config import Grid, parse_grid
 from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
+from benchmarks.experiment.plan import learning_steps
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -341,7 +342,8 @@ def preparation(options: Options, env: Environment, attack: str) -> Rate:
     start = time.monotonic()
     prepared(member, victims)
     seconds = time.monotonic() - start
-    name, work = f"preparation of {attack}, {member.members} members", member.cost.env_steps
+    members = member.members(spec)
+    name, work = f"preparation of {attack}, {members} members", learning_steps(member, spec)
     return timed(name, "env steps/s", options, lambda: prepared(member, victims), work, seconds)
 
 

@@ -23,6 +23,7 @@ from jaxprune.attacks import (
     MADConfig,
     SarsaConfig,
     SearchConfig,
+    SelectionConfig,
     check_needs,
     find_attack,
 )
@@ -202,9 +203,6 @@ class Experiment:
     """Visited states per cell at which local bounds are computed and attacked."""
     episodes: Annotated[int, COUNT] = 10
     """Per cell (agent, method, sparsity, attack, eps)."""
-    selection_episodes: Annotated[int | None, COUNT] = None
-    """Other episodes, on which each cell's member of a learned attack is chosen; default: half as
-    many."""
     prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
     policy: Path | None = field(default=None, metadata=LABEL)
@@ -278,7 +276,6 @@ class Experiment:
             seeds=seeds,
             chunk_seeds=min(self.block_seeds, seeds),
             attacks=attack_names(self, env.spec, loaded),
-            selection_episodes=self.selection_episodes or max(self.episodes // 2, 1),
         )
 
 
@@ -290,8 +287,8 @@ PRESETS = {
         seeds=2,
         methods=("magnitude", "random", "micro"),
         episodes=6,
-        selection_episodes=2,
         attack=AttackConfig(
+            selection=SelectionConfig(episodes=2, finalists=4, final_episodes=2),
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
             ),

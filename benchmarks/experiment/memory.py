@@ -61,8 +61,8 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     kept = spec.horizon if spec.discrete else experiment.states // experiment.episodes + 1
     attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
     points = max(attack.cost.queries for attack in attacks.values())
-    members = max(attack.members for attack in attacks.values())
-    chosen = (experiment.selection_episodes or 1) if members > 1 else 0
+    members = max(attack.members(spec) for attack in attacks.values())
+    chosen = max(experiment.attack.selection.rounds) if members > 1 else 0
     played = max(experiment.episodes, chosen)  # of a cell, in a call
     lanes = devices * queue_width(cells * played, experiment.lanes)
     data = max(learning_data(name, experiment.attack) for name in attacks)
@@ -93,7 +93,7 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"states that {cells:,} cells visit",
-            "fewer --states, --episodes or --selection-episodes, or smaller --chunk-seeds",
+            "fewer --states or --episodes, or smaller --chunk-seeds",
             cells * played * kept * FLOAT * spec.obs_size,
             False,
         ),

@@ -135,7 +135,7 @@ class BlockUnderAttack:
         params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
         name, play = case.attack, evaluator.how(victims.stochastic)
-        chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
+        chosen = evaluator.choose(name, victims, params, evaluator.rounds, play)
         selected = time.monotonic()
         cells, known = take((victims.cells, chosen.params), self.order)
         ordered = victims._replace(cells=cells)
@@ -147,7 +147,7 @@ class BlockUnderAttack:
         told = case._asdict()
         return (
             under("returns", returns_table(runner.env.spec, self.population, told, episodes))
-            | under("attacks", self._note(told, attack, chosen, warm))
+            | under("attacks", self._note(told, attack, chosen, warm, episodes))
             | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
@@ -162,13 +162,21 @@ class BlockUnderAttack:
             self._ready[case.attack] = case.victim, made
         return made
 
-    def _note(self, told: Columns, attack: Attack, chosen: ChosenMembers, warm: bool) -> Columns:
-        """One row per cell of the table of attacks."""
-        count = len(chosen.member)
-        told = told | {"members": attack.members, "warm_start": warm} | attack.cost._asdict()
+    def _note(
+        self,
+        told: Columns,
+        attack: Attack,
+        chosen: ChosenMembers,
+        warm: bool,
+        episodes: Episode,
+    ) -> Columns:
+        """One row per cell of the table of attacks; trials are counted as long as its episodes."""
+        count, members = chosen.returns.shape
+        told = told | {"members": members, "warm_start": warm}
+        spent = attack.cost.spent(np.asarray(episodes.length).mean(-1))
         return {
             **described(self.runner.env.spec, self.population),
-            **{k: np.repeat([v], count) for k, v in told.items()},
+            **{k: np.broadcast_to(v, count) for k, v in (told | spent).items()},
             "member": chosen.member,
             "chosen_return": chosen.returns[np.arange(count), chosen.member],
         }

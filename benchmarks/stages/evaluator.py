@@ -14,7 +14,7 @@ from jaxprune.cells import Cell
 from jaxprune.devices import layout, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
-from jaxprune.evaluation.episodes import Shared, episode_set, timeless, turns
+from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, timeless, turns
 from jaxprune.pruning import dense
 from jaxprune.queue import Queued, queue_width
 from jaxprune.rollout import Episode, Play
@@ -50,18 +50,16 @@ class BlockEvaluator(Evaluator):
         super().__init__(env, names, experiment.attack)
         self.policy, self._fillers = policy, super().fillers(policy)
         self.gamma = np.float32(experiment.ppo.hyper.gamma)
-        chooses = any(attack.members > 1 for attack in self.members)
-        others = (experiment.selection_episodes or 1) if chooses else len(times)
-        never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
-        self.reported, self.choosing = (
-            episode_set(key_for(experiment.seed, purpose), at)
-            for purpose, at in ((ATTACK, times), (CHOOSE, never))
-        )
-        fewest, self.most = sorted((self.reported.size, self.choosing.size))
+        self.reported = episode_set(key_for(experiment.seed, ATTACK), times)
+        chooses = any(attack.members(env.spec) > 1 for attack in self.members)
+        key, kept = key_for(experiment.seed, CHOOSE), times.shape[1]
+        self.rounds = choosing_sets(key, self.selection.rounds, kept) if chooses else []
+        sizes = [episodes.size for episodes in (self.reported, *self.rounds)]
+        self.most = max(sizes)
         self.width = queue_width(cells * self.most, experiment.lanes)
         together = len(jax.local_devices()) * self.width * EPISODES_PER_LANE
         self.queued = self.most * min(cells, max(together // self.most, 1))
-        self.cells = self.queued // fewest
+        self.cells = self.queued // min(sizes)
         self.layout = layout(self.queued, width=1)
 
     def compile(self, programs: Programs, name: str) -> None:

@@ -4,6 +4,7 @@ A *cell* is one policy with one mask. Its episodes wait in a queue with those of
 policy that falls at once makes room for the next, and no lane waits for the longest episode.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from jaxprune.validation import InputError
 VICTIMS = {"deterministic": False, "stochastic": True}
 # Environments that are reset at a time.
 RESETS = 64
+# The time of a step that no episode has.
+NEVER = -1
 
 
 def episode_columns(result: Episode) -> dict[str, Any]:
@@ -75,6 +78,20 @@ def episode_set(key: Key, times: Any) -> EpisodeSet:
     """Returns an episode per row of `times`, `[E, k]`; the key is consumed."""
     times = np.asarray(times)
     return EpisodeSet(episode_keys(key, len(times)), times)
+
+
+def choosing_sets(key: Key, rounds: Sequence[int], kept: int) -> list[EpisodeSet]:
+    """Returns the episodes of every round of a choice; of none an observation is kept.
+
+    Args:
+        key: consumed.
+        rounds: episodes of each.
+        kept: how many times of a reported episode are looked at.
+    """
+    return [
+        episode_set(jax.random.fold_in(key, i), np.full((episodes, kept), NEVER, np.int32))
+        for i, episodes in enumerate(rounds)
+    ]
 
 
 class Shared(NamedTuple):

@@ -14,7 +14,7 @@ from jaxprune.evaluation.episodes import (
     EpisodeSet,
     Shared,
     cell_program,
-    episode_set,
+    choosing_sets,
     timeless,
     turns,
 )
@@ -40,8 +40,10 @@ class Evaluator:
         config: AttackConfig | None = None,
     ):
         self.env, self.attacks = env, tuple(attacks)
+        config = config or AttackConfig()
+        self.selection = config.selection
         self.members = [make_attack(attack, config) for attack in attacks]
-        self.program = cell_program(env, self.attacks, config or AttackConfig())
+        self.program = cell_program(env, self.attacks, config)
 
     def arm(self, attack: str | Attack, victims: Victims, play: Play) -> ChosenMembers:
         """Prepares an attack and chooses the strongest of its members for every victim.
@@ -49,15 +51,21 @@ class Evaluator:
         Args:
             attack: one of `attacks`.
             victims: the population; its key is consumed.
-            play: how the episodes are played on which members are chosen; `times` has one row each.
+            play: how the episodes are played on which members are chosen.
         """
         key_prepare, key_choose = (jax.random.fold_in(victims.key, i) for i in range(2))
         member = self.members[self.attacks.index(attack)]
         params = prepared(member, victims._replace(key=key_prepare))
-        return self.choose(attack, victims, params, episode_set(key_choose, play.times), play)
+        rounds = choosing_sets(key_choose, self.selection.rounds, np.shape(play.times)[1])
+        return self.choose(attack, victims, params, rounds, play)
 
     def choose(
-        self, attack: str | Attack, victims: Victims, params: Any, episodes: EpisodeSet, play: Play
+        self,
+        attack: str | Attack,
+        victims: Victims,
+        params: Any,
+        rounds: Sequence[EpisodeSet],
+        play: Play,
     ) -> ChosenMembers:
         """Chooses the member that leaves each victim the lowest mean return.
 
@@ -65,16 +73,17 @@ class Evaluator:
             attack: one of `attacks`.
             victims: the population.
             params: of all members, `[N, members, ...]`.
-            episodes: those on which members are compared.
+            rounds: the episodes of both rounds of the choice.
             play: how they are played.
         """
 
-        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+        def returns(turn: int, index: np.ndarray, params: Any) -> np.ndarray:
             some = victims._replace(cells=take(victims.cells, index))
-            return np.asarray(self.play(attack, some, params, episodes, play).return_).mean(-1)
+            return np.asarray(self.play(attack, some, params, rounds[turn], play).return_)
 
-        member = self.members[self.attacks.index(attack)]
-        return choose(member, params, victims, mean_returns)
+        members = self.members[self.attacks.index(attack)].members(self.env.spec)
+        shape = len(victims.cells.agent), members
+        return choose(self.selection, shape, params, returns)
 
     def play(
         self,

@@ -20,8 +20,10 @@ EPISODES = 4
 SIZES = {"actor/layer_0/kernel": 60, "actor/layer_1/kernel": 40, "actor": 100, "critic": 50}
 SETTINGS: dict[str, Any] = {
     "ppo": {"epochs": 3, "regulariser": "none"},
-    "attack": {"rs": {"epochs": 2}},
-    "selection_episodes": 5,
+    "attack": {
+        "selection": {"episodes": 3, "finalists": 4, "final_episodes": 2},
+        "rs": {"epochs": 2},
+    },
 }
 
 

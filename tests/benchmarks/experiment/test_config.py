@@ -251,7 +251,6 @@ def test_a_sweep_multiplies_the_tasks_own_radius():
     env = make_env("cartpole")
     asked, _ = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
     assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
-    assert parse(["--episodes", "9"])[0].resolved(env).selection_episodes == 4
 
 
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
@@ -298,7 +297,7 @@ BAD = [
     ("--eps-sweep=-1,0", ["eps_sweep -1", "[0, 1000]"]),
     ("--eps-sweep 0,1 --eps 0.1,0.2", ["0,1", "2"]),
     ("--eps-sweep 0,1000 --eps 0.1", ["eps 100", "[0, 10]"]),
-    ("--selection-episodes 0", ["selection_episodes 0"]),
+    ("--selection.episodes 0", ["selection episodes 0"]),
     ("--rs.steps 100", ["rs steps 100", "too few to train"]),
     ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
     ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),
