@@ -4,7 +4,7 @@ A policy acts on *normalised* observations, x = clip((obs - mean) / (std + offse
 where perturbations live too, so `normalise` and `action_distribution` are separate steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -38,6 +38,13 @@ class Gaussian(NamedTuple):
 
     mean: Array  # [action_size]
     log_std: Array  # [action_size]
+
+    unit = "standard deviations"  # of D
+
+    @classmethod
+    def from_output(cls, output: Array, log_std: Array) -> "Gaussian":
+        """Returns the distribution of an actor's output, `[action_size]` each."""
+        return cls(output, log_std)
 
     def mode(self) -> Array:
         """The mean, `[action_size]`."""
@@ -76,11 +83,31 @@ class Gaussian(NamedTuple):
         """TV of two distributions with this deviation, erf(D / (2 sqrt 2)), `[]`."""
         return erf(self.distance(other) / 8**0.5)
 
+    def change(self, other: "Gaussian") -> Array:
+        """||mu - mu'||_2^2, the change without sigma, `[]`."""
+        return jnp.sum((other.mean - self.mean) ** 2)
+
+    def likelihood(self, action: Array) -> Array:
+        """log pi(action) but for constants, finite however small sigma is, `[]`."""
+        return -self._replace(mean=action).kl(self)
+
+    def support(self) -> tuple[Array, Array]:
+        """The actions at which a value is asked, `[m, action_size]`, and their weights, `[m]`."""
+        return self.mean[None], jnp.ones(1, self.mean.dtype)
+
 
 class Categorical(NamedTuple):
     """A choice among `action_size` actions."""
 
     logits: Array  # [action_size]
+
+    unit = "logits"  # of D
+
+    @classmethod
+    def from_output(cls, output: Array, log_std: Array) -> "Categorical":
+        """Returns the distribution of an actor's output, `[action_size]`; log_std is empty."""
+        del log_std
+        return cls(output)
 
     def mode(self) -> Array:
         """The likeliest action, int `[]`."""
@@ -117,6 +144,18 @@ class Categorical(NamedTuple):
         """TV = 1/2 sum |p - q|, `[]`."""
         p, q = jax.nn.softmax(self.logits), jax.nn.softmax(other.logits)
         return 0.5 * jnp.sum(jnp.abs(p - q))
+
+    def change(self, other: "Categorical") -> Array:
+        """KL(self || other) in nats, `[]`."""
+        return self.kl(other)
+
+    def likelihood(self, action: Array) -> Array:
+        """Log probability of `action`, `[]`."""
+        return self.log_prob(action)
+
+    def support(self) -> tuple[Array, Array]:
+        """The actions, one-hot `[action_size, action_size]`, and their probabilities."""
+        return jnp.eye(len(self.logits)), jax.nn.softmax(self.logits)
 
 
 def _log_probabilities(logits: Array) -> Array:
@@ -157,6 +196,8 @@ _not_steeper.defvjp(lambda x: (x, None), lambda _, slope: (jnp.clip(slope, -STEE
 class Distribution(Protocol):
     """What both heads offer; `other` is a distribution of the same head."""
 
+    unit: str
+
     def mode(self) -> Array: ...  # noqa: D102
     def sample(self, key: Key) -> Array: ...  # noqa: D102
     def log_prob(self, action: Array) -> Array: ...  # noqa: D102
@@ -164,13 +205,13 @@ class Distribution(Protocol):
     def kl(self, other: Any) -> Array: ...  # noqa: D102
     def distance(self, other: Any) -> Array: ...  # noqa: D102
     def total_variation(self, other: Any) -> Array: ...  # noqa: D102
+    def change(self, other: Any) -> Array: ...  # noqa: D102
+    def likelihood(self, action: Array) -> Array: ...  # noqa: D102
+    def support(self) -> tuple[Array, Array]: ...  # noqa: D102
 
 
-# How the last layer's output and log_std become a distribution.
-HEADS: dict[str, Callable[[Array, Array], Distribution]] = {
-    "normal": Gaussian,
-    "categorical": lambda output, log_std: Categorical(output),
-}
+# By `Policy.distribution`.
+HEADS = {"normal": Gaussian, "categorical": Categorical}
 
 
 class MLP(nn.Module):
@@ -238,7 +279,8 @@ def normalise(policy: Policy, obs: Array) -> Array:
 
 def action_distribution(policy: Policy, obs_norm: Array) -> Distribution:
     """pi(. | s) at a *normalised* observation `[obs_size]`."""
-    return HEADS[policy.distribution](actor_output(policy, obs_norm), policy.params.log_std)
+    head = HEADS[policy.distribution]
+    return head.from_output(actor_output(policy, obs_norm), policy.params.log_std)
 
 
 def actor_output(policy: Policy, obs_norm: Array) -> Array:

@@ -218,7 +218,7 @@ def test_the_mode_is_the_mean_or_the_likeliest_action():
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_distribution_is_no_distance_from_itself(head):
-    p = HEADS[head](jnp.array([0.3, -1.2, 4.0]), jnp.array([-0.5, 0.0, 0.5]))
+    p = HEADS[head].from_output(jnp.array([0.3, -1.2, 4.0]), jnp.array([-0.5, 0.0, 0.5]))
     assert float(p.kl(p)) == 0.0
     assert float(p.distance(p)) == 0.0
 

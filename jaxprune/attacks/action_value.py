@@ -4,7 +4,6 @@ The critic sees the *true* normalised observation s and the action a that the vi
 it is shown s': what the adversary lowers is the value of doing in s what it makes the victim do.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -59,13 +58,6 @@ def action_value(critic: Critic, inputs: Array) -> Array:
     return jnp.asarray(_network().apply({"params": critic}, inputs))[0]
 
 
-# The phi(a) at which Q is asked, `[m, action_size]`, and their weights `[m]`.
-SUPPORTS: dict[str, Callable[[Any], tuple[Array, Array]]] = {
-    "normal": lambda pi: (pi.mean[None], jnp.ones(1, pi.mean.dtype)),
-    "categorical": lambda pi: (jnp.eye(len(pi.logits)), jax.nn.softmax(pi.logits)),
-}
-
-
 def expected_value(critic: Critic, victim: Policy, obs_norm: Array, seen: Array) -> Array:
     """The value in s of what the victim does when it sees s', `[]`.
 
@@ -78,7 +70,7 @@ def expected_value(critic: Critic, victim: Policy, obs_norm: Array, seen: Array)
         obs_norm: s, `[obs_size]`.
         seen: s', `[obs_size]`.
     """
-    actions, weights = SUPPORTS[victim.distribution](action_distribution(victim, seen))
+    actions, weights = action_distribution(victim, seen).support()
     values = jax.vmap(lambda a: action_value(critic, jnp.concatenate([obs_norm, a])))(actions)
     return weights @ values
 

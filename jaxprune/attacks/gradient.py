@@ -6,8 +6,6 @@ certificates bound from above.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +97,9 @@ def mad_sgld() -> Attack:
 
     def perturb(key: Key, victim: Policy, obs_norm: Array, eps: Array) -> Array:
         clean = action_distribution(victim, obs_norm)
-        change = partial(UNWEIGHTED[victim.distribution], clean)
         return noisy_ascend(
             key,
-            lambda x: change(action_distribution(victim, x)),
+            lambda x: clean.change(action_distribution(victim, x)),
             obs_norm,
             eps,
             steps=SGLD_STEPS,
@@ -110,13 +107,6 @@ def mad_sgld() -> Attack:
         )
 
     return memoryless(perturb, Cost(queries=1, gradients=SGLD_STEPS))
-
-
-# The change from one distribution to another, without sigma, by `Policy.distribution`.
-UNWEIGHTED: dict[str, Callable[[Any, Any], Array]] = {
-    "normal": lambda clean, moved: jnp.sum((moved.mean - clean.mean) ** 2),
-    "categorical": lambda clean, moved: clean.kl(moved),
-}
 
 
 def climb(

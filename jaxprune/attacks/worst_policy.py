@@ -1,8 +1,6 @@
 """Imitation of a policy that was trained to do the task as badly as it can be done."""
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import jax
 import numpy as np
@@ -62,8 +60,10 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
     def perturb(params: Policy, memory, key, victim: Policy, obs_norm, eps, moment=None):
         del moment  # it does not look ahead
         target = action_distribution(params, normalise(params, _raw(victim, obs_norm))).mode()
-        likely = LIKELIHOOD[victim.distribution]
-        objective = lambda x: likely(action_distribution(victim, x), target)  # noqa: E731
+
+        def objective(x: Array) -> Array:
+            return action_distribution(victim, x).likelihood(target)
+
         return climb(mad, key, objective, obs_norm, eps), memory
 
     return Attack(
@@ -79,13 +79,6 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
             env_steps=members * ppo.iterations * ppo.batch,
         ),
     )
-
-
-# log pi(action) but for constants, finite however small sigma is, by `Policy.distribution`.
-LIKELIHOOD: dict[str, Callable[[Any, Array], Array]] = {
-    "normal": lambda pi, action: -pi._replace(mean=action).kl(pi),
-    "categorical": lambda pi, action: pi.log_prob(action),
-}
 
 
 def _raw(victim: Policy, obs_norm: Array) -> Array:

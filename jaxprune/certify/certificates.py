@@ -20,7 +20,7 @@ from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.devices import Mapped, map_population
-from jaxprune.policy import Affine, affine_layers, inverse_std, normalise
+from jaxprune.policy import HEADS, Affine, affine_layers, inverse_std, normalise
 from jaxprune.types import Array, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, InputError, check_arguments, lookup
 
@@ -70,8 +70,6 @@ BOUNDS: dict[str, Bound] = {
     "alpha_crown": Bound(alpha_crown, monotone=False, scope="local", norm="linf", slow=True),
 }
 
-# Of D, by `Policy.distribution`.
-UNITS = {"normal": "standard deviations", "categorical": "logits"}
 # Arithmetic that a certificate can be computed in, and what it then proves.
 SOUND = {
     "float64": "real arithmetic, computed in float64 and rounded outward",
@@ -389,7 +387,7 @@ def _certificate(
     shape: tuple[int, ...],
     rows: tuple[int, ...],
 ) -> Certificate:
-    facts = (bound.monotone, bound.scope, UNITS[distribution], SOUND[precision])
+    facts = (bound.monotone, bound.scope, HEADS[distribution].unit, SOUND[precision])
     gaussian = distribution == "normal"
     if bound.scope == "global":
         repeated = (np.reshape(v, shape + (1,) * len(rows)) for v in found)

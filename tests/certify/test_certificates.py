@@ -10,9 +10,16 @@ import pytest
 from scipy import special
 
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION, Bound, Certificate, certify
-from jaxprune.certify.certificates import CHUNK, UNITS
+from jaxprune.certify.certificates import CHUNK
 from jaxprune.certify.query import length, make_query
-from jaxprune.policy import action_distribution, affine_layers, init_policy, inverse_std, normalise
+from jaxprune.policy import (
+    HEADS,
+    action_distribution,
+    affine_layers,
+    init_policy,
+    inverse_std,
+    normalise,
+)
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.validation import InputError
 
@@ -165,7 +172,7 @@ def test_metadata_and_total_variation(discrete):
     for name, certificate in certify(policy, eps=0.1).items():
         assert certificate.monotone is BOUNDS[name].monotone
         assert certificate.scope == BOUNDS[name].scope
-        assert certificate.unit == UNITS[policy.distribution]
+        assert certificate.unit == HEADS[policy.distribution].unit
         assert certificate.unit == ("logits" if discrete else "standard deviations")
         assert "float64" in certificate.sound
         with jax.enable_x64(True):
