@@ -6,40 +6,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.analysis import bounds, curves, versus_dense, worst_case
+from benchmarks.analysis import bounds, curves, verdict, versus_dense, worst_case
 from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
     Results,
-    Sampling,
     collect,
     cvar_interval,
-    episodes_of_all,
     labelled,
     of_victim,
     replicated_interval,
-    replicates,
 )
 from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
-from benchmarks.analysis.versus_dense import (
-    RegretCurve,
-    SweetSpot,
-    improvement,
-    regret_curve,
-    sweet_spots,
-)
+from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
+from benchmarks.analysis.verdict import SweetSpot as SweetSpot
+from benchmarks.analysis.verdict import Verdict
+from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, halves, sweep, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
-from jaxprune.attacks import ATTACKS
+from jaxprune.attacks import ATTACKS, label_of
 from jaxprune.statistics import Interval
 
 # Fewer training seeds than this say little about a method.
 SEEDS = 5
+# The attack that the literature reports, and under which sweet spots appear.
+USUAL = "mad"
 # What the terms of the regret are differences of.
 QUANTITIES = ("returns", "discounted")
 # What every count of diverged episodes is followed by.
@@ -65,6 +61,18 @@ class Line(NamedTuple):
     interval: Interval  # [S]
     seeds: np.ndarray  # [seeds, S], means over the episodes
 
+    @property
+    def few(self) -> bool:
+        """Whether the seeds are too few for an interval: then their range says more."""
+        return 1 < len(self.seeds) < SEEDS
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ends of the interval, or the range of few seeds, `[S]` each."""
+        if self.few:
+            return self.seeds.min(0), self.seeds.max(0)
+        return np.asarray(self.interval.low), np.asarray(self.interval.high)
+
 
 class Panel(NamedTuple):
     """Holds the numbers of one method at one radius."""
@@ -81,16 +89,22 @@ class Panel(NamedTuple):
     chosen: np.ndarray  # [seeds, S], the adversary that is the worst
     cvar: Interval  # [S], of the same episodes
     change: Line  # the worst-of return less that of the unpruned agents, in pairs; a band
-    claimed: Interval  # [S], the same in words: of these agents alone where they are few
     better: Interval  # [S], P(a pruned agent does better than a dense one), each at its worst
-    dense_clean: Interval  # [], in words
-    dense_worst: Interval  # [], in words, fresh episodes
+    dense_clean: Interval  # []
+    dense_worst: Interval  # [], fresh episodes
     bounds: list[BoundCurve]  # on D
     tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
     bracket: Bracket | None
-    spots: list[SweetSpot]  # in words
+
+    @property
+    def main(self) -> dict[str, Line]:
+        """Returns the lines that answer the question, by name: clean, MAD, and the worst of all."""
+        if len(self.attacks) == 1:
+            return {"clean": self.clean, label_of(self.attacks[0].name): self.worst}
+        usual = {"MAD": line for line in self.attacks if line.name == USUAL}  # noqa: B035
+        return {"clean": self.clean, **usual, f"worst of {len(self.attacks)} attacks": self.worst}
 
     @property
     def shown(self) -> int:
@@ -99,7 +113,7 @@ class Panel(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """The unpruned agents of one regime, in words."""
+    """The unpruned agents of one regime."""
 
     name: str
     clean: Interval  # []
@@ -159,6 +173,7 @@ class Contents(NamedTuple):
     radii: list[float]
     described: dict[str, Any]  # experiment.json
     dense: list[Dense]
+    verdicts: Mapping[tuple[str, float], Verdict]  # by method and radius; none without pruning
     panels: list[Panel]  # by radius, then method
     sweeps: dict[str, Sweep]  # by method; empty for a single radius
     others: list[Other]
@@ -194,21 +209,16 @@ class Contents(NamedTuple):
         """Returns a warning about too few seeds; empty where they suffice."""
         if self.seeds >= SEEDS or (self.regime == "file" and self.seeds == 1):
             return ""
+        agents = "1 agent" if self.seeds == 1 else f"{self.seeds} agents"
         return (
-            f"With {self.seeds} seed{'s' if self.seeds > 1 else ''} the intervals are "
-            f"{'very wide' if self.seeds > 1 else 'unknown, or those of one agent'}; use --seeds "
-            "10 for a claim about a method."
+            f"The run has {agents}, and a statement about a method needs at least {SEEDS}: "
+            "use --seeds 10."
         )
 
     @property
     def warnings(self) -> list[str]:
         """All that a reader has to know before believing the numbers."""
         return [*self.problems, *([self.few_seeds] if self.few_seeds else [])]
-
-
-def sampling(seeds: int) -> Sampling:
-    """Returns the sampling for sentences: of the method, or of these agents where they are few."""
-    return replicates if seeds >= SEEDS else episodes_of_all
 
 
 def gather(folder: Path) -> Contents:
@@ -235,12 +245,12 @@ def contents(
     )
     attacks, seconds = (tables.get(name, {}) for name in ("attacks", "seconds"))
     seeds = max(len(curve.returns) for curve in results.by_key.values())
-    words, methods = sampling(seeds), results.pruned_methods()
-    unpruned = {x: dense(victims, x, words) for x in dict.fromkeys(results.dense_of.values())}
+    methods = results.pruned_methods()
+    unpruned = {x: dense(victims, x) for x in dict.fromkeys(results.dense_of.values())}
     checked = checks(results, diagnosis)
     problems = warnings(results, returns, training, certificates, others)
     stages = compute(returns, training, attacks, sparsity, described.get("settings", {}))
-    panels = panels_of(results, certificates, unpruned, words)
+    panels = panels_of(results, certificates, unpruned)
     return Contents(
         title=f"{returns['env'][0]} ({returns['backend'][0]})",
         regime=str(returns["regime"][0]),
@@ -249,6 +259,7 @@ def contents(
         radii=results.radii,
         described=described,
         dense=list(unpruned.values()),
+        verdicts=verdict.verdicts(results),
         panels=panels,
         sweeps={x: sweep(results, x) for x in methods} if len(results.radii) > 1 else {},
         others=[other(held, panels, attacks, seconds) for held in others],
@@ -266,20 +277,18 @@ def contents(
 
 
 def panels_of(
-    results: Results, certificates: Columns, unpruned: Mapping[str, Dense], words: Sampling
+    results: Results, certificates: Columns, unpruned: Mapping[str, Dense]
 ) -> list[Panel]:
     """Returns the panels of every radius and method, in this order."""
     return [
-        panel(results, certificates, method, eps, unpruned[results.dense_of[method]], words)
+        panel(results, certificates, method, eps, unpruned[results.dense_of[method]])
         for eps in results.radii
         for method in results.pruned_methods()
     ]
 
 
-def panel(
-    results: Results, certificates: Columns, method: str, eps: float, dense: Dense, words: Sampling
-) -> Panel:
-    """All curves of one method at one radius; `words` decides what sentences are about."""
+def panel(results: Results, certificates: Columns, method: str, eps: float, dense: Dense) -> Panel:
+    """All curves of one method at one radius."""
     judge, clean = halves(results).judge, results.clean(method)
     worst, reference = (worst_of(results, name, eps) for name in (method, dense.name))
     fresh, unpruned = (found.curve.returns[:, :, judge] for found in (worst, reference))
@@ -303,7 +312,6 @@ def panel(
         chosen=worst.chosen,
         cvar=cvar_interval(fresh),
         change=Line("change", band, (fresh - unpruned).mean(-1)),
-        claimed=versus_dense.differences(results, method, eps, words).band,
         better=improvement(results, method, eps),
         dense_clean=dense.clean,
         dense_worst=dense.worst[eps][0],
@@ -312,7 +320,6 @@ def panel(
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=bounds.bracket(results, certificates, method, eps),
-        spots=sweet_spots(results, method, eps, words),
     )
 
 
@@ -325,18 +332,18 @@ def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str
     }
 
 
-def dense(victims: Sequence[Results], name: str, words: Sampling) -> Dense:
+def dense(victims: Sequence[Results], name: str) -> Dense:
     """Returns what is said of unpruned agents; the first victim's halves are those of all."""
     first = victims[0]
     judge = halves(first).judge
     worst = {
         eps: [
-            _first(replicated_interval(worst_of(x, name, eps).curve.returns[:, :, judge], words))
+            _first(replicated_interval(worst_of(x, name, eps).curve.returns[:, :, judge]))
             for x in victims
         ]
         for eps in first.radii
     }
-    clean = _first(replicated_interval(first.clean(name).returns, words))
+    clean = _first(replicated_interval(first.clean(name).returns))
     return Dense(name, clean, worst, curves.reference(first, name))
 
 

@@ -1,127 +1,139 @@
-"""What a run found, in sentences made from its numbers.
+"""What a run found, in sentences made from its verdicts.
 
-"Pruning does not hurt robustness" is a claim about the return under attack: that of pruned agents
-less that of the unpruned ones of the same seeds, each under its own strongest adversary, on
-episodes that chose nothing. An interval of that difference below 0 refutes the claim at a sparsity;
-one that reaches above 0 proves nothing, so the loss that it still allows is told beside.
+One group of sentences per method: how much of the weights can go for free, what that does to the
+return under attack, whether there is a sweet spot, and what MAD alone would have claimed.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.report.contents import Contents, Panel
-from benchmarks.runtime.tables import interval_text
+from benchmarks.report.contents import TOLERATED_LOSS, USUAL, Contents, Panel, SweetSpot, Verdict
+from jaxprune.attacks import label_of
 
-CLAIM = '"pruning does not hurt robustness"'
-
-
-class Words(NamedTuple):
-    """How an interval on one side of 0 is put."""
-
-    refuted: str
-    not_refuted: str
-    surely: str
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-ENOUGH = Words("is refuted", "is not refuted", "certainly")
-FEW = Words("looks refuted", "does not look refuted", "apparently")
+def percent(share: float) -> str:
+    """0.2 -> 20 %."""
+    return f"{100 * share:.3g} %"
 
 
-def preface(contents: Contents) -> Iterator[str]:
-    """What the sentences are about, where that is not the method."""
-    if contents.few_seeds:
-        yield (
-            f"**{contents.few_seeds}** What follows is about these agents and no others: its "
-            "intervals are over their episodes."
-        )
-    elif contents.seeds == 1:
-        yield "There is one policy: what follows is about it, and intervals are over its episodes."
+def number(count: int) -> str:
+    """A small number as a word."""
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
 
 
-def headlines(contents: Contents) -> Iterator[str]:
-    """Sentences, the most important first."""
-    for panel in contents.panels:
-        if (panel.sparsity > 0).any():
-            yield claim(panel, FEW if contents.few_seeds else ENOUGH)
-    for panel in contents.panels:
-        if len(panel.sparsity) > 1:
-            yield from sweet_spots(panel)
+def name_of(contents: Contents, panel: Panel) -> str:
+    """Returns what a panel is called: its method, and the radius where there are several."""
+    name = panel.method if panel.method != panel.dense else _dense_name(panel.dense)
+    return name if len(contents.radii) == 1 else f"{name}, eps {panel.eps:g}"
 
 
-def sweet_spots(panel: Panel) -> Iterator[str]:
-    """Every sparsity that an objective picks, with all the objectives that pick it."""
-    for sparsity, spot in {spot.sparsity: spot for spot in panel.spots}.items():
-        objectives = [s.objective for s in panel.spots if s.sparsity == sparsity]
-        clean, attacked, dense_clean, dense_attacked = map(interval_text, spot[2:])
-        yield (
-            f"{panel.method}, eps {panel.eps:g}: sweet spot at sparsity {sparsity:g} "
-            f"({'; '.join(objectives)}), with clean {clean} and attacked {attacked} on fresh "
-            f"episodes (dense: {dense_clean} and {dense_attacked})."
-        )
+def _dense_name(label: str) -> str:
+    """The label of unpruned agents without the word that stands for no pruning."""
+    return " ".join(["dense", *label.split()[:-1]])
 
 
-def claim(panel: Panel, words: Words) -> str:
-    """Whether pruning hurts the return under attack, and at which sparsities.
-
-    Args:
-        panel: of one method and radius, with a sparsity above 0.
-        words: how sure the intervals make us.
-    """
-    pruned = np.flatnonzero(panel.sparsity > 0)
-    levels = panel.sparsity[pruned]
-    mean, low, high = (np.asarray(x)[pruned] for x in panel.claimed)
-    start = f"{panel.method}, eps {panel.eps:g}: "
-    if np.isnan(low).all():
-        return f"{start}whether {CLAIM} holds cannot be told from one episode of one agent."
-    lower, higher = high < 0, low > 0
-    safe = int(np.argmax(lower)) if lower.any() else len(levels)  # sparsities before the first loss
-    if safe == 0:
-        verdict = f"{words.refuted} already at the lowest sparsity, {levels[0]:g}"
-    elif safe < len(levels):
-        verdict = (
-            f"{words.not_refuted} up to sparsity {levels[safe - 1]:g}, but at {levels[safe]:g}"
-        )
-    else:
-        verdict = f"{words.not_refuted} at any sparsity up to {levels[-1]:g}"
-    attacked = "return under the worst adversary" if len(panel.attacks) > 1 else "attacked return"
-    return (
-        f"{start}{CLAIM} {verdict}. The {attacked} is {words.surely} lower than that of the dense "
-        f"agents ({interval_text(panel.dense_worst)}) at {spans(levels, lower)}, and "
-        f"{words.surely} higher at {spans(levels, higher)}."
-    ) + _allowance(panel, levels[:safe], low[:safe], mean[:safe])
+def free_share(contents: Contents, panel: Panel) -> float | None:
+    """Returns the share of the weights that can go for free; None where nothing was pruned."""
+    verdict = contents.verdicts.get((panel.method, panel.eps))
+    return None if verdict is None else verdict.within_clean.sparsity
 
 
-def spans(levels: np.ndarray, chosen: np.ndarray) -> str:
-    """The chosen ones of some increasing levels in words: neighbours as a range."""
-    index = np.flatnonzero(chosen)
-    if not index.size:
-        return "no sparsity"
-    if index.size == len(levels) > 1:
-        return f"every sparsity from {levels[0]:g} to {levels[-1]:g}"
-    runs: list[list[int]] = [[int(index[0])]]
-    for before, now in pairwise(index.tolist()):
-        runs[-1].append(now) if now == before + 1 else runs.append([now])
-    return f"sparsity {', '.join(_span(levels[run]) for run in runs)}"
+def verdict_lines(contents: Contents) -> Iterator[str]:
+    """Yields a group of sentences per method, or per dense policy where nothing was pruned."""
+    if contents.others:
+        yield f"This verdict is about the {contents.victim} policies."
+    for panels in contents.by_method.values():
+        found = [contents.verdicts.get((panel.method, panel.eps)) for panel in panels]
+        verdicts = [verdict for verdict in found if verdict is not None]
+        if not verdicts:
+            yield dense_sentence(contents, panels)
+            continue
+        groups = [" ".join(under_attack(verdict)) for verdict in verdicts]
+        if len(groups) > 1:
+            groups = [f"At eps {v.eps:g}: {g}" for v, g in zip(verdicts, groups, strict=True)]
+        yield " ".join([free(verdicts[0]), *groups])
 
 
-def _span(levels: np.ndarray) -> str:
-    ends = [f"{levels[0]:g}", f"{levels[-1]:g}"]
-    return ends[0] if len(levels) == 1 else (" to " if len(levels) > 2 else " and ").join(ends)
-
-
-def _allowance(panel: Panel, levels: np.ndarray, low: np.ndarray, mean: np.ndarray) -> str:
-    """The largest loss that the intervals leave possible where they refute nothing."""
-    if not len(levels) or not np.isfinite(low).any():
-        return ""
-    worst = int(np.nanargmin(low))
-    if low[worst] >= 0:
-        return ""
-    dense = float(panel.dense_worst.mean)
-    share = f" ({-low[worst] / dense:.0%})" if dense > 0 else ""
-    return (
-        f" Not refuted is not proved: at sparsity {levels[worst]:g} the mean changes by "
-        f"{mean[worst]:+.0f}, and the interval allows a loss of {-low[worst]:.0f}{share}."
+def dense_sentence(contents: Contents, panels: list[Panel]) -> str:
+    """Returns what policies do that nobody pruned."""
+    panel = panels[0]
+    attacked = ", ".join(
+        f"{float(p.dense_worst.mean):.0f} under {attackers(len(p.attacks), strongest(p))}"
+        + (f" at eps {p.eps:g}" if len(panels) > 1 else "")
+        for p in panels
     )
+    clean = f"{float(panel.dense_clean.mean):.0f} without an attack"
+    return (
+        f"{_dense_name(panel.dense)}: nothing was pruned. The policies return {clean}, {attacked}."
+    )
+
+
+def strongest(panel: Panel) -> str:
+    """Returns the attack that was chosen most often."""
+    names, counts = np.unique(panel.chosen, return_counts=True)
+    return str(names[counts.argmax()])
+
+
+def attackers(count: int, name: str) -> str:
+    """Returns the words for the strongest of so many attacks."""
+    return label_of(name) if count == 1 else f"the strongest of {number(count)} attacks ({name})"
+
+
+def free(verdict: Verdict) -> str:
+    """Returns how much of the weights can go at next to no clean loss."""
+    choice, dense = verdict.within_clean, float(verdict.dense_clean.interval.mean)
+    allowed = f"within {percent(TOLERATED_LOSS)} of the clean return"
+    if dense <= 0:  # a share of a negative return confuses
+        loss = TOLERATED_LOSS * abs(dense)
+        allowed = f"with a clean return at most {loss:.3g} below the dense {dense:.0f}"
+    share = percent(choice.sparsity) if choice.sparsity else "no part"
+    return f"{verdict.method}: {share} of the weights can go {allowed} ({sample(verdict)})."
+
+
+def sample(verdict: Verdict) -> str:
+    """Returns what the verdict is about: so many agents, or episodes of one."""
+    if verdict.unit == "agents":
+        return f"{verdict.replicates} agents"
+    return f"one agent, {verdict.replicates} episodes"
+
+
+def under_attack(verdict: Verdict) -> Iterator[str]:
+    """Yields the sentences about the attacked return, sweet spots, and MAD alone."""
+    choice, name = verdict.within_clean, verdict.strongest_dense
+    if verdict.strongest_pruned != name:
+        name += f" on dense, {verdict.strongest_pruned} on pruned policies"
+    dense = f"{float(verdict.dense_attacked.interval.mean):.0f}"
+    words = f"Under {attackers(verdict.attacks, name)} the dense policies return {dense}"
+    if choice.sparsity:
+        words += f", these {float(choice.attacked.interval.mean):.0f}"
+    yield f"{words}: {sweet_spot(verdict)}."
+    if verdict.attacks > 1 and USUAL in verdict.alone:
+        yield alone(verdict.alone[USUAL])
+
+
+def sweet_spot(verdict: Verdict) -> str:
+    """Returns whether there is a sweet spot, and which one would have been found."""
+    spot = verdict.sweet_spot
+    if not spot.tested:
+        return f"too few {verdict.unit} to test for a sweet spot"
+    if spot.found:
+        gain = f"{float(spot.gain.interval.mean):.0f}"
+        where = " and ".join(map(percent, (spot.sparsities[0], *spot.sparsities[1:][-1:])))
+        return f"a sweet spot at {where}, where pruned policies return {gain} more"
+    if not np.isfinite(spot.detectable):
+        return "no sweet spot at this power, which could not have found any"
+    dense = float(verdict.dense_attacked.interval.mean)
+    gain = percent(round(spot.detectable_share, 2)) if dense > 0 else f"{spot.detectable:.3g}"
+    return f"no sweet spot at this power; a gain of {gain} would have been found"
+
+
+def alone(spot: SweetSpot) -> str:
+    """Returns what MAD alone would have claimed, at first sight where it passes no test."""
+    if spot.found:
+        return f"Under MAD alone there would be one at {percent(spot.sparsities[0])}."
+    if spot.naive.sparsity and spot.naive.gain > 0:
+        return f"Under MAD alone there would seem to be one at {percent(spot.naive.sparsity)}."
+    return "Under MAD alone there would be none either."
