@@ -1,6 +1,6 @@
 """The charts of a report, described once: `png_figures` and `html_figures` only render them.
 
-Axes follow what was measured, means and agents, and not the bands, which may be wider.
+The panels of a chart have the same axes. A run without pruning has charts of its training alone.
 """
 
 from collections.abc import Mapping
@@ -92,7 +92,8 @@ class Chart(NamedTuple):
         """Returns what the vertical axis shows; powers of 10 on a log axis."""
         traces = [trace for facet in self.facets for trace in facet.traces if trace.shown]
         levels = [f.level for f in self.facets if f.level is not None]
-        seen = np.concatenate([*(np.ravel(v) for t in traces for v in (t.y, t.dots)), levels])
+        parts = [np.ravel(values) for t in traces for values in (t.y, t.low, t.high)]
+        seen = np.concatenate([*parts, levels])
         return _range(np.log10(seen[seen > 0]) if self.log else seen, PAD)
 
     @property
@@ -110,16 +111,16 @@ def _range(values: np.ndarray, margin: float) -> tuple[float, float]:
 
 def charts(contents: Contents) -> dict[str, Chart]:
     """Returns the charts that a run has something for, by name."""
-    found = {
-        "returns": returns(contents),
-        "attacks": attacks(contents),
-        "change": change(contents),
-        "certificates": certificates(contents),
-        "regret": regret(contents),
-        "layers": layers(contents.remains),
-        "sweep": sweep(contents.sweeps),
-        "training": training(contents.training),
-    }
+    found = {"training": training(contents.training), "sweep": sweep(contents.sweeps)}
+    if contents.pruned:
+        found |= {
+            "returns": returns(contents),
+            "attacks": attacks(contents),
+            "change": change(contents),
+            "certificates": certificates(contents),
+            "regret": regret(contents),
+            "layers": layers(contents.remains),
+        }
     return {name: chart for name, chart in found.items() if chart.facets}
 
 
@@ -145,7 +146,10 @@ def returns(contents: Contents) -> Chart:
     There is no per cent of a negative return: then the axis shows returns.
     """
     facets = [_main(contents, panel) for panel in contents.panels]
-    chart = Chart(f"Return of pruned policies: {contents.title}", facets, "return", on_lines=True)
+    spread = "dots, with their range" if any(p.clean.few for p in contents.panels) else "band: 95 %"
+    radii = ", ".join(f"{eps:g}" for eps in contents.radii)
+    title = f"{contents.title}, {contents.size} ({spread}), eps {radii}"
+    chart = Chart(title, facets, "return", on_lines=True)
     if any(panel.dense_clean.mean <= 0 for panel in contents.panels):
         return chart
     units = [float(panel.dense_clean.mean) / 100 for panel in contents.panels]
@@ -156,7 +160,7 @@ def returns(contents: Contents) -> Chart:
 def _main(contents: Contents, panel: Panel) -> Facet:
     """Three lines, what 5 % less than the dense clean return is, and how sparse that allows."""
     traces = [
-        measured(panel.sparsity, line, name, *MAIN.get(name, (RED, "solid")))
+        measured(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
         for name, line in panel.main.items()
     ]
     title, share = name_of(contents, panel), free_share(contents, panel)
@@ -202,7 +206,6 @@ def change(contents: Contents) -> Chart:
             level=0.0,
         )
         for panels in contents.by_radius
-        if contents.pruned
     ]
     return Chart("Change of the return under attack", facets, "pruned less dense")
 
@@ -315,7 +318,7 @@ def sweep(sweeps: Mapping[str, Sweep]) -> Chart:
 
 def some(count: int) -> np.ndarray:
     """Returns a few of so many indices, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, LEVELS).astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, LEVELS)).astype(int))
 
 
 def training(table: Columns) -> Chart:
@@ -328,10 +331,11 @@ def training(table: Columns) -> Chart:
         return Trace(f"{percent(target)} removed", steps, mean, *style(place), low, high)
 
     facets = []
+    targets = np.unique(table.get("sparsity", ()))
+    shown = targets[some(len(targets))].tolist()
     for method in dict.fromkeys(table.get("method", ())):
-        targets = np.unique(table["sparsity"][table["method"] == method])
-        shown = enumerate(targets[some(len(targets))].tolist())
-        traces = [trace(place, method, target) for place, target in shown]
+        there = set(table["sparsity"][table["method"] == method].tolist())
+        traces = [trace(i, method, target) for i, target in enumerate(shown) if target in there]
         facets.append(Facet(str(method).replace("none", "dense"), traces))
     return Chart("Training", facets, "return of finished episodes", x="env steps")
 
@@ -357,35 +361,28 @@ def smoothed(training: Columns, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 # --- names on lines -------------------------------------------------------------------------------
 
 
-class Place(NamedTuple):
-    """Where the name of a trace stands: its middle, in units of the axes."""
-
-    x: float
-    y: float
-
-
-def places(chart: Chart, facet: Facet) -> list[Place]:
-    """Returns where every name is far from other lines and names, above or below its own line."""
+def places(chart: Chart, facet: Facet) -> list[tuple[float, float]]:
+    """Returns where the middle of every name is: near its own line, far from lines and names."""
     (left, right), (bottom, top) = chart.x_range, chart.y_range
     grid = np.linspace(0, 1, 201)
     lines = [((t.x - left) / (right - left), (t.y - bottom) / (top - bottom)) for t in facet.traces]
-    paths = [np.interp(grid, *line) for line in lines]
+    paths = np.array([np.interp(grid, *line) for line in lines])
     taken: list[tuple[float, float, float]] = []  # x, y and half the width of every name
 
-    def room(x: float, y: float, half: float) -> float:
+    def room(own: int, x: float, y: float, half: float) -> float:
+        """How far the nearest line or name is, and other lines are from its own one."""
         near = abs(grid - x) <= half
-        gaps = [np.abs(path[near] - y).min() for path in paths]
-        gaps += [
-            abs(y - other) - HEIGHT / 2 for at, other, size in taken if abs(x - at) < half + size
-        ]
-        return min(*gaps, y, 1 - y, HEIGHT)
+        names = [abs(y - other) for at, other, size in taken if abs(x - at) < half + size]
+        gaps = [abs(paths[:, near] - y).min(), *(gap - HEIGHT / 2 for gap in names), y, 1 - y]
+        others = np.delete(paths, own, axis=0)[:, near] - paths[own, near]
+        return min(*gaps, HEIGHT) + min(abs(others).mean(1).min(initial=1.0), HEIGHT) / 2
 
-    for trace, (xs, ys) in zip(facet.traces, lines, strict=True):
-        half = LETTER * len(trace.name) / 2
+    for own, (trace, (xs, ys)) in enumerate(zip(facet.traces, lines, strict=True)):
+        half = LETTER * (len(trace.name) + 1) / 2
         spots = [
             (float(np.clip(x, half, 1 - half)), y + side * HEIGHT * 0.75)
             for x, y in zip(xs, ys, strict=True)
             for side in (1, -1)
         ]
-        taken.append((*max(spots, key=lambda spot: room(*spot, half)), half))
-    return [Place(left + x * (right - left), bottom + y * (top - bottom)) for x, y, _ in taken]
+        taken.append((*max(spots, key=lambda spot: room(own, *spot, half)), half))
+    return [(left + x * (right - left), bottom + y * (top - bottom)) for x, y, _ in taken]

@@ -1,6 +1,6 @@
 """All that a report says, computed once from the tables of a run; its writers only lay it out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
+    Curve,
     Results,
     collect,
     cvar_interval,
@@ -82,6 +83,8 @@ class Panel(NamedTuple):
     dense: str  # the unpruned agents that it is compared with
     nested: bool  # whether monotone bounds promise anything along its curve
     sparsity: np.ndarray  # [S]
+    levels: np.ndarray  # [L], the same with 0 in front, for the main lines
+    main: dict[str, Line]  # [L], what answers the question: clean, MAD, worst of all
     clean: Line
     attacks: list[Line]  # of many, the strongest first
     worst: Line  # of all adversaries, on fresh episodes
@@ -99,12 +102,9 @@ class Panel(NamedTuple):
     bracket: Bracket | None
 
     @property
-    def main(self) -> dict[str, Line]:
-        """Returns the lines that answer the question, by name: clean, MAD, and the worst of all."""
-        if len(self.attacks) == 1:
-            return {"clean": self.clean, label_of(self.attacks[0].name): self.worst}
-        usual = {"MAD": line for line in self.attacks if line.name == USUAL}  # noqa: B035
-        return {"clean": self.clean, **usual, f"worst of {len(self.attacks)} attacks": self.worst}
+    def pruned(self) -> bool:
+        """Whether it is about pruned agents."""
+        return self.method != self.dense
 
     @property
     def shown(self) -> int:
@@ -191,7 +191,7 @@ class Contents(NamedTuple):
     @property
     def pruned(self) -> bool:
         """Whether anything was pruned."""
-        return any(panel.method != panel.dense for panel in self.panels)
+        return any(panel.pruned for panel in self.panels)
 
     @property
     def by_radius(self) -> list[list[Panel]]:
@@ -205,13 +205,17 @@ class Contents(NamedTuple):
         return {name: [p for p in self.panels if p.method == name] for name in methods}
 
     @property
+    def size(self) -> str:
+        """Returns how many agents there are, in words."""
+        return "1 agent" if self.seeds == 1 else f"{self.seeds} agents"
+
+    @property
     def few_seeds(self) -> str:
         """Returns a warning about too few seeds; empty where they suffice."""
         if self.seeds >= SEEDS or (self.regime == "file" and self.seeds == 1):
             return ""
-        agents = "1 agent" if self.seeds == 1 else f"{self.seeds} agents"
         return (
-            f"The run has {agents}, and a statement about a method needs at least {SEEDS}: "
+            f"The run has {self.size}, and a statement about a method needs at least {SEEDS}: "
             "use --seeds 10."
         )
 
@@ -305,6 +309,8 @@ def panel(results: Results, certificates: Columns, method: str, eps: float, dens
         dense=dense.name,
         nested=results.nested[method],
         sparsity=clean.sparsity,
+        levels=np.union1d(0, clean.sparsity),
+        main=_main(results, method, eps),
         clean=_line("none", clean.returns),
         attacks=[_line(curve.attack, curve.returns) for curve in attacked],
         worst=_line(WORST_OF, fresh),
@@ -321,6 +327,21 @@ def panel(results: Results, certificates: Columns, method: str, eps: float, dens
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=bounds.bracket(results, certificates, method, eps),
     )
+
+
+def _main(results: Results, method: str, eps: float) -> dict[str, Line]:
+    """Name -> clean, MAD and worst of all, each from the dense agents at sparsity 0 on."""
+    attacks = [curve.attack for curve in results.attacked(method, eps)]
+    worst = f"worst of {len(attacks)} attacks" if len(attacks) > 1 else label_of(attacks[0])
+    curves: dict[str, Callable[[str], Curve]] = {"clean": results.clean}
+    if USUAL in attacks and len(attacks) > 1:
+        curves["MAD"] = lambda label: results.by_key[label, USUAL, eps]
+    curves[worst] = lambda label: worst_of(results, label, eps).curve
+    dense = [] if 0 in results.clean(method).sparsity else [results.dense_of[method]]
+    return {
+        name: _line(name, np.concatenate([curve(x).returns for x in (*dense, method)], axis=1))
+        for name, curve in curves.items()
+    }
 
 
 def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ def number(count: int) -> str:
 
 def name_of(contents: Contents, panel: Panel) -> str:
     """Returns what a panel is called: its method, and the radius where there are several."""
-    name = panel.method if panel.method != panel.dense else _dense_name(panel.dense)
+    name = panel.method if panel.pruned else _dense_name(panel.dense)
     return name if len(contents.radii) == 1 else f"{name}, eps {panel.eps:g}"
 
 
@@ -121,8 +121,9 @@ def sweet_spot(verdict: Verdict) -> str:
         return f"too few {verdict.unit} to test for a sweet spot"
     if spot.found:
         gain = f"{float(spot.gain.interval.mean):.0f}"
-        where = " and ".join(map(percent, (spot.sparsities[0], *spot.sparsities[1:][-1:])))
-        return f"a sweet spot at {where}, where pruned policies return {gain} more"
+        low, high = percent(min(spot.sparsities)), percent(max(spot.sparsities))
+        where = f"at {low}" if low == high else f"between {low} and {high}"
+        return f"a sweet spot {where}, where pruned policies return {gain} more"
     if not np.isfinite(spot.detectable):
         return "no sweet spot at this power, which could not have found any"
     dense = float(verdict.dense_attacked.interval.mean)
@@ -133,7 +134,7 @@ def sweet_spot(verdict: Verdict) -> str:
 def alone(spot: SweetSpot) -> str:
     """Returns what MAD alone would have claimed, at first sight where it passes no test."""
     if spot.found:
-        return f"Under MAD alone there would be one at {percent(spot.sparsities[0])}."
+        return f"Under MAD alone there would be one at {percent(min(spot.sparsities))}."
     if spot.naive.sparsity and spot.naive.gain > 0:
         return f"Under MAD alone there would seem to be one at {percent(spot.naive.sparsity)}."
     return "Under MAD alone there would be none either."

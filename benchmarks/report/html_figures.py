@@ -69,9 +69,9 @@ def _shapes(facet: Facet) -> Iterator[Part]:
 
 def _names(chart: Chart, facet: Facet) -> Iterator[Part]:
     """The names on the lines."""
-    for trace, place in zip(facet.traces, places(chart, facet), strict=True):
+    for trace, (x, y) in zip(facet.traces, places(chart, facet), strict=True):
         font = {"color": trace.colour}
-        yield {"text": trace.name, **place._asdict(), "showarrow": False, "font": font}
+        yield {"text": trace.name, "x": x, "y": y, "showarrow": False, "font": font}
 
 
 def _trace(trace: Trace) -> Iterator[Part]:

@@ -146,7 +146,7 @@ def sections(contents: Contents) -> list[Section]:
         Section(
             "What it looks like", _picture("Film", GIF, GIF in contents.pictures), folded=False
         ),
-        Section("Each attack", list(_attacks(contents))),
+        Section("Each attack", list(_attacks(contents)), folded=contents.pruned),
         Section("What pruning changes under attack", list(_change(contents))),
         *_others(contents),
         Section("Against eps", list(_sweeps(contents))),
@@ -170,7 +170,7 @@ def _where(contents: Contents) -> str:
     """Who made the numbers, in a line without a date."""
     described = contents.described
     radii = ", ".join(f"{eps:g}" for eps in contents.radii)
-    words = [f"{contents.seeds} seed{'s' if contents.seeds > 1 else ''}", f"eps {radii}"]
+    words = [contents.size, f"eps {radii}"]
     words += [f"{' and '.join(victims(contents))} policy"]
     words += [f"on {shown(described['device'])}"] if "device" in described else []
     words += [f"jaxprune {shown(described['git'])}"] if described.get("git") else []

@@ -57,9 +57,9 @@ def render(chart: Chart) -> Figure:
         ax.set_ylabel(chart.y if i % columns == 0 else "")
         ax.set_xlabel(chart.x if i + columns >= len(chart.facets) else "")
     if not chart.on_lines:
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        columns = min(len(names), 4)
-        figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        entries = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in grid.ravel()]
+        by_name = {name: handle for part in entries for handle, name in part}
+        figure.legend(by_name.values(), by_name, loc="outside lower center", ncols=4)
     return figure
 
 

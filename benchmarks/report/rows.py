@@ -45,13 +45,14 @@ def main_rows(panel: Panel, wide: bool = True) -> Table:
 
     Without the intervals of the first three where it is not `wide`, for a terminal.
     """
+    missing = len(panel.levels) - len(panel.sparsity)  # of the change: that of the dense agents
     rows = [
         [f"{level:.3g}"]
         + [cell(x, i) if wide else f"{x.interval.mean[i]:.0f}" for x in panel.main.values()]
-        + [cell(panel.change, i)]
-        for i, level in enumerate(panel.sparsity)
+        + ["" if i < missing else cell(panel.change, i - missing)] * panel.pruned
+        for i, level in enumerate(panel.levels)
     ]
-    return ["sparsity", *panel.main, "change"], rows
+    return ["sparsity", *panel.main, *["change"] * panel.pruned], rows
 
 
 def return_rows(panel: Panel) -> Table:

@@ -16,7 +16,6 @@ from rich.console import Console
 from benchmarks import merge
 from benchmarks.gate import __main__ as gate
 from benchmarks.report import __main__ as report
-from benchmarks.report.terminal import curves
 from benchmarks.runtime import console
 from benchmarks.runtime.console import Display
 from benchmarks.runtime.guard import guarded
@@ -156,20 +155,3 @@ def test_a_pipe_is_told_of_every_chunk(monkeypatch: pytest.MonkeyPatch):
         "certify  3 of 4 chunks, about 0:00:10 left",
     ]
     assert display.resumed() == "resumed 1 of 4 chunks"
-
-
-@pytest.mark.parametrize("width", [80, 110])
-def test_the_sparsity_and_every_number_are_whole(width):
-    header = ["sparsity", *(f"column {i}" for i in range(9))]
-    rows = [["0.123", *(f"-1234 [-{i}0000, 5678]" for i in range(9))], ["0", *"123456789"]]
-    file = StringIO()
-    console = Console(file=file, width=width)
-    for table in curves("title", header, rows, width):
-        console.print(table)
-    text = file.getvalue()
-    assert "…" not in text and "..." not in text
-    assert all(name in text for name in header) and all(cell in text for cell in rows[0])
-    tables = text.split("title")[1:]
-    assert len(tables) > 1
-    assert all("sparsity" in table and "0.123" in table for table in tables)
-    assert max(map(len, text.splitlines())) <= width
