@@ -111,6 +111,7 @@ LOG_STD = Range(-10, 5)
 # In normalised units, to which observations are clipped unless a policy says otherwise.
 RADIUS = Range(0, OBS_CLIP, most=100)
 ANY_RADIUS = Range(0, math.inf, "[)")
+FINITE = Range(-math.inf, math.inf, "()")
 
 # Configurations whose settings have no prefix on the command line.
 UNNAMED = ("attack", "ppo", "hyper", "scope")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import CONFIDENCE, Columns, Results
-from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.analysis.worst_case import worst_of
 
 # The "bound" of what an attack reached at visited states.
 ATTACK_ROWS = "attack"
@@ -67,7 +67,7 @@ class Bracket(NamedTuple):
     unit: str  # "return" or "discounted return"
     sparsity: np.ndarray
     clean: np.ndarray  # measured
-    reached: np.ndarray  # at most: the strongest attack found, on fresh episodes
+    reached: np.ndarray  # at most: the strongest attack found
     estimate: np.ndarray  # at least, without the allowance for chance
     floor: np.ndarray  # at least: the best certificate; NaN where there is none
     bound: str  # of the best certificate at the lowest sparsity
@@ -83,9 +83,8 @@ def bracket(results: Results, certificates: Columns, method: str, eps: float) ->
     """
     discounted = results.victim == "stochastic"
     quantity, unit = ("discounted", "discounted return") if discounted else ("returns", "return")
-    judge = halves(results).judge
     clean, worst = (
-        getattr(curve, quantity)[..., judge].mean((0, 2))
+        getattr(curve, quantity).mean((0, 2))
         for curve in (results.clean(method), worst_of(results, method, eps).curve)
     )
     floors: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # bound -> (estimate, statement)

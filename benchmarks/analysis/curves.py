@@ -1,15 +1,12 @@
-"""Curves of returns against sparsity, and their bootstrap intervals."""
+"""Curves of returns against sparsity, and their intervals."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.experiment.labels import Labels
-from jaxprune.statistics import Interval, bootstrap_mean, cvar
+from jaxprune.statistics import Interval, bounded_mean, cvar
 
 # Of the statements that hold with high probability over the episodes.
 CONFIDENCE = 0.95
@@ -35,45 +32,25 @@ class Curve:
     discounted: np.ndarray  # [seeds, S, episodes], discounted returns
     distance: np.ndarray  # [seeds, S], the largest D that the adversary reached
 
-    def interval(self, episodes: slice = slice(None)) -> Interval:
-        """Mean over episodes and seeds with its bootstrap interval, `[S]`."""
-        return replicated_interval(self.returns[:, :, episodes])
+
+Limits = tuple[float, float]
 
 
-def replicates(*returns: np.ndarray) -> list[jax.Array]:
+def replicates(*returns: np.ndarray) -> list[np.ndarray]:
     """`[seeds, S, episodes]` each -> samples `[n, S]` each.
 
     Seeds are the replicates; where all have a single seed its episodes are, and the claim is then
     about that one policy.
     """
     if max(len(r) for r in returns) == 1:
-        return [jnp.asarray(r[0].T) for r in returns]
-    return [jnp.asarray(r.mean(-1)) for r in returns]
+        return [r[0].T for r in returns]
+    return [r.mean(-1, dtype=float) for r in returns]
 
 
-def episodes_of_all(*returns: np.ndarray) -> list[jax.Array]:
-    """`[seeds, S, episodes]` each -> samples `[seeds * episodes, S]` each.
-
-    For claims about these agents and no others: episodes are the replicates, each moved by what
-    its agent differs from the mean of all, and stretched for the mean that this takes from them.
-    """
-
-    def samples(r: np.ndarray) -> jax.Array:
-        seeds, levels, episodes = r.shape
-        of_agent = r.mean(-1, keepdims=True)
-        stretch = (episodes / (episodes - 1)) ** 0.5 if episodes > 1 else 1.0
-        moved = of_agent.mean(0) + (r - of_agent) * (stretch if seeds > 1 else 1.0)
-        return jnp.asarray(np.moveaxis(moved, 1, 2).reshape(seeds * episodes, levels))
-
-    return [samples(r) for r in returns]
-
-
-Sampling = Callable[..., list[jax.Array]]
-
-
-def replicated_interval(returns: np.ndarray, sampling: Sampling = replicates) -> Interval:
-    """`[seeds, S, episodes]` -> interval of the mean `[S]`."""
-    return as_numpy(bootstrap_mean(jax.random.key(SEED), *sampling(returns)))
+def replicated_interval(returns: np.ndarray, limits: Limits) -> Interval:
+    """`[seeds, S, episodes]` -> interval of the mean `[S]`, for anything a return can be."""
+    (samples,) = replicates(np.where(np.isfinite(returns), returns, np.nan))
+    return bounded_mean(samples, limits, level=CONFIDENCE, seed=SEED)
 
 
 def as_numpy(interval: Interval) -> Interval:
@@ -117,8 +94,24 @@ class Results:
     nested: dict[str, bool]  # method -> whether monotone bounds promise anything along its curve
     adversaries: list[tuple[str, float]]  # (attack, eps) without the clean run
     victim: str  # "deterministic" or "stochastic"
+    reference: float | None = None  # J_ref that was asked for
     # (method, eps) -> `Worst`, each evaluated once, by `worst_case.worst_of`
     worst_cases: dict[tuple[str, float], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def limits(self, quantity: str = "returns") -> Limits:
+        """The lowest and the highest return of any episode of the run: what a return can be.
+
+        Args:
+            quantity: of a `Curve`: "returns" or "discounted".
+        """
+        values = [getattr(curve, quantity) for curve in self.by_key.values()]
+        finite = [x[np.isfinite(x)] for x in values]
+        lowest = min(float(x.min(initial=np.inf)) for x in finite)
+        return lowest, max(float(x.max(initial=lowest)) for x in finite)
+
+    def interval(self, curve: Curve) -> Interval:
+        """Mean over episodes and seeds with its interval, `[S]`."""
+        return replicated_interval(curve.returns, self.limits())
 
     def clean(self, method: str) -> Curve:
         """The curve without an adversary."""
@@ -157,7 +150,7 @@ def of_victim(table: Columns, victim: str) -> Columns:
     return {name: column[table["victim"] == victim] for name, column in table.items()}
 
 
-def collect(table: Columns, victim: str | None = None) -> Results:
+def collect(table: Columns, victim: str | None = None, reference: float | None = None) -> Results:
     """Curves by key of one victim, by default the first, from a table of returns as written."""
     victim = victim or victims(table)[0]
     table = of_victim(table, victim)
@@ -169,18 +162,23 @@ def collect(table: Columns, victim: str | None = None) -> Results:
     methods = [m for m in dict.fromkeys(m for m, _, _ in by_key) if m not in unpruned]
     adversaries = list(dict.fromkeys((a, e) for _, a, e in by_key if a != "none"))
     nested = dict(zip(named["method"].tolist(), named["nested"].tolist(), strict=True))
-    return Results(by_key, methods, dense_of, nested, adversaries, victim)
+    return Results(by_key, methods, dense_of, nested, adversaries, victim, reference)
 
 
 def reference(results: Results, method: str, quantity: str = "returns") -> float:
-    """J_ref: the best mean clean return of an unpruned agent of the regime, not the optimum."""
-    return float(getattr(results.dense(method), quantity).mean(-1).max())
+    """J_ref: the mean clean return of the unpruned agents of the regime, not the optimum.
+
+    The best of them would rise with the number of seeds. A number that was asked for takes its
+    place among undiscounted returns.
+    """
+    if results.reference is not None and quantity == "returns":
+        return results.reference
+    return float(getattr(results.dense(method), quantity).mean())
 
 
-def cvar_interval(returns: np.ndarray) -> Interval:
+def cvar_interval(returns: np.ndarray, limits: Limits) -> Interval:
     """Mean of the worst tenth of the episodes, `[seeds, S, episodes] -> Interval [S]`.
 
     The seeds are the replicates; a single seed has no interval.
     """
-    worst = np.asarray(cvar(returns, TAIL))[..., None]
-    return replicated_interval(np.broadcast_to(worst, (*worst.shape[:2], 1)))
+    return bounded_mean(np.asarray(cvar(returns, TAIL)), limits, level=CONFIDENCE, seed=SEED)

@@ -14,11 +14,11 @@ from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
     Results,
-    replicated_interval,
 )
-from benchmarks.analysis.versus_dense import differences, improvement, sweet_spots
-from benchmarks.analysis.worst_case import halves, sweep, worst_of
-from jaxprune.statistics import Interval, bootstrap, iqm
+from benchmarks.analysis.verdict import Verdict, verdicts
+from benchmarks.analysis.versus_dense import differences, improvement
+from benchmarks.analysis.worst_case import sweep, worst_of
+from jaxprune.statistics import Interval, bootstrap, iqm, student_mean
 
 
 def divergences(table: Columns, by: Sequence[str]) -> dict[tuple[Any, ...], dict[float, int]]:
@@ -62,37 +62,55 @@ def metrics(
                 add(f"{prefix}{key}/sparsity={level:g}", at, "higher", unit)
     for key, value in _aggregates(results):
         add(key, value, "higher")
+    for verdict in verdicts(results).values():
+        for key, value, direction, unit in _of_verdict(verdict):
+            add(f"{key}/{verdict.method}@{verdict.eps:g}", value, direction, unit)
     for eps in results.radii:
         for method in results.pruned_methods():
-            for spot in sweet_spots(results, method, eps):
-                key = f"sweet_spot/{method}@{eps:g}/{spot.objective}"
-                level = Interval(np.array(spot.sparsity), np.array(np.nan), np.array(np.nan))
-                add(f"{key}/sparsity", level, "none", "fraction")
-                add(f"{key}/clean", spot.clean, "higher")
-                add(f"{key}/attacked", spot.attacked, "higher")
             for bound in bound_curves(certificates, method, eps):
-                level = replicated_interval(bound.values.mean(1)[:, None, None])
-                key = f"bound/{bound.bound}/{method}@{eps:g}/mean"
-                add(key, Interval(*(x[0] for x in level)), "lower", bound.unit)
+                level = student_mean(bound.values.mean(1), level=CONFIDENCE)
+                add(f"bound/{bound.bound}/{method}@{eps:g}/mean", level, "lower", bound.unit)
     return rows
+
+
+def _of_verdict(verdict: Verdict) -> Iterator[tuple[str, Interval, str, str]]:
+    """Key, value, direction and unit of what is said of one method at one radius."""
+    clean, spot = verdict.within_clean, verdict.sweet_spot
+    yield "within_clean/sparsity", _number(clean.sparsity), "higher", "fraction"
+    yield "within_clean/clean_change", clean.clean_change.interval, "higher", "return"
+    yield "within_clean/attacked_change", clean.attacked_change.interval, "higher", "return"
+    yield (
+        "within_attacked/sparsity",
+        _number(verdict.within_attacked.sparsity),
+        "higher",
+        "fraction",
+    )
+    yield "sweet_spot/found", _number(spot.found), "none", "boolean"
+    yield "sweet_spot/gain", spot.gain.interval, "higher", "return"
+    yield "sweet_spot/p_value", _number(spot.p_value), "none", "probability"
+    yield "sweet_spot/detectable", _number(spot.detectable), "lower", "return"
+
+
+def _number(value: float) -> Interval:
+    """A number without an interval."""
+    return Interval(value, np.nan, np.nan)
 
 
 def _curves_of_metrics(results: Results) -> Iterator[tuple[str, np.ndarray, Interval, str]]:
     """Key, sparsity `[S]`, `Interval [S]` and unit of everything that is better when higher."""
     for (method, attack, eps), curve in results.by_key.items():
-        yield _key(method, attack, eps), curve.sparsity, curve.interval(), "return"
-    judge = halves(results).judge
+        yield _key(method, attack, eps), curve.sparsity, results.interval(curve), "return"
     for method in dict.fromkeys(method for method, _, _ in results.by_key):
         for eps in results.radii:
             worst = worst_of(results, method, eps).curve
-            yield _key(method, WORST_OF, eps), worst.sparsity, worst.interval(judge), "return"
+            yield _key(method, WORST_OF, eps), worst.sparsity, results.interval(worst), "return"
         if len(results.radii) > 1:
             _, sparsity, _, area = sweep(results, method)
             yield f"area/{method}/{WORST_OF}", sparsity, area, "return"
     for method in results.methods:
         for eps in results.radii:
             where = f"{method}/{WORST_OF}@{eps:g}"
-            sparsity, band = results.clean(method).sparsity, differences(results, method, eps).band
+            sparsity, band = results.clean(method).sparsity, differences(results, method, eps)
             yield f"difference_to_dense/{where}", sparsity, band, "return"
             probability = improvement(results, method, eps)
             yield f"improvement_over_dense/{where}", sparsity, probability, "probability"

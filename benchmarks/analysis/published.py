@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import Results
-from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.analysis.worst_case import worst_of
 from benchmarks.runtime.tables import interval_text
 from jaxprune.statistics import Interval
 
@@ -140,9 +140,11 @@ def _here(results: Results, label: str, attack: str, eps: float | None) -> str:
     if attack == STRONGEST:
         assert eps is not None
         worst = worst_of(results, label, eps)
-        return f"worst of: {_first(worst.curve.interval(halves(results).judge))}"
+        return f"worst of: {_first(results.interval(worst.curve))}"
     names = [n for n in OURS[attack] if (label, n, _radius(n, eps)) in results.by_key]
-    texts = [(n, _first(results.by_key[label, n, _radius(n, eps)].interval())) for n in names]
+    texts = [
+        (n, _first(results.interval(results.by_key[label, n, _radius(n, eps)]))) for n in names
+    ]
     return ", ".join(_named(n, text, OURS[attack]) for n, text in texts)
 
 

@@ -48,9 +48,9 @@ class _Rule(NamedTuple):
 RIVALS = {
     "white box at least as strong as transfer": (
         "transfer",
-        "An attack made for another policy lowers the return by {value:.3g} more than one made for "
-        "this policy {where}. The gradients may be masked: believe the transferred attack, and give "
-        "the others more steps and restarts.",
+        "An attack made for another policy lowers the return by {value:.3g} more than one made "
+        "for this policy {where}. The gradients may be masked: believe the transferred attack, "
+        "and give the others more steps and restarts.",
     ),
     "white box at least as strong as gradient-free search": (
         "search",
@@ -80,9 +80,9 @@ RULES = [
         "gradient attack at least as strong as corners",
         1.02,
         lambda told: _ratio(told["corners"], told["gradient"]),
-        "Random corners of the ball move the policy {value:.3g} times as far as the gradient attack "
-        "does {where}. Give the attack more restarts; if that does not help, the gradients are "
-        "masked.",
+        "Random corners of the ball move the policy {value:.3g} times as far as the gradient "
+        "attack does {where}. Give the attack more restarts; if that does not help, the gradients "
+        "are masked.",
     ),
     _Rule(
         "gradient attack has converged",
@@ -111,9 +111,9 @@ RULES = [
         "gradient at least as strong as transfer in D",
         1.02,
         lambda told: _ratio(told["transferred"], told["gradient"]),
-        "A perturbation made for another policy moves this one {value:.3g} times as far as its own "
-        "does {where}. Give the gradient attack more restarts; if that does not help, the gradients "
-        "are masked.",
+        "A perturbation made for another policy moves this one {value:.3g} times as far as its "
+        "own does {where}. Give the gradient attack more restarts; if that does not help, the "
+        "gradients are masked.",
         optional=True,
     ),
 ]

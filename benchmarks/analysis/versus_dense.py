@@ -1,69 +1,66 @@
-"""What pruning changes beside the dense agents: differences, regret, sweet spots."""
+"""What pruning changes beside the dense agents: differences, improvement, regret."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.analysis.curves import (
     CONFIDENCE,
     SEED,
-    Curve,
+    Limits,
     Results,
-    Sampling,
     as_numpy,
     reference,
     replicated_interval,
     replicates,
 )
-from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.analysis.worst_case import worst_of
 from jaxprune.statistics import (
     Interval,
-    paired_difference,
     probability_of_improvement,
     simultaneous_band,
+    student_mean,
 )
 from jaxprune.statistics.regret import decompose
 
-# A sweet spot by the smallest gap may cost this share of the dense clean return.
-TOLERATED_LOSS = 0.05
+
+def differences(results: Results, method: str, eps: float) -> Interval:
+    """Returns what pruning changes where both policies meet their strongest adversary, `[S]`.
+
+    J(pruned, attacked) - J(dense, attacked) of the same episodes, in a band that holds for every
+    sparsity, method and radius of the run at once (max-t over the curve, Bonferroni over curves).
+    """
+    a, b = replicates(*np.broadcast_arrays(*_with_dense(results, method, eps)))
+    panels = max(len(results.methods), 1) * len(results.radii)
+    band = simultaneous_band(
+        jax.random.key(SEED), jnp.asarray(a - b), level=1 - (1 - CONFIDENCE) / panels
+    )
+    return as_numpy(band).clipped(of_differences(results.limits()))
 
 
-class Differences(NamedTuple):
-    """J(pruned, attacked) - J(dense, attacked) against sparsity, of the same fresh episodes."""
-
-    interval: Interval  # [S], at each sparsity by itself
-    band: Interval  # [S], of the whole curve at once
-
-
-def differences(
-    results: Results, method: str, eps: float, sampling: Sampling = replicates
-) -> Differences:
-    """Returns what pruning changes where both policies meet their strongest adversary."""
-    pruned, dense = _with_dense(results, method, eps)
-    a, b = sampling(*np.broadcast_arrays(pruned, dense))
-    band = simultaneous_band(jax.random.key(SEED), a - b, level=CONFIDENCE)
-    interval = paired_difference(jax.random.key(SEED), a, b, level=CONFIDENCE)
-    return Differences(as_numpy(interval), as_numpy(band))
+def of_differences(limits: Limits) -> Limits:
+    """Returns what a difference of two returns can be."""
+    return limits[0] - limits[1], limits[1] - limits[0]
 
 
 def improvement(results: Results, method: str, eps: float) -> Interval:
     """P(J(pruned, attacked) > J(dense, attacked)) against sparsity, `[S]`, ties by half.
 
-    Of any two agents, or episodes of a single seed, on fresh episodes: not of pairs.
+    Of any two agents, or episodes of a single seed: not of pairs.
     """
-    pruned, dense = _with_dense(results, method, eps)
+    x, y = map(jnp.asarray, replicates(*_with_dense(results, method, eps)))
     of_sparsity = partial(probability_of_improvement, jax.random.key(SEED), level=CONFIDENCE)
-    x, y = replicates(pruned, dense)
     return as_numpy(jax.vmap(of_sparsity, in_axes=(1, None))(x, y))
 
 
 def _with_dense(results: Results, method: str, eps: float) -> list[np.ndarray]:
     """Worst-of returns `[seeds, S, episodes]` of a method, and those of no pruning."""
-    worst = [worst_of(results, m, eps).curve for m in (method, results.dense_of[method])]
-    return [curve.returns[..., halves(results).judge] for curve in worst]
+    return [
+        worst_of(results, name, eps).curve.returns for name in (method, results.dense_of[method])
+    ]
 
 
 class RegretCurve(NamedTuple):
@@ -82,7 +79,7 @@ def regret_curve(
 ) -> RegretCurve:
     """The regret of one method, under the strongest adversary of radius eps.
 
-    The terms are differences of the same episodes, fresh ones.
+    The terms are differences of the same episodes; J_ref is a number, without an error of its own.
 
     Args:
         results: of a run.
@@ -90,69 +87,27 @@ def regret_curve(
         eps: radius of the adversaries.
         quantity: of a `Curve`: "returns" or "discounted".
     """
-    worst, judge = worst_of(results, method, eps), halves(results).judge
+    worst, best = worst_of(results, method, eps), reference(results, method, quantity)
     terms = decompose(
-        np.asarray(reference(results, method, quantity)),
-        getattr(results.dense(method), quantity)[..., judge],  # [seeds, 1, episodes]
-        getattr(results.clean(method), quantity)[..., judge],
-        getattr(worst.curve, quantity)[..., judge],
+        np.asarray(best),
+        getattr(results.dense(method), quantity),  # [seeds, 1, episodes]
+        getattr(results.clean(method), quantity),
+        getattr(worst.curve, quantity),
     )
-    parts = np.broadcast_arrays(*terms, terms.total)
-    intervals = (replicated_interval(part) for part in parts)
-    return RegretCurve(worst.label, *intervals, agents=parts[-1].mean(-1))
-
-
-class SweetSpot(NamedTuple):
-    """The sparsity that an objective picks, chosen on one half of the episodes."""
-
-    objective: str
-    sparsity: float
-    clean: Interval  # [], of the other half of the episodes
-    attacked: Interval  # [], likewise, under the strongest adversary
-    dense_clean: Interval  # [], of the unpruned agents on that half
-    dense_attacked: Interval
-
-
-def sweet_spots(
-    results: Results, method: str, eps: float, sampling: Sampling = replicates
-) -> list[SweetSpot]:
-    """The best sparsity by three objectives; sparsity 0 competes.
-
-    Chosen on the first half of the episodes and reported on the second, because a maximum over
-    noisy means is too good on the episodes that picked it. A single episode serves for both.
-    """
-    clean, worst = results.clean(method), worst_of(results, method, eps).curve
-    choose, judge = halves(results)
-
-    def mean(curve: Curve, part: slice) -> np.ndarray:
-        return curve.returns[:, :, part].mean((0, 2))
-
-    c, a = mean(clean, choose), mean(worst, choose)
-    dense = results.dense(method).returns[:, :, choose].mean()
-    affordable = c >= dense - TOLERATED_LOSS * abs(dense)
-    objectives: dict[str, np.ndarray] = {
-        "highest mean of clean and attacked": (c + a) / 2,
-        "highest minimum of clean and attacked": np.minimum(c, a),
-        f"smallest gap at no more than {TOLERATED_LOSS:.0%} clean loss": np.where(
-            affordable, -(c - a), -np.inf
-        ),
-    }
-    dense_worst = worst_of(results, results.dense_of[method], eps).curve
-    clean_interval, attacked_interval, dense_clean, dense_attacked = (
-        replicated_interval(curve.returns[:, :, judge], sampling)
-        for curve in (clean, worst, results.dense(method), dense_worst)
+    clean, pruning, robustness, total = np.broadcast_arrays(*terms, terms.total)
+    low, high = results.limits(quantity)
+    to_best, paired = (best - high, best - low), of_differences((low, high))
+    return RegretCurve(
+        worst.label,
+        replicated_interval(clean, to_best),
+        _paired(pruning, paired),
+        _paired(robustness, paired),
+        replicated_interval(total, to_best),
+        agents=total.mean(-1),
     )
-    pick: Callable[[Interval, int], Interval] = lambda x, i: Interval(*(v[i] for v in x))  # noqa: E731
-    return [
-        SweetSpot(
-            objective,
-            float(clean.sparsity[best]),
-            pick(clean_interval, best),
-            pick(attacked_interval, best),
-            pick(dense_clean, 0),
-            pick(dense_attacked, 0),
-        )
-        for objective, score in objectives.items()
-        if np.isfinite(score).any()
-        for best in [int(np.argmax(np.where(np.isfinite(score), score, -np.inf)))]
-    ]
+
+
+def _paired(part: np.ndarray, limits: Limits) -> Interval:
+    """`[seeds, S, episodes]` -> interval of the mean of paired differences, `[S]`."""
+    (samples,) = replicates(part)
+    return student_mean(samples, level=CONFIDENCE).clipped(limits)

@@ -31,6 +31,7 @@ from jaxprune.pruning import find_method
 from jaxprune.types import Policy
 from jaxprune.validation import (
     COUNT,
+    FINITE,
     FRACTION,
     RADIUS,
     SEED,
@@ -208,6 +209,8 @@ class Experiment:
     policy_activation: str | None = None
     """How the layers of a policy file that does not say it are activated, tanh or relu; default:
     tanh, as in CleanRL. The plan says what was assumed."""
+    reference: Annotated[float | None, FINITE] = field(default=None, metadata=LABEL)
+    """Return that regrets are measured from (J_ref); default: the mean of the dense agents."""
     seed: Annotated[int, SEED] = 0
     """Of everything random."""
     lanes: Annotated[int | None, COUNT] = field(default=None, metadata=LABEL)

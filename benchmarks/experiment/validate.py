@@ -72,8 +72,23 @@ def check(experiment: Experiment) -> Environment:
     env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
     resolved = experiment.resolved(env)
     _check_chunks(resolved)
+    _check_folds(resolved)
     check_ranges(resolved)  # a sweep multiplies eps
     return env
+
+
+def _check_folds(experiment: Experiment) -> None:
+    """Raises `InputError` where a half of the episodes, or of a half, has none."""
+    if experiment.seeds > 1 and experiment.episodes < 2:
+        raise InputError(
+            f"episodes {experiment.episodes} leave one half without any, and the strongest attack "
+            "is chosen on one half and judged on the other: give --episodes 2 or more"
+        )
+    if experiment.seeds == 1 and experiment.episodes < 4:
+        raise InputError(
+            f"episodes {experiment.episodes} of a single agent leave no fold for the choice of the "
+            "attack inside those of the sparsity: give --episodes 4 or more, or --seeds 2 or more"
+        )
 
 
 def _check_chunks(experiment: Experiment) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.analysis import curves
 from benchmarks.analysis.bounds import BoundCurve, bound_curves
 from benchmarks.analysis.curves import Columns, Curve, Results
-from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.analysis.folds import picked, strongest
+from benchmarks.analysis.worst_case import worst_of
 
 # Differences of returns below this share are rounding; certificates are computed in float64.
 RETURN_ROUNDING, CERTIFICATE_ROUNDING = 1e-5, 1e-6
@@ -117,8 +118,8 @@ def _return_pairs(ours: Results, theirs: Results, method: str, alike: bool) -> I
 
     for attack, eps in [("none", 0.0), *ours.adversaries]:
         yield pair(attack, eps, [r.by_key[method, attack, eps].returns for r in both])
-    radii, judge = sorted(ours.radii), halves(ours).judge
-    at_radius = [[r.clean(method).returns[..., judge] for r in both]]
+    radii = sorted(ours.radii)
+    at_radius = [[r.clean(method).returns for r in both]]
     for eps in radii:
         if len(ours.attacked(method, eps)) > 1:
             yield pair(EVERY, eps, [_mean_attacked(r, method, eps) for r in both])
@@ -151,20 +152,17 @@ def _mean_attacked(results: Results, method: str, eps: float) -> np.ndarray:
 def _worst_of(
     ours: Results, theirs: Results, method: str, eps: float, alike: bool
 ) -> list[np.ndarray]:
-    """Returns `[seeds, S, judging episodes]` of both runs under the strongest adversary.
+    """Returns `[seeds, S, episodes]` of both runs under the strongest adversary.
 
     The same policies meet the same adversary in both runs, the one that did most harm in the two
     together, so that swapping episodes does not change what is chosen. Other policies meet their
     own, as in the report.
     """
-    choose, judge = halves(ours)
     if not alike:
-        worst = [worst_of(r, method, eps).curve for r in (ours, theirs)]
-        return [curve.returns[..., judge] for curve in worst]
-    both = np.array([[c.returns for c in r.attacked(method, eps)] for r in (ours, theirs)])
-    harm = both[..., choose].mean((0, -1))  # [attacks, seeds, S]
-    chosen = harm.argmin(0)[None, None, ..., None]
-    return list(np.take_along_axis(both[..., judge], chosen, axis=1)[:, 0])
+        return [worst_of(r, method, eps).curve.returns for r in (ours, theirs)]
+    both = [np.stack([c.returns for c in r.attacked(method, eps)]) for r in (ours, theirs)]
+    chosen = strongest(np.mean(both, axis=0))
+    return [picked(returns, chosen) for returns in both]
 
 
 def _return_pair(key: Key, clean: Curve, returns: Sequence[np.ndarray], alike: bool) -> Pair:

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from benchmarks.analysis.curves import Results, collect, labelled
-from benchmarks.analysis.worst_case import halves, worst_of
+from benchmarks.analysis.worst_case import worst_of
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import RESCALED
 from benchmarks.experiment.labels import Labels
@@ -145,16 +145,15 @@ def choose_scenes(path: Path, eps: float) -> list[Scene]:
 def sweet_spot(results: Results, eps: float) -> tuple[str, float]:
     """(method, sparsity) of the pruned agents with the highest mean of clean and attacked return.
 
-    Chosen as sweet spots are, on the first half of the episodes, but sparsity 0 does not compete.
+    For a picture, not a claim: nothing is tested, and sparsity 0 does not compete.
 
     Raises:
         InputError: nothing was pruned.
     """
-    choose = halves(results).choose
     found = []
     for method in results.methods:
         clean, worst = results.clean(method), worst_of(results, method, eps).curve
-        both = np.stack([clean.returns[:, :, choose], worst.returns[:, :, choose]])
+        both = np.stack([clean.returns, worst.returns])
         scores = zip(both.mean((0, 1, 3)), clean.sparsity, strict=True)
         pruned = method.split()[-1] != RESCALED  # a control without weights removed
         found += [(float(score), method, float(s)) for score, s in scores if s > 0 and pruned]

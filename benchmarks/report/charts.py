@@ -17,7 +17,7 @@ from benchmarks.report.contents import (
     Remains,
     Sweep,
 )
-from benchmarks.report.findings import free_share, name_of, percent
+from benchmarks.report.findings import name_of, percent
 from jaxprune.attacks import label_of
 
 # Okabe and Ito's palette: distinguishable with colour-blind eyes.
@@ -163,8 +163,9 @@ def _main(contents: Contents, panel: Panel) -> Facet:
         measured(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
         for name, line in panel.main.items()
     ]
-    title, share = name_of(contents, panel), free_share(contents, panel)
-    if share is not None:
+    title, share = name_of(contents, panel), 0.0
+    if panel.verdict is not None:
+        share = panel.verdict.within_clean.sparsity
         within = f"clean return within {percent(TOLERATED_LOSS)}"
         title += f": {percent(share)} of the weights can go\n({within})"
     dense = float(panel.dense_clean.mean)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.analysis import bounds, curves, verdict, versus_dense, worst_case
+from benchmarks.analysis import bounds, curves, versus_dense, worst_case
 from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import (
@@ -25,16 +25,16 @@ from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
 from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
 from benchmarks.analysis.verdict import SweetSpot as SweetSpot
-from benchmarks.analysis.verdict import Verdict
+from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
-from benchmarks.analysis.worst_case import SHOWN, Sweep, halves, sweep, worst_of
+from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
 from jaxprune.attacks import ATTACKS, label_of
-from jaxprune.statistics import Interval
+from jaxprune.statistics import FEWEST, Interval
 
-# Fewer training seeds than this say little about a method.
-SEEDS = 5
+# Fewer training seeds than this say nothing about a method.
+SEEDS = FEWEST
 # The attack that the literature reports, and under which sweet spots appear.
 USUAL = "mad"
 # What the terms of the regret are differences of.
@@ -87,19 +87,20 @@ class Panel(NamedTuple):
     main: dict[str, Line]  # [L], what answers the question: clean, MAD, worst of all
     clean: Line
     attacks: list[Line]  # of many, the strongest first
-    worst: Line  # of all adversaries, on fresh episodes
-    every: dict[str, np.ndarray]  # clean, the strongest adversary first, worst of -> [S], fresh
-    chosen: np.ndarray  # [seeds, S], the adversary that is the worst
+    worst: Line  # of all adversaries
+    every: dict[str, np.ndarray]  # clean, the strongest adversary first, worst of -> [S]
+    chosen: np.ndarray  # [folds * seeds, S], the adversary that is the worst
     cvar: Interval  # [S], of the same episodes
     change: Line  # the worst-of return less that of the unpruned agents, in pairs; a band
     better: Interval  # [S], P(a pruned agent does better than a dense one), each at its worst
     dense_clean: Interval  # []
-    dense_worst: Interval  # [], fresh episodes
+    dense_worst: Interval  # []
     bounds: list[BoundCurve]  # on D
     tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
     bracket: Bracket | None
+    verdict: Verdict | None  # None where nothing is pruned
 
     @property
     def pruned(self) -> bool:
@@ -117,7 +118,7 @@ class Dense(NamedTuple):
 
     name: str
     clean: Interval  # []
-    worst: dict[float, list[Interval]]  # radius -> [] of every victim, on fresh episodes
+    worst: dict[float, list[Interval]]  # radius -> [] of every victim
     reference: float  # J_ref
 
 
@@ -147,7 +148,7 @@ class Cost(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Returns of one method at one radius, all on the fresh episodes."""
+    """Returns of one method at one radius."""
 
     method: str
     eps: float
@@ -173,7 +174,6 @@ class Contents(NamedTuple):
     radii: list[float]
     described: dict[str, Any]  # experiment.json
     dense: list[Dense]
-    verdicts: Mapping[tuple[str, float], Verdict]  # by method and radius; none without pruning
     panels: list[Panel]  # by radius, then method
     sweeps: dict[str, Sweep]  # by method; empty for a single radius
     others: list[Other]
@@ -242,7 +242,10 @@ def contents(
 ) -> Contents:
     """Computes all that a report says from the tables of a run and its experiment.json."""
     labels = Labels(tables["returns"])
-    victims = [collect(tables["returns"], name) for name in curves.victims(tables["returns"])]
+    reference = described.get("settings", {}).get("reference")
+    victims = [
+        collect(tables["returns"], name, reference) for name in curves.victims(tables["returns"])
+    ]
     results, *others = victims
     returns, certificates, sparsity, training, diagnosis = (
         labelled(tables.get(name, {}), labels) for name in (*NEEDED, "training", "diagnosis")
@@ -263,7 +266,6 @@ def contents(
         radii=results.radii,
         described=described,
         dense=list(unpruned.values()),
-        verdicts=verdict.verdicts(results),
         panels=panels,
         sweeps={x: sweep(results, x) for x in methods} if len(results.radii) > 1 else {},
         others=[other(held, panels, attacks, seconds) for held in others],
@@ -284,24 +286,38 @@ def panels_of(
     results: Results, certificates: Columns, unpruned: Mapping[str, Dense]
 ) -> list[Panel]:
     """Returns the panels of every radius and method, in this order."""
+    found = verdicts(results)
     return [
-        panel(results, certificates, method, eps, unpruned[results.dense_of[method]])
+        panel(
+            results,
+            certificates,
+            method,
+            eps,
+            unpruned[results.dense_of[method]],
+            found.get((method, eps)),
+        )
         for eps in results.radii
         for method in results.pruned_methods()
     ]
 
 
-def panel(results: Results, certificates: Columns, method: str, eps: float, dense: Dense) -> Panel:
+def panel(
+    results: Results,
+    certificates: Columns,
+    method: str,
+    eps: float,
+    dense: Dense,
+    verdict: Verdict | None,
+) -> Panel:
     """All curves of one method at one radius."""
-    judge, clean = halves(results).judge, results.clean(method)
+    clean = results.clean(method)
     worst, reference = (worst_of(results, name, eps) for name in (method, dense.name))
-    fresh, unpruned = (found.curve.returns[:, :, judge] for found in (worst, reference))
     strongest = sorted(results.attacked(method, eps), key=lambda c: c.returns.mean())
     every = {"clean": clean, **{c.attack: c for c in strongest}, WORST_OF: worst.curve}
     leading = worst_case.leading(results, method, eps)
     ordered = {c.attack: c for c in (*leading, *results.attacked(method, eps))}
     attacked = ordered.values()  # of many, the strongest first
-    band = versus_dense.differences(results, method, eps).band
+    band = versus_dense.differences(results, method, eps)
     empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
     return Panel(
         method=method,
@@ -311,13 +327,13 @@ def panel(results: Results, certificates: Columns, method: str, eps: float, dens
         sparsity=clean.sparsity,
         levels=np.union1d(0, clean.sparsity),
         main=_main(results, method, eps),
-        clean=_line("none", clean.returns),
-        attacks=[_line(curve.attack, curve.returns) for curve in attacked],
-        worst=_line(WORST_OF, fresh),
-        every={name: c.returns[:, :, judge].mean((0, 2)) for name, c in every.items()},
+        clean=_line(results, clean),
+        attacks=[_line(results, curve) for curve in attacked],
+        worst=_line(results, worst.curve),
+        every={name: c.returns.mean((0, 2)) for name, c in every.items()},
         chosen=worst.chosen,
-        cvar=cvar_interval(fresh),
-        change=Line("change", band, (fresh - unpruned).mean(-1)),
+        cvar=cvar_interval(worst.curve.returns, results.limits()),
+        change=Line("change", band, (worst.curve.returns - reference.curve.returns).mean(-1)),
         better=improvement(results, method, eps),
         dense_clean=dense.clean,
         dense_worst=dense.worst[eps][0],
@@ -326,6 +342,7 @@ def panel(results: Results, certificates: Columns, method: str, eps: float, dens
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
         bracket=bounds.bracket(results, certificates, method, eps),
+        verdict=verdict,
     )
 
 
@@ -338,9 +355,13 @@ def _main(results: Results, method: str, eps: float) -> dict[str, Line]:
         curves["MAD"] = lambda label: results.by_key[label, USUAL, eps]
     curves[worst] = lambda label: worst_of(results, label, eps).curve
     dense = [] if 0 in results.clean(method).sparsity else [results.dense_of[method]]
-    return {
-        name: _line(name, np.concatenate([curve(x).returns for x in (*dense, method)], axis=1))
+    returns = {
+        name: np.concatenate([curve(x).returns for x in (*dense, method)], axis=1)
         for name, curve in curves.items()
+    }
+    return {
+        name: Line(name, replicated_interval(x, results.limits()), x.mean(-1))
+        for name, x in returns.items()
     }
 
 
@@ -354,17 +375,13 @@ def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str
 
 
 def dense(victims: Sequence[Results], name: str) -> Dense:
-    """Returns what is said of unpruned agents; the first victim's halves are those of all."""
+    """Returns what is said of unpruned agents; J_ref is that of the first victim."""
     first = victims[0]
-    judge = halves(first).judge
     worst = {
-        eps: [
-            _first(replicated_interval(worst_of(x, name, eps).curve.returns[:, :, judge]))
-            for x in victims
-        ]
+        eps: [_first(x.interval(worst_of(x, name, eps).curve)) for x in victims]
         for eps in first.radii
     }
-    clean = _first(replicated_interval(first.clean(name).returns))
+    clean = _first(first.interval(first.clean(name)))
     return Dense(name, clean, worst, curves.reference(first, name))
 
 
@@ -441,19 +458,17 @@ def other(results: Results, panels: Sequence[Panel], attacks: Columns, seconds: 
 
 def judged(results: Results, panel: Panel) -> Judged:
     """Returns for another victim what a panel shows of the first."""
-    method, eps, judge = panel.method, panel.eps, halves(results).judge
+    method, eps = panel.method, panel.eps
     shown = [
         results.clean(method),
         worst_of(results, method, eps).curve,
         *(results.by_key[method, line.name, eps] for line in panel.attacks[: panel.shown]),
     ]
-    lines = [_line(curve.attack, curve.returns[:, :, judge]) for curve in shown]
-    return Judged(method, eps, panel.sparsity, lines)
+    return Judged(method, eps, panel.sparsity, [_line(results, curve) for curve in shown])
 
 
-def _line(name: str, returns: np.ndarray) -> Line:
-    """`[seeds, S, episodes]` -> a line."""
-    return Line(name, replicated_interval(returns), returns.mean(-1))
+def _line(results: Results, curve: Curve) -> Line:
+    return Line(curve.attack, results.interval(curve), curve.returns.mean(-1))
 
 
 def _first(interval: Interval) -> Interval:

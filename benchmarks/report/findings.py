@@ -35,19 +35,12 @@ def _dense_name(label: str) -> str:
     return " ".join(["dense", *label.split()[:-1]])
 
 
-def free_share(contents: Contents, panel: Panel) -> float | None:
-    """Returns the share of the weights that can go for free; None where nothing was pruned."""
-    verdict = contents.verdicts.get((panel.method, panel.eps))
-    return None if verdict is None else verdict.within_clean.sparsity
-
-
 def verdict_lines(contents: Contents) -> Iterator[str]:
     """Yields a group of sentences per method, or per dense policy where nothing was pruned."""
     if contents.others:
         yield f"This verdict is about the {contents.victim} policies."
     for panels in contents.by_method.values():
-        found = [contents.verdicts.get((panel.method, panel.eps)) for panel in panels]
-        verdicts = [verdict for verdict in found if verdict is not None]
+        verdicts = [panel.verdict for panel in panels if panel.verdict is not None]
         if not verdicts:
             yield dense_sentence(contents, panels)
             continue

@@ -43,10 +43,10 @@ FOOTNOTES = """\
   only structure (neurons, N:M) makes a policy smaller or faster.
 - **eps**: radius of the l_inf ball around the *normalised* observation; the simulator sees the
   truth.
-- **Intervals**: 95 % percentile bootstrap over {unit}, its half widths about the mean multiplied by
-  sqrt(n / (n - 1)) t / z, because few replicates know little: by 12.7 for two, 1.6 for five, 1.2
-  for ten. Figures show the agents as thin lines, and bands may leave the view. The change to the
-  dense agents has a *band* that holds at all sparsities at once.{warning}
+- **Intervals**: 95 %, over {unit}, none for fewer than five. Of returns: a Bayesian bootstrap that
+  holds for every distribution between the lowest and the highest return of the run, so that agents
+  that fall or hop do not fool it. Of differences in pairs: Student's. The change to the dense
+  agents has a *band* that holds at all sparsities, for all methods and radii at once.{warning}
 - **D**: how far the action distribution moves, in {distance}. Attacks give lower bounds,
   certificates upper bounds. *Monotone* bounds can never rise when weights are removed; the others
   can and do. That is about nested masks of the *same* weights: where weights were trained after
@@ -65,11 +65,15 @@ FOOTNOTES = """\
   return and of the gap 97.5 % each, or more where the best of several bounds is shown). Two
   different deterministic continuous actions have total variation 1, so that there is no such
   certificate.
-- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the best
-  unpruned agent of the regime in this run, a reference and not the optimum.
-- **Worst of**: every agent at every sparsity under the adversary that did most harm on the first
-  half of the episodes, reported on the second half; *CVaR 10 %* is the mean of the worst tenth of
-  these episodes. Sweet spots are chosen and reported likewise, and regret is of the second half.
+- **Regret**: J_ref - J(attacked, pruned) in three terms. J_ref = {reference} is the mean
+  of the dense agents of the regime, or the `--reference` that was given; not the optimum.
+- **Worst of**: every agent at every sparsity under the adversary that did most harm: each half of
+  the episodes is reported under the one that the other half chose. *CVaR 10 %* is the mean of the
+  worst tenth of the episodes. Members of learned attacks were chosen on other episodes.
+- **Sweet spot**: a sparsity with a higher attacked return than the dense agents (in pairs) and a
+  clean one that is at most 5 % lower. Chosen on half of {unit}, tested on the other half, and back;
+  corrected for all tests of this report, so that at most one report in twenty announces one where
+  there is none. *Within 5 %* is chosen and judged likewise.
 - **Compute**: env steps are the simulator's. FLOPs are those of the networks: 2 per weight and
   forward pass, a gradient counts as 3 forward passes, and masked weights count as any other,
   because masks only simulate sparsity. Physics, certificates and diagnosis are not counted;
@@ -81,9 +85,8 @@ VICTIM_NOTES = {
 }
 OTHERS = """\
 The same agents, where the policy acts with {victim}. Its adversaries were prepared and chosen
-against a policy that acts like this, and its episodes start from the same states. All numbers here
-are of the second half of the episodes, which chose nothing. All other sections, certificates of the
-return included, are about the {first} policy."""
+against a policy that acts like this, and its episodes start from the same states. All other
+sections, certificates of the return included, are about the {first} policy."""
 # By the quantity in the table of certificates.
 VALUE_NOTES = {
     "value_gap": "The tables hold the value gap too.",
@@ -104,8 +107,8 @@ What an adversary may spend decides what it finds. *Queries* are forward passes 
 critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
 steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
 cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
-chosen on other episodes. *Worst for* is the share of cells for which it alone was the strongest on
-the first half of the episodes."""
+chosen on other episodes. *Worst for* is the share of cells, and halves of their episodes, for which
+it alone was the strongest."""
 CHECKS = """\
 An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
 follows would tell; a NO is repeated among the warnings with its meaning."""
@@ -217,8 +220,9 @@ def _change(contents: Contents) -> Iterator[str]:
         return
     yield (
         "The return under each agent's worst attack, less that of the dense agents of the same "
-        "seeds in the same episodes. P is the share of pairs in which a pruned agent returns more "
-        "than a dense one; ties count by half."
+        "seeds in the same episodes. The band holds for all sparsities, methods and radii at once. "
+        "P is the share of pairs in which a pruned agent returns more than a dense one; ties count "
+        "by half."
     )
     yield from ("", "![Change of the return under attack](change.png)")
     for panels in contents.by_radius:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals, aggregates over seeds, concentration bounds, and regret."""
+"""Intervals of means, bootstraps, aggregates over seeds, concentration bounds, and regret."""
 
 from jaxprune.statistics.aggregates import (
     area,
@@ -8,17 +8,20 @@ from jaxprune.statistics.aggregates import (
     probability_of_improvement,
     simultaneous_band,
 )
-from jaxprune.statistics.bootstrap import Interval, bootstrap, bootstrap_mean, widening
+from jaxprune.statistics.bootstrap import FEWEST, Interval, bootstrap, widening
+from jaxprune.statistics.means import bounded_mean, student_mean
 
 __all__ = [
+    "FEWEST",
     "Interval",
     "area",
     "bootstrap",
-    "bootstrap_mean",
+    "bounded_mean",
     "cvar",
     "iqm",
     "paired_difference",
     "probability_of_improvement",
     "simultaneous_band",
+    "student_mean",
     "widening",
 ]

@@ -16,12 +16,13 @@ from scipy.special import stdtrit
 
 from jaxprune.statistics.bootstrap import (
     BATCH,
+    FEWEST,
     Interval,
     bootstrap,
-    bootstrap_mean,
     resampled,
     unknown,
 )
+from jaxprune.statistics.means import student_mean
 from jaxprune.types import Array, Key
 from jaxprune.validation import InputError
 
@@ -81,20 +82,16 @@ def area(eps: Sequence[float], returns: Any) -> Array:
     return jnp.trapezoid(jnp.asarray(returns), jnp.asarray(eps), axis=0) / eps[-1]
 
 
-def paired_difference(
-    key: Key, a: Array, b: Array, *, resamples: int = 2000, level: float = 0.95
-) -> Interval:
+def paired_difference(a: Any, b: Any, *, level: float = 0.95) -> Interval:
     """mean(a - b) of the same replicates (and episodes), so that what they share cancels.
 
     Args:
-        key: consumed.
         a: `[n, ...]`.
         b: `[n, ...]`, replicate by replicate the partner of `a`.
-        resamples: bootstrap draws.
         level: nominal coverage.
 
     Returns:
-        `Interval` of `[...]`, see `bootstrap`.
+        `Interval` of `[...]`, see `student_mean`.
 
     Raises:
         InputError: not as many replicates.
@@ -103,7 +100,7 @@ def paired_difference(
         raise InputError(
             f"{len(a)} and {len(b)} replicates have no pairs: give the same seeds and episodes"
         )
-    return bootstrap_mean(key, a - b, resamples=resamples, level=level)
+    return student_mean(np.subtract(a, b), level=level)
 
 
 def probability_of_improvement(
@@ -176,7 +173,7 @@ def simultaneous_band(
         level: of all S points together.
 
     Returns:
-        `Interval` of `[S]`; low and high are NaN for a single curve.
+        `Interval` of `[S]`; low and high are NaN for fewer curves than `FEWEST`.
 
     Source: Efron and Tibshirani 1993, chapter 12 (bootstrap-t); its maximum over a family: Westfall
     and Young 1993.
@@ -189,7 +186,7 @@ def simultaneous_band(
 def _band(indices: Array, samples: Array, level: float) -> Interval:
     n, points = samples.shape
     mean = samples.mean(0)
-    if n < 2:
+    if n < FEWEST:
         return unknown(mean)
     bonferroni = float(stdtrit(n - 1, 1 - (1 - level) / (2 * points)))
     centred = samples - samples[0]  # equal samples are then 0, without a rounding error
