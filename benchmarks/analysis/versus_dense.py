@@ -35,10 +35,28 @@ def differences(results: Results, method: str, eps: float) -> Interval:
     """
     a, b = replicates(*np.broadcast_arrays(*_with_dense(results, method, eps)))
     panels = max(len(results.methods), 1) * len(results.radii)
-    band = simultaneous_band(
-        jax.random.key(SEED), jnp.asarray(a - b), level=1 - (1 - CONFIDENCE) / panels
-    )
-    return as_numpy(band).clipped(of_differences(results.limits()))
+    level, samples = 1 - (1 - CONFIDENCE) / panels, jnp.asarray(a - b)
+    band = as_numpy(simultaneous_band(jax.random.key(SEED), samples, level=level))
+    wide = _of_halves(results, method, eps, band)
+    return wide.clipped(of_differences(results.limits()))
+
+
+def single_agent(results: Results, method: str) -> bool:
+    """Whether there is one agent, so that episodes are the replicates."""
+    return max(len(results.clean(x).returns) for x in (method, results.dense_of[method])) == 1
+
+
+def _of_halves(results: Results, method: str, eps: float, change: Interval) -> Interval:
+    """Widens an interval over the episodes of one agent, under the strongest of several attacks.
+
+    Its halves err alike where they chose the same attack: in 88 % of simulations only did the 95 %
+    band hold (4 attacks that are alike, 64 episodes). The mean of two numbers that err alike has at
+    most the error of one.
+    """
+    if not single_agent(results, method) or len(results.attacked(method, eps)) == 1:
+        return change
+    low, high = (change.mean + 2**0.5 * (end - change.mean) for end in change[1:])
+    return Interval(change.mean, low, high)
 
 
 def of_differences(limits: Limits) -> Limits:
@@ -97,17 +115,18 @@ def regret_curve(
     clean, pruning, robustness, total = np.broadcast_arrays(*terms, terms.total)
     low, high = results.limits(quantity)
     to_best, paired = (best - high, best - low), of_differences((low, high))
+    change = _of_halves(results, method, eps, _paired(robustness))
     return RegretCurve(
         worst.label,
         replicated_interval(clean, to_best),
-        _paired(pruning, paired),
-        _paired(robustness, paired),
+        _paired(pruning).clipped(paired),
+        change.clipped(paired),
         replicated_interval(total, to_best),
         agents=total.mean(-1),
     )
 
 
-def _paired(part: np.ndarray, limits: Limits) -> Interval:
+def _paired(part: np.ndarray) -> Interval:
     """`[seeds, S, episodes]` -> interval of the mean of paired differences, `[S]`."""
     (samples,) = replicates(part)
-    return student_mean(samples, level=CONFIDENCE).clipped(limits)
+    return student_mean(samples, level=CONFIDENCE)
