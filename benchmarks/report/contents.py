@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.analysis import bounds, curves, versus_dense, worst_case
 from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
+from benchmarks.analysis.curves import TIE as TIE
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.report.contents import TOLERATED_LOSS, USUAL, Contents, Panel, SweetSpot, Verdict
+from benchmarks.report.contents import (
+    TIE,
+    TOLERATED_LOSS,
+    USUAL,
+    Contents,
+    Panel,
+    SweetSpot,
+    Verdict,
+)
+from benchmarks.runtime.tables import interval_text
 from jaxprune.attacks import label_of
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -72,7 +81,8 @@ def strongest(panel: Panel) -> str:
 
 def attackers(count: int, name: str) -> str:
     """Returns the words for the strongest of so many attacks."""
-    return label_of(name) if count == 1 else f"the strongest of {number(count)} attacks ({name})"
+    known = name.replace(TIE, "several alike")
+    return label_of(name) if count == 1 else f"the strongest of {number(count)} attacks ({known})"
 
 
 def free(verdict: Verdict) -> str:
@@ -101,7 +111,9 @@ def under_attack(verdict: Verdict) -> Iterator[str]:
     dense = f"{float(verdict.dense_attacked.interval.mean):.0f}"
     words = f"Under {attackers(verdict.attacks, name)} the dense policies return {dense}"
     if choice.sparsity:
-        words += f", these {float(choice.attacked.interval.mean):.0f}"
+        low, high = map(percent, (min(choice.sparsities), max(choice.sparsities)))
+        these = "these" if low == high else f"those with {low} to {high} removed"
+        words += f", {these} {float(choice.attacked.interval.mean):.0f}"
     yield f"{words}: {sweet_spot(verdict)}."
     if verdict.attacks > 1 and USUAL in verdict.alone:
         yield alone(verdict.alone[USUAL])
@@ -122,6 +134,21 @@ def sweet_spot(verdict: Verdict) -> str:
     dense = float(verdict.dense_attacked.interval.mean)
     gain = percent(round(spot.detectable_share, 2)) if dense > 0 else f"{spot.detectable:.3g}"
     return f"no sweet spot at this power; a gain of {gain} would have been found"
+
+
+def details(verdict: Verdict) -> str:
+    """Returns what was chosen and tested beside the verdict, for who wants to know."""
+    within, spot = verdict.within_attacked, verdict.sweet_spot
+    share = percent(within.sparsity) if within.sparsity else "No part"
+    words = (
+        f"{share} of the weights can go within {percent(TOLERATED_LOSS)} of the attacked return."
+    )
+    if spot.tested:
+        best = " and ".join(dict.fromkeys(map(percent, spot.choice.sparsities)))
+        gain = interval_text(spot.gain.interval)
+        words += f" The best candidates for a sweet spot, {best}, change it by {gain}"
+        words += f" (p = {spot.p_value:.2g} after correction)."
+    return f"{verdict.method}, eps {verdict.eps:g}: {words}"
 
 
 def alone(spot: SweetSpot) -> str:

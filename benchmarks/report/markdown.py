@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.report.contents import GIF, QUANTITIES, SEEDS, Contents
-from benchmarks.report.findings import name_of, verdict_lines
+from benchmarks.report.findings import details, name_of, verdict_lines
 from benchmarks.report.rows import (
     adversary_rows,
     bound_rows,
@@ -99,6 +99,7 @@ REGRETS = dict(
     zip(QUANTITIES, ("Regret terms", "Regret terms of the discounted return"), strict=True)
 )
 AREA = "the mean over the radii from 0 to the largest, by trapezoids"
+FILM = "Dense and pruned policies"
 PROVENANCE = ("command", "device", "cores", "python", "git", "versions", "programs", "stages")
 
 
@@ -224,6 +225,8 @@ def _change(contents: Contents) -> Iterator[str]:
         "P is the share of pairs in which a pruned agent returns more than a dense one; ties count "
         "by half."
     )
+    found = [panel.verdict for panel in contents.panels if panel.verdict is not None]
+    yield from ("", *_items(map(details, found)))
     yield from ("", "![Change of the return under attack](change.png)")
     for panels in contents.by_radius:
         yield from ("", f"### Change, eps {panels[0].eps:g}", "")

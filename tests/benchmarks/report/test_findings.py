@@ -8,7 +8,15 @@ import pytest
 
 from benchmarks.analysis.verdict import Choice, Measured, Naive, SweetSpot, Verdict
 from benchmarks.report.contents import Contents, gather
-from benchmarks.report.findings import free, name_of, number, percent, under_attack, verdict_lines
+from benchmarks.report.findings import (
+    details,
+    free,
+    name_of,
+    number,
+    percent,
+    under_attack,
+    verdict_lines,
+)
 from jaxprune.statistics import Interval
 from tests.benchmarks.made_up import DENSE, LOSS, write_run
 
@@ -25,8 +33,8 @@ def choice(sparsity: float, attacked: float = 790) -> Choice:
 
 
 def spot(*sparsities: float, tested: bool = True, share: float = 0.18, naive: Naive = NOTHING):
-    detectable = 1000 * share
-    return SweetSpot(tested, sparsities, measured(140), 0.01, detectable, share, 0.01, naive)
+    best = choice(0.2)._replace(attacked_change=measured(140))
+    return SweetSpot(tested, sparsities, 0.01, best, 1000 * share, share, 0.01, naive)
 
 
 def verdict(**changes: Any) -> Verdict:
@@ -77,6 +85,11 @@ def test_the_example_of_the_issue():
         ({"sweet_spot": spot(0.3)}, "a sweet spot at 30 %, where pruned policies return 140 more"),
         ({"sweet_spot": spot(0.2, 0.3, 0.5)}, "a sweet spot between 20 % and 50 %"),
         ({"strongest_pruned": "mad"}, "(director on dense, mad on pruned policies)"),
+        ({"strongest_dense": "tie", "strongest_pruned": "tie"}, "(several alike) the dense"),
+        (
+            {"within_clean": choice(0.2)._replace(sparsities=(0.2, 0.4))},
+            "812, those with 20 % to 40 % removed 790:",
+        ),
         ({"alone": {"mad": spot(0.4)}}, "Under MAD alone there would be one at 40 %."),
         ({"alone": {"mad": spot()}}, "Under MAD alone there would be none either."),
         # 5 % of a negative return: an amount, because a share of it confuses
@@ -95,6 +108,15 @@ def test_a_single_attack_has_no_strongest_and_is_not_compared_with_itself():
     words = told(attacks=1, strongest_dense="mad", strongest_pruned="mad")
     assert "Under MAD (PGD on KL) the dense policies return 812, these 790" in words
     assert "alone" not in words
+
+
+def test_details_are_about_the_attacked_return_and_the_test():
+    assert details(verdict()) == (
+        "magnitude, eps 0.1: 10 % of the weights can go within 5 % of the attacked return. The "
+        "best candidates for a sweet spot, 20 %, change it by 140 [139, 141] (p = 0.01 after "
+        "correction)."
+    )
+    assert "sweet spot" not in details(verdict(sweet_spot=spot(tested=False)))
 
 
 def test_numbers_in_words():
@@ -132,6 +154,6 @@ def test_a_run_without_pruning_says_what_its_policies_do(tmp_path: Path):
     clean = DENSE + 1  # of three seeds
     assert list(verdict_lines(contents)) == [
         f"dense: nothing was pruned. The policies return {clean:.0f} without an attack, "
-        f"{clean - LOSS:.0f} under the strongest of two attacks (tie)."
+        f"{clean - LOSS:.0f} under the strongest of two attacks (several alike)."
     ]
     assert name_of(contents, contents.panels[0]) == "dense"
