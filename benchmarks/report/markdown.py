@@ -147,9 +147,7 @@ def sections(contents: Contents) -> list[Section]:
         Section("Return", _picture("Return against sparsity", "returns.png"), folded=False),
         Section("The numbers", list(_numbers(contents)), folded=False),
         Section("Warnings", _items(contents.warnings), folded=False),
-        Section(
-            "What it looks like", _picture("Film", GIF, GIF in contents.pictures), folded=False
-        ),
+        Section("What it looks like", _picture(FILM, GIF, GIF in contents.pictures), folded=False),
         Section("Each attack", list(_attacks(contents)), folded=contents.pruned),
         Section("What pruning changes under attack", list(_change(contents))),
         *_others(contents),
