@@ -93,6 +93,8 @@ def free(verdict: Verdict) -> str:
         loss = TOLERATED_LOSS * abs(dense)
         allowed = f"with a clean return at most {loss:.3g} below the dense {dense:.0f}"
     share = percent(choice.sparsity) if choice.sparsity else "no part"
+    if max(choice.sparsities) > 0 == choice.sparsity:
+        share = f"no part or {percent(max(choice.sparsities))} (halves of the sample disagree)"
     return f"{verdict.method}: {share} of the weights can go {allowed} ({sample(verdict)})."
 
 

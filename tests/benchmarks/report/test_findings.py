@@ -77,6 +77,10 @@ def test_the_example_of_the_issue():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            {"within_clean": choice(0)._replace(sparsities=(0.0, 0.8))},
+            "magnitude: no part or 80 % (halves of the sample disagree) of the weights can go",
+        ),
         ({"within_clean": choice(0)}, "magnitude: no part of the weights can go within 5 %"),
         ({"within_clean": choice(0)}, "the dense policies return 812: no sweet spot"),
         ({"unit": "episodes", "replicates": 128}, "(one agent, 128 episodes)"),
