@@ -39,7 +39,7 @@ from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import markdown_table, terminal_table
 from benchmarks.stages.attack import AttackRunner
-from benchmarks.stages.evaluator import CHUNKS_PER_CALL
+from benchmarks.stages.evaluator import EPISODES_PER_LANE
 from benchmarks.stages.train import prepare_training
 from jaxprune import devices
 from jaxprune.envs import Environment
@@ -222,13 +222,13 @@ def training_size(experiment: Experiment, env: Environment, width: int, seeds: i
 
 
 def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Size:
-    """The evaluation program, for one policy, with `width` cells at a time on a device."""
+    """The evaluation program, for one policy, with lanes for `width` cells on a device."""
     lanes = width * experiment.episodes
     one = jax.eval_shape(
         lambda key: initial_policy(experiment.ppo, env.spec, key), jax.random.key(0)
     )
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
-    programs, cells = Measuring("evaluate"), width * CHUNKS_PER_CALL * len(jax.local_devices())
+    programs, cells = Measuring("evaluate"), width * EPISODES_PER_LANE * len(jax.local_devices())
     design = expand(replace(experiment, lanes=lanes))
     AttackRunner(design, env, policy, cells).compile(programs, ())
     return Size(lanes, lanes, programs.bytes)

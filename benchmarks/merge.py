@@ -45,7 +45,7 @@ class Part(NamedTuple):
 @guarded("the shards are as they were")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    options = read_options(Options, argv, "benchmarks.merge")
+    options = read_options(Options, argv, "benchmarks.merge", addresses=True)
     check_devices()
     merge(options.out, options.shards or sorted((options.out / SHARDS).glob("*")))
     return 0

@@ -33,7 +33,7 @@ from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import markdown_table
 from jaxprune import devices
 from jaxprune.attacks import Attack, AttackConfig, check_needs, make_attack
-from jaxprune.devices import Mapped, map_population
+from jaxprune.devices import Mapped
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.gym_tasks import TASKS
 from jaxprune.envs.mujoco import MujocoEnv, MujocoState
@@ -42,7 +42,8 @@ from jaxprune.evaluation.episodes import episode_keys
 from jaxprune.evaluation.gymnasium import play_in_gymnasium, strongest
 from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.ppo import PPOConfig, make_train
-from jaxprune.rollout import Episode, episode
+from jaxprune.queue import Loop, in_queue, map_queue
+from jaxprune.rollout import Episode, Running, begin, proceed
 from jaxprune.types import Array, EnvState, Key, Policy
 from jaxprune.validation import at_least, check_ranges, lookup
 
@@ -253,19 +254,6 @@ def gymnasium_env(name: str, solver: str = "the model's") -> Any:
     return env
 
 
-class Started:
-    """The same task, always from one state."""
-
-    def __init__(self, env: MujocoEnv, qpos: Array, qvel: Array):
-        self.spec, self.step = env.spec, env.step
-        self._start = env.set_state(qpos, qvel)
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        """That state."""
-        del key  # nothing is random
-        return self._start
-
-
 def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dict[str, Any]]:
     """One line per policy and attack."""
     env = make_env(f"gym/{options.policy_env}")
@@ -315,17 +303,26 @@ def episodes_here(
         starts.append((np.float32(data.qpos), np.float32(data.qvel)))
     keys = episode_keys(jax.random.key(0), options.episodes)
     items = (keys, *(np.stack(x) for x in zip(*starts, strict=True)))
-    program = Mapped(partial(one_episode, env, adversary))
-    return map_population(program, (policy, params), items, lanes_per_item=1, lanes=LANES)
+    program = Mapped(partial(episode_loop, env, adversary), in_queue)
+    return map_queue(program, (policy, params), items)
 
 
-def one_episode(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any], item: Any):
-    """One episode from a given state, of a policy against what was prepared."""
-    (policy, params), (key, qpos, qvel) = known, item
-    _, key_memory, key = jax.random.split(key, 3)
-    memory = adversary.init(params, key_memory)
-    started, perturb = Started(env, qpos, qvel), partial(adversary.perturb, params)
-    return episode(key, started, policy, perturb, memory, jnp.float32(env.spec.eps))
+def episode_loop(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any]) -> Loop:
+    """Episodes from given states, of a policy against what was prepared."""
+    policy, params = known
+    perturb, eps = partial(adversary.perturb, params), jnp.float32(env.spec.eps)
+
+    def start(item: tuple[Key, Array, Array]) -> tuple[tuple[()], Running]:
+        key, qpos, qvel = item
+        _, key_memory, key = jax.random.split(key, 3)
+        _, key_steps = jax.random.split(key)
+        memory = adversary.init(params, key_memory)
+        return (), begin(key_steps, env.set_state(qpos, qvel), memory)
+
+    def step(_: tuple[()], running: Running) -> Running:
+        return proceed(running, env, policy, perturb, eps)
+
+    return Loop(start, step, done=lambda r: r.done, result=lambda r: r.so_far)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Rates are env steps per second over all devices (masks or pairs of mask and state per second for
 the certificates), the
 median of the repeats with their range; compilation is timed apart. Every rate is also given as a
-ratio to bare stepping: random actions, no policy, in the same process.
+ratio to bare stepping: random actions, no policy, in the same process. Of an evaluation, the share
+of the simulated steps that count: the others are those of lanes that idle at the end of the queue.
 """
 
 import copy
@@ -25,7 +26,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from benchmarks.experiment.config import Grid, parse_grid
 from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
+from benchmarks.experiment.plan import learning_steps
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -34,15 +37,23 @@ from benchmarks.runtime.tables import terminal_table
 from jaxprune import devices
 from jaxprune.attacks import AttackConfig, Victims, find_attack, make_attack
 from jaxprune.attacks.members import blanks, prepared
-from jaxprune.cells import Cell, as_cells
+from jaxprune.cells import as_cells
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.devices import Mapped, lane_width, layout
 from jaxprune.envs import Environment, make_env
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
-from jaxprune.evaluation.episodes import Shared, cell_program, episode_keys, split, timeless
+from jaxprune.evaluation.episodes import (
+    Shared,
+    cell_program,
+    check_evaluation,
+    episode_set,
+    timeless,
+    turns,
+)
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.policy_io import load_policy
 from jaxprune.ppo import PPOConfig, TrainState, make_learner
 from jaxprune.pruning import (
     Directive,
@@ -53,9 +64,10 @@ from jaxprune.pruning import (
     mask_policy,
     prune,
 )
+from jaxprune.queue import Queued, lane_steps, queue_width
 from jaxprune.rollout import Play
 from jaxprune.types import Array, Masks, Policy
-from jaxprune.validation import COUNT, InputError, at_least, check_ranges, lookup
+from jaxprune.validation import COUNT, SPARSITY, InputError, at_least, check_ranges, lookup
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,13 @@ class Options:
     """Of the weights that they remove."""
     bare_steps: Annotated[int, at_least(1, 1_000_000_000)] = 500
     """Bare steps of every environment, in one call."""
-    episodes: Annotated[int, at_least(1, 1_000_000)] = 32
+    policy: Path | None = None
+    """Policy of the evaluation, a file; default: a fresh one, which falls at once."""
+    sparsity_grid: Annotated[Grid, SPARSITY] = field(
+        default_factory=lambda: parse_grid("0:0.95:20")
+    )
+    """Fractions of its weights that magnitude pruning removes: a cell of the evaluation each."""
+    episodes: Annotated[int, at_least(1, 1_000_000)] = 10
     """Episodes per cell of the evaluation."""
     attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "mad")
     """Attacks of the evaluation, unprepared: learned ones act with fresh parameters."""
@@ -282,25 +300,37 @@ def training(options: Options, env: Environment, method: str) -> Rate:
     return timed(name, "env steps/s", options, run, work, seconds)
 
 
-def evaluation(options: Options, env: Environment, attack: str) -> Rate:
-    """Episodes of fresh policies; only the steps that were taken count."""
-    spec, count = env.spec, len(jax.local_devices()) * lane_width(options.episodes, 1024)
-    key = jax.random.key(0)
-    policy = init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
-    policies = jax.tree.map(lambda x: x[None], policy)
-    width = lane_width(options.episodes, count)
-    program = cell_program(env, (attack,), options.attack)
-    keys = episode_keys(key, options.episodes)
-    times = np.zeros((options.episodes, 0), np.int32)
-    shared = Shared(policies, np.int32(0), np.float32(spec.eps), timeless(Play()))
+def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
+    """Episodes of one policy at the sparsities; only the steps that were taken count."""
+    spec, key = env.spec, jax.random.key(0)
+    policy = tested_policy(options, env)
+    masks = prune(policy, "magnitude", list(options.sparsity_grid))
+    _, policies, cells = as_cells(*jax.device_get((policy, masks)))
+    count, episodes = len(cells.agent), options.episodes
     params = blanks([make_attack(attack, options.attack)], policy, spec, count)
-    cells = Cell(np.zeros(count, np.int32), None)
-    parts = split(keys, times, count)
-    turns = parts.turns(cells, params, np.arange(count * parts.groups))
-    compiled, seconds = compile_timed(program, shared, turns, width)
-    steps = int(np.sum(compiled(shared, turns).length))
+    numbered = episode_set(key, np.zeros((episodes, 0), np.int32))
+    eps, play, laid = np.float32(spec.eps), timeless(Play()), layout(count * episodes, 1)
+    shared = Shared(policies, cells, params, numbered, np.int32(0), eps, play)
+    queue = laid.deal(Queued(np.ones(count * episodes, bool), turns(count, episodes)))
+    program, width = cell_program(env, (attack,), options.attack), queue_width(count * episodes)
+    compiled, seconds = compile_timed(program, shared, queue, width)
+    lengths = laid.collect(compiled(shared, queue).length)
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
-    return timed(name, "env steps/s", options, lambda: compiled(shared, turns), steps, seconds)
+    run = lambda: compiled(shared, queue)  # noqa: E731
+    rate = timed(name, "env steps/s", options, run, int(lengths.sum()), seconds)
+    share, unit = 100 * lengths.sum() / lane_steps(lengths, width), "% of those simulated"
+    return [rate, Rate(f"{name}: steps that count", unit, share, share, share, 0.0)]
+
+
+def tested_policy(options: Options, env: Environment) -> Policy:
+    """The policy of a file, or a fresh one. Raises `InputError` if it is none of this task."""
+    spec = env.spec
+    if options.policy is not None:
+        policy = load_policy(options.policy)
+        check_evaluation(env, policy, spec.eps)
+        return policy
+    key = jax.random.key(0)
+    return init_policy(key, spec.obs_size, spec.action_size, discrete=spec.discrete)
 
 
 def preparation(options: Options, env: Environment, attack: str) -> Rate:
@@ -312,7 +342,8 @@ def preparation(options: Options, env: Environment, attack: str) -> Rate:
     start = time.monotonic()
     prepared(member, victims)
     seconds = time.monotonic() - start
-    name, work = f"preparation of {attack}, {member.members} members", member.cost.env_steps
+    members = member.members(spec)
+    name, work = f"preparation of {attack}, {members} members", learning_steps(member, spec)
     return timed(name, "env steps/s", options, lambda: prepared(member, victims), work, seconds)
 
 
@@ -368,7 +399,9 @@ RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
         for x in options.attacks
         if make_attack(x, options.attack).prepare is not None
     ],
-    "evaluation": lambda options, env: [evaluation(options, env, x) for x in options.attacks],
+    "evaluation": lambda options, env: [
+        rate for x in options.attacks for rate in evaluation(options, env, x)
+    ],
     "bounds": bounds,
     "mjx": lambda options, env: [plain_stepping(options, env)],
 }

@@ -22,10 +22,13 @@ from jaxprune.evaluation.evaluate import evaluate, visited
 from jaxprune.evaluation.gymnasium import evaluate_in_gymnasium
 from jaxprune.evaluation.on_policy import collect_batch
 from jaxprune.policy_io import (
+    export_c,
+    export_onnx,
     export_policy,
     load_agents,
     load_exported,
     load_policy,
+    load_run,
     numpy_policy,
     save_agents,
     save_policy,
@@ -52,10 +55,13 @@ __all__ = [
     "compact",
     "evaluate",
     "evaluate_in_gymnasium",
+    "export_c",
+    "export_onnx",
     "export_policy",
     "load_agents",
     "load_exported",
     "load_policy",
+    "load_run",
     "make_env",
     "mask_policy",
     "numpy_policy",

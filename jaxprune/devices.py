@@ -1,8 +1,8 @@
 """Populations on devices: the only module that knows how many there are.
 
 One code path for CPU cores, GPUs and TPU chips: the population axis is split by `shard_map` over
-the devices of this process, and each walks through its share in chunks of `width` lanes. Processes
-share nothing: each computes populations of its own.
+the devices of this process, and each walks through its share: in chunks of `width` items, or in
+another way such as `jaxprune.queue`. Processes share nothing: each computes populations of its own.
 """
 
 import os
@@ -158,9 +158,11 @@ class Mapped:
 
     Args:
         fn: `(shared, item) -> result`, for one item; pytrees.
+        walk: through the items of one device, `(fn, width, shared, items) -> results`; default:
+            in chunks of `width`.
     """
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Callable[..., Any], walk: Callable[..., Any] | None = None):
         devices = jax.local_devices()
         mesh = jax.make_mesh(
             (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
@@ -169,7 +171,7 @@ class Mapped:
 
         def on_device(width: int, shared: Any, items: Any) -> Any:
             return jax.shard_map(
-                partial(_in_chunks, fn, width),
+                partial(walk or _in_chunks, fn, width),
                 mesh=mesh,
                 in_specs=(whole, split),
                 out_specs=split,

@@ -69,6 +69,48 @@ def ascend(
     return points[jnp.argmax(values)]
 
 
+def ascend_from_corner(
+    objective: Callable[[Array], Array],
+    centre: Array,
+    eps: Array,
+    *,
+    steps: int,
+    step_size: Array,
+) -> Array:
+    """The best point found by sign-gradient ascent from the corner that the gradient points to.
+
+        x_1 = centre + eps * sign(grad objective(centre))
+        x_{k+1} = clip(x_k + step_size * sign(grad objective(x_k)), centre - eps, centre + eps)
+
+    For objectives that have a gradient at the centre: x_1 is the summit of a linear one. Nothing is
+    drawn. The best of x_0 = centre, x_1, ..., x_steps is kept.
+
+    Args:
+        objective: point `[d]` -> scalar to maximise, differentiable.
+        centre: `[d]`.
+        eps: radius, `[]`, may be traced; 0 returns the centre.
+        steps: gradient evaluations, at least 1.
+        step_size: length of a step in every coordinate, in the units of `centre`.
+
+    Returns:
+        `[d]`, inside the ball.
+    """
+    low, high = centre - eps, centre + eps
+    value_and_grad = jax.value_and_grad(objective)
+
+    def step(carry, length: Array):
+        x, best, best_value = carry
+        value, grad = value_and_grad(x)
+        best, best_value = _better(best, best_value, x, value)
+        x = jnp.clip(x + length * jnp.sign(usable(grad)), low, high)
+        return (x, best, best_value), None
+
+    lengths = jnp.full(steps, step_size, centre.dtype).at[0].set(eps)
+    init = (centre, centre, jnp.full((), -jnp.inf, centre.dtype))
+    (x, best, best_value), _ = jax.lax.scan(step, init, lengths)
+    return _better(best, best_value, x, objective(x))[0]
+
+
 def noisy_ascend(
     key: Key,
     objective: Callable[[Array], Array],

@@ -1,9 +1,9 @@
 """Episodes and rollouts of a policy in an environment.
 
-An evaluation plays whole episodes under an observation adversary. One episode is a `while` loop
-that stops where the episode stops; `vmap` turns the condition into "until the last lane is done",
-so nothing is computed past the longest episode of a batch. A learner instead takes a fixed number
-of steps of every worker (`rollout`).
+An evaluation plays whole episodes under an observation adversary: one is `begin`, then `proceed`
+until it is done. `episode` plays one to its end; a queue of them (`jaxprune.devices.in_queue`) lets
+a lane take the next one as soon as its own is done. A learner instead takes a fixed number of steps
+of every worker (`rollout`).
 """
 
 from collections.abc import Callable
@@ -84,6 +84,65 @@ def act(
     return action, memory, clean.distance(attacked)
 
 
+class Running(NamedTuple):
+    """An episode that is being played."""
+
+    key: Key  # of the steps that follow
+    env_state: EnvState
+    obs: Array  # [obs_size], raw
+    memory: Any  # of the adversary
+    done: Array  # bool []
+    so_far: Episode
+
+
+def begin(
+    key: Key, start: tuple[EnvState, Array], memory: Any, play: Play = DETERMINISTIC
+) -> Running:
+    """Returns an episode before its first step.
+
+    Args:
+        key: of its steps.
+        start: what the environment's reset returns.
+        memory: what the adversary remembers at the start (`Attack.init`).
+        play: the steps whose observations are kept.
+    """
+    state, obs = start
+    zero, false = jnp.zeros((), obs.dtype), jnp.bool_(False)
+    kept = jnp.asarray(play.times).size
+    unseen, nothing = jnp.zeros((kept, *obs.shape), obs.dtype), jnp.zeros(kept, obs.dtype)
+    empty = Episode(zero, zero, jnp.int32(0), false, false, zero, unseen, nothing)
+    return Running(key, state, obs, memory, false, empty)
+
+
+def proceed(
+    running: Running,
+    env: Environment,
+    victim: Policy,
+    perturb: Perturb,
+    eps: Array,
+    play: Play = DETERMINISTIC,
+) -> Running:
+    """Returns the episode after one more step; the arguments are those of `episode`."""
+    key, state, obs, memory, _, so_far = running
+    key_t = jax.random.fold_in(key, so_far.length)
+    action, memory, distance = act(
+        key_t, env.spec, victim, perturb, memory, obs, eps, play, Moment(env, state)
+    )
+    state, after = env.step(state, action)
+    now = jnp.asarray(play.times) == so_far.length
+    so_far = Episode(
+        return_=so_far.return_ + after.reward,
+        discounted=so_far.discounted + play.gamma**so_far.length * after.reward,
+        length=so_far.length + 1,
+        terminated=after.terminated,
+        diverged=jnp.asarray(after.diverged),
+        distance=jnp.maximum(so_far.distance, distance),
+        visited=jnp.where(now[:, None], obs, so_far.visited),
+        earned=jnp.where(now, after.reward, so_far.earned),
+    )
+    return Running(key, state, after.obs, memory, after.terminated | after.truncated, so_far)
+
+
 def episode(
     key: Key,
     env: Environment,
@@ -107,42 +166,10 @@ def episode(
         eps: radius of the ball in normalised units, `[]`, may be traced.
         play: how to act, and what to keep.
     """
-    key_reset, key_attack = jax.random.split(key)
-    state, obs = env.reset(key_reset)
-    zero = jnp.zeros((), obs.dtype)
-    false = jnp.bool_(False)
-    times = jnp.asarray(play.times)
-    unseen = jnp.zeros((times.size, env.spec.obs_size), obs.dtype)
-    start = Episode(
-        zero, zero, jnp.int32(0), false, false, zero, unseen, jnp.zeros(times.size, obs.dtype)
-    )
-
-    def unfinished(carry):
-        *_, done, _ = carry
-        return ~done
-
-    def step(carry):
-        state, obs, memory, _, so_far = carry
-        key_t = jax.random.fold_in(key_attack, so_far.length)
-        action, memory, distance = act(
-            key_t, env.spec, victim, perturb, memory, obs, eps, play, Moment(env, state)
-        )
-        state, after = env.step(state, action)
-        now = times == so_far.length
-        so_far = Episode(
-            return_=so_far.return_ + after.reward,
-            discounted=so_far.discounted + play.gamma**so_far.length * after.reward,
-            length=so_far.length + 1,
-            terminated=after.terminated,
-            diverged=jnp.asarray(after.diverged),
-            distance=jnp.maximum(so_far.distance, distance),
-            visited=jnp.where(now[:, None], obs, so_far.visited),
-            earned=jnp.where(now, after.reward, so_far.earned),
-        )
-        return state, after.obs, memory, after.terminated | after.truncated, so_far
-
-    *_, result = jax.lax.while_loop(unfinished, step, (state, obs, memory, false, start))
-    return result
+    key_reset, key_steps = jax.random.split(key)
+    start = begin(key_steps, env.reset(key_reset), memory, play)
+    step = lambda running: proceed(running, env, victim, perturb, eps, play)  # noqa: E731
+    return jax.lax.while_loop(lambda running: ~running.done, step, start).so_far
 
 
 class Transition(NamedTuple):

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import CONFIDENCE, Columns, Results
+from benchmarks.analysis.meaning import Meaning, where_meaningful
 from benchmarks.analysis.worst_case import worst_of
 
 # The "bound" of what an attack reached at visited states.
 ATTACK_ROWS = "attack"
+# D in action units, and the standard deviation of the action along the trajectory.
+ACTION_DISTANCE, ACTION_SPREAD = "D_action", "action_sd"
 
 
 class BoundCurve(NamedTuple):
@@ -59,6 +62,53 @@ def _bound_curve(table: Columns, wanted: np.ndarray, bound: str) -> BoundCurve:
     values = part["value"].reshape(-1, len(sparsity))
     monotone, scope, unit = (part[k][0] for k in ("monotone", "scope", "unit"))
     return BoundCurve(str(bound), bool(monotone), str(scope), sparsity, values, str(unit))
+
+
+class Behaviour(NamedTuple):
+    """Holds what the policy does where it goes, in action units, `[S]` each, means over seeds."""
+
+    sparsity: np.ndarray
+    spread: np.ndarray  # standard deviation of the action along the trajectory
+    moved: np.ndarray  # mean D that an attack found there
+    f: tuple[np.ndarray, np.ndarray]  # F: at least by attack, at most by the best local bound
+
+    @property
+    def sensitivity(self) -> np.ndarray:
+        """D over what the policy does, NaN where it does nothing."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.spread > 0, self.moved / self.spread, np.nan)
+
+
+def behaviour(certificates: Columns, method: str, eps: float) -> Behaviour | None:
+    """Returns D in action units beside what the policy does; None of logits and of older runs.
+
+    All under the discounted visitation of the pruned policy's own unattacked episodes.
+    """
+    wanted = (certificates["method"] == method) & (certificates["eps"] == eps)
+    attack = wanted & (certificates["bound"] == ATTACK_ROWS)
+
+    def of(quantity: str) -> np.ndarray:
+        rows = attack & (certificates["quantity"] == quantity)
+        return _bound_curve(certificates, rows, ATTACK_ROWS).values.mean(0)
+
+    if not (attack & (certificates["quantity"] == ACTION_SPREAD)).any():
+        return None
+    local = bound_curves(certificates, method, eps, "TV_mean", scope="local")
+    at_most = np.min([curve.values.mean(0) for curve in local], axis=0)
+    moved, f = of(f"{ACTION_DISTANCE}_mean"), (of("TV_mean"), at_most)
+    return Behaviour(local[0].sparsity, of(ACTION_SPREAD), moved, f)
+
+
+def meaning(results: Results, certificates: Columns, method: str, eps: float) -> list[Meaning]:
+    """Returns where the monotone bounds of one method say anything; see `where_meaningful`."""
+    tv = {
+        curve.bound: curve.values.mean(0)
+        for curve in bound_curves(certificates, method, eps, "TV", scope="global")
+        if curve.monotone
+    }
+    clean, done = results.clean(method), behaviour(certificates, method, eps)
+    spread = np.full(len(clean.sparsity), np.nan) if done is None else done.spread
+    return where_meaningful(clean.sparsity, tv, clean.returns.mean((0, 2)), spread)
 
 
 class Bracket(NamedTuple):

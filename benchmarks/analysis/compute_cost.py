@@ -14,8 +14,8 @@ The 3 are the action distributions of the true observation, of the attacked one,
 Learners of adversaries have networks as large as the victim's: N = A + C by PPO, C of a critic, A
 of a clone; members that share their data (Robust Sarsa) each go over it. Steps on which members
 are chosen are an estimate: their episodes last as long as those of the report. Not counted are
-biases, activations, optimisers, physics, certificates, diagnosis, and lanes that wait for the
-longest episode of their batch.
+biases, activations, optimisers, physics, certificates, diagnosis, and lanes that wait for
+the last episodes of a queue.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import Columns
-from jaxprune.attacks import ATTACKS, AttackConfig, facts_of, make_attack
+from jaxprune.attacks import ATTACKS, AttackConfig, SelectionConfig, facts_of, make_attack
 from jaxprune.ppo.robust import STEPS
 
 
@@ -78,7 +78,8 @@ def compute(
         stages.append(_training(training, weights, settings.get("ppo", {})))
     if attacks:
         stages += [_learning(attacks, weights, settings.get("attack", {}))]
-        stages += [_choosing(attacks, returns, weights, settings.get("selection_episodes") or 0)]
+        selection = SelectionConfig(**settings.get("attack", {}).get("selection", {}))
+        stages += [_choosing(attacks, returns, weights, selection)]
     stages.append(_evaluation(attacks, returns, weights))
     return [stage for stage in stages if stage.env_steps]
 
@@ -124,17 +125,17 @@ def _learning(attacks: Columns, weights: Weights, config: Mapping[str, Any]) -> 
     return Stage("learning adversaries", steps, flops)
 
 
-def _choosing(attacks: Columns, returns: Columns, weights: Weights, episodes: int) -> Stage:
+def _choosing(
+    attacks: Columns, returns: Columns, weights: Weights, selection: SelectionConfig
+) -> Stage:
     steps = flops = 0.0
     for name, rows in _groups(attacks):
-        members = attacks["members"][rows].astype(float)
-        if members.max() < 2:
-            continue
+        episodes = selection.played(int(attacks["members"][rows][0]))
         for eps in np.unique(attacks["eps"][rows]):
             cells = int((attacks["eps"][rows] == eps).sum())
             played = (returns["attack"] == name) & (returns["eps"] == eps)
             length = returns["length"][played].mean()
-            each = cells * members[0] * episodes * length
+            each = float(cells * episodes * length)
             asked = _asked(attacks, name)
             steps += each * (1 + asked.simulated)
             flops += each * _acting(asked, weights)

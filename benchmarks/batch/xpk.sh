@@ -21,5 +21,5 @@ xpk workload create \
   --max-restarts 50 \
   --restart-on-exit-codes 75 \
   --termination-grace-period-seconds 30 \
-  --command "exec python -m benchmarks.run --preset paper --out /results/paper --chunk-seeds 1 --distributed" \
+  --command "exec python -m benchmarks.run --preset paper --env hopper --out /results/paper --chunk-seeds 1 --distributed" \
   "$@"

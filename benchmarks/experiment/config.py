@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
@@ -22,10 +23,12 @@ from jaxprune.attacks import (
     MADConfig,
     SarsaConfig,
     SearchConfig,
+    SelectionConfig,
     check_needs,
     find_attack,
 )
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.addresses import as_path
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method
 from jaxprune.types import Policy
@@ -43,7 +46,7 @@ from jaxprune.validation import (
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
-CONTROLS = ("narrow", "rescaled")
+CONTROLS = ("narrow", "rescaled", "int8")
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -133,7 +136,8 @@ class RunOptions:
     """Where and how a run is written: what does not determine its results."""
 
     out: Path | None = None
-    """Folder of the results; default: results/ENV-ID, ID derived from the settings."""
+    """Folder of the results, local or an address such as s3://bucket/run; default: results/ENV-ID,
+    ID derived from the settings."""
     shard: str | None = None
     """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
     auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
@@ -159,14 +163,15 @@ class Experiment:
     preset: str = field(default="laptop", metadata=LABEL)
     """Starting point of all other settings: smoke, laptop or paper."""
     env: str = "hopper"
-    """Task (a wrong name lists them all)."""
+    """Task (a wrong name lists them all), or several: hopper,walker2d are a run each, one after the
+    other."""
     backend: str | None = None
     """Simulator behind the task; default: the task's own (mjx for Brax's tasks)."""
     sparsity_grid: Annotated[Grid, SPARSITY] = field(
         default_factory=lambda: parse_grid("0:0.95:20")
     )
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
-    seeds: Annotated[int, COUNT] = 2
+    seeds: Annotated[int, COUNT] = 6
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude", "random")
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
@@ -179,7 +184,8 @@ class Experiment:
     """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
     controls: Some = ()
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
-    removed, kernels shrunk to the norm that magnitude pruning leaves)."""
+    removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
+    leaves, the actor's weights rounded to 8-bit integers with a scale per output)."""
     attacks: Names = ("none", "random", "mad")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
@@ -197,9 +203,6 @@ class Experiment:
     """Visited states per cell at which local bounds are computed and attacked."""
     episodes: Annotated[int, COUNT] = 10
     """Per cell (agent, method, sparsity, attack, eps)."""
-    selection_episodes: Annotated[int | None, COUNT] = None
-    """Other episodes, on which each cell's member of a learned attack is chosen; default: half as
-    many."""
     prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
     policy: Path | None = field(default=None, metadata=LABEL)
@@ -254,8 +257,7 @@ class Experiment:
     def folder(self) -> Path:
         """Returns where the results go by default, which depends on the settings alone."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
-        task = self.env.replace("/", "-")  # one folder, not one inside another
-        return Path("results") / f"{task}-{digest[:8]}"
+        return Path("results") / f"{task_folder(self.env)}-{digest[:8]}"
 
     def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
         """With the task's backend, eps and attacks in place of the defaults.
@@ -274,7 +276,6 @@ class Experiment:
             seeds=seeds,
             chunk_seeds=min(self.block_seeds, seeds),
             attacks=attack_names(self, env.spec, loaded),
-            selection_episodes=self.selection_episodes or max(self.episodes // 2, 1),
         )
 
 
@@ -283,10 +284,11 @@ PRESETS = {
         preset="smoke",
         env="cartpole",
         sparsity_grid=parse_grid("0:0.9:4"),
+        seeds=2,
         methods=("magnitude", "random", "micro"),
         episodes=6,
-        selection_episodes=2,
         attack=AttackConfig(
+            selection=SelectionConfig(episodes=2, finalists=4, final_episodes=2),
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
             ),
@@ -302,18 +304,21 @@ PRESETS = {
         ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
-    "laptop": Experiment(
-        ppo=tuned("hopper", PPOConfig(steps=800_000)),
-    ),
+    "laptop": Experiment(ppo=tuned("hopper", PPOConfig(steps=600_000), "laptop")),
     "paper": Experiment(
         preset="paper",
         seeds=10,
         methods=("magnitude", "random", "micro"),
+        regimes=("ppo", "sa_ppo"),
         episodes=50,
         attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
         ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
     ),
 }
+
+
+# The tasks of a preset that has several.
+TASKS_OF = {"paper": "hopper,walker2d,halfcheetah"}
 
 
 @dataclass(frozen=True)
@@ -326,8 +331,33 @@ class CommandLine:
     """Where and how."""
 
 
+def parse_tasks(argv: Sequence[str]) -> list[tuple[Experiment, RunOptions]]:
+    """Returns what a command line asks for, task by task; see `parse`.
+
+    Each of several tasks has a folder of its own, `OUT/TASK` where `--out OUT` is given.
+
+    Raises:
+        InputError: a task that is named twice, or what `parse` raises.
+        SystemExit: after `--help`.
+    """
+    preset = _option(argv, "--preset", PRESETS["laptop"].preset)
+    default = TASKS_OF.get(preset) or lookup(PRESETS, preset, "preset").env
+    tasks = _option(argv, "--env", default).split(",")
+    if len(tasks) == 1:
+        return [parse(argv)]
+    if len(set(tasks)) < len(tasks):
+        raise InputError(f"env {','.join(tasks)!r} holds a task twice: name each once")
+    asked = [(task, *parse([*argv, "--env", task])) for task in tasks]
+    return [(e, replace(o, out=o.out and o.out / task_folder(task))) for task, e, o in asked]
+
+
+def task_folder(task: str) -> str:
+    """Returns the name of a task as that of one folder, not of one inside another."""
+    return task.replace("/", "-")
+
+
 def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
-    """Returns what a command line asks for.
+    """Returns what a command line asks for, of one task.
 
     Raises:
         InputError: anything wrong with it, in one line.
@@ -336,8 +366,11 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
-        preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
-    asked = read_options(CommandLine, argv, "benchmarks.run", default=CommandLine(preset))
+        learner = tuned(task, PPOConfig(steps=preset.ppo.steps), preset.preset)
+        preset = replace(preset, ppo=learner)
+    asked = read_options(
+        CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
+    )
     return asked.experiment, asked.options
 
 
@@ -349,7 +382,7 @@ def _restored(kind: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored(None, item) for item in value)
     if not is_dataclass(kind):
-        return Path(value) if value is not None and Path in get_args(kind) else value
+        return as_path(value) if value is not None and Path in get_args(kind) else value
     hints, kept = get_type_hints(kind), {}
     for one in fields(kind):
         if one.name not in value and one.default is not None:
@@ -382,10 +415,11 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
 
 
 def _option(argv: Sequence[str], name: str, default: str) -> str:
-    """The value of an option that decides the defaults of the others."""
-    for i, word in enumerate(argv):
-        if word == name and i + 1 < len(argv):
-            return argv[i + 1]
+    """The value of an option that decides the defaults of the others; the last one counts."""
+    value = default
+    for word, following in pairwise([*argv, default]):
+        if word == name:
+            value = following
         if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return default
+            value = word.partition("=")[2]
+    return value

@@ -16,6 +16,7 @@ from benchmarks.experiment.design import Block, Design
 from jaxprune.attacks import AttackConfig, facts_of, make_attack
 from jaxprune.devices import lane_width
 from jaxprune.envs import EnvSpec
+from jaxprune.queue import queue_width
 from jaxprune.validation import InputError
 
 FLOAT, GIB = 4, 2**30  # bytes
@@ -60,9 +61,10 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     kept = spec.horizon if spec.discrete else experiment.states // experiment.episodes + 1
     attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
     points = max(attack.cost.queries for attack in attacks.values())
-    members = max(attack.members for attack in attacks.values())
-    chosen = (experiment.selection_episodes or 1) if members > 1 else 0
+    members = max(attack.members(spec) for attack in attacks.values())
+    chosen = max(experiment.attack.selection.rounds) if members > 1 else 0
     played = max(experiment.episodes, chosen)  # of a cell, in a call
+    lanes = devices * queue_width(cells * played, experiment.lanes)
     data = max(learning_data(name, experiment.attack) for name in attacks)
     found = [
         Need(
@@ -91,9 +93,15 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"states that {cells:,} cells visit",
-            "fewer --states, --episodes or --selection-episodes, or smaller --chunk-seeds",
+            "fewer --states or --episodes, or smaller --chunk-seeds",
             cells * played * kept * FLOAT * spec.obs_size,
             False,
+        ),
+        Need(
+            f"networks of {weights:,} parameters in {lanes:,} episodes at a time",
+            "smaller --hidden, or fewer --lanes",
+            lanes * weights * FLOAT,
+            True,
         ),
         Need(
             f"returns of {experiment.episodes:,} episodes of {all_cells:,} cells",

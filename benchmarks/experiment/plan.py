@@ -9,7 +9,7 @@ import jax
 from benchmarks.experiment.design import Design, preparation
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from jaxprune.attacks import facts_of, make_attack
+from jaxprune.attacks import Attack, facts_of, make_attack
 from jaxprune.devices import LANES
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io import PolicyFile
@@ -19,7 +19,7 @@ from jaxprune.validation import InputError
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
 STEPS_PER_SECOND = {
     "analytic": 120_000,
-    "mjx": 9_000,
+    "mjx": 20_000,
     "generalized": 12_000,
     "positional": 30_000,
     "spring": 55_000,
@@ -30,10 +30,10 @@ TASK_COST = {
     "ant": 3.0,
     "halfcheetah": 1.5,
     "walker2d": 1.5,
-    "gym/Hopper": 1.2,
-    "gym/Walker2d": 1.7,
-    "gym/Ant": 5.8,
-    "gym/Humanoid": 15.0,
+    "gym/Hopper": 2.7,
+    "gym/Walker2d": 3.8,
+    "gym/Ant": 13.0,
+    "gym/Humanoid": 33.0,
 }
 # Floating-point operations of its small networks, likewise.
 FLOPS_PER_SECOND = 5e9
@@ -44,19 +44,27 @@ COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30
 BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
 
 
-def learned(design: Design, cells: int) -> tuple[int, int]:
+# Of a horizon: pruned policies fall early, and attacked ones.
+TYPICAL = 1 / 3
+
+
+def learned(design: Design, cells: int, spec: EnvSpec) -> tuple[int, int]:
     """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
     steps = episodes = 0
     experiment = design.experiment
     for case in design.cases:
         attack = make_attack(case.attack, experiment.attack)
-        if attack.members > 1:
-            episodes += cells * attack.members * (experiment.selection_episodes or 1)
+        episodes += cells * experiment.attack.selection.played(attack.members(spec))
     for name, _ in dict.fromkeys((case.attack, case.victim) for case in design.cases):
         attack = make_attack(name, experiment.attack)
         radii = len(set(experiment.eps)) if attack.per_eps else 1
-        steps += cells * radii * attack.cost.env_steps
+        steps += cells * radii * learning_steps(attack, spec)
     return steps, episodes
+
+
+def learning_steps(attack: Attack, spec: EnvSpec) -> int:
+    """Env steps that an attack is prepared on, per victim."""
+    return attack.cost.env_steps + round(attack.cost.trials * TYPICAL * spec.horizon)
 
 
 def attacking(design: Design, cells: int, spec: EnvSpec) -> tuple[float, float]:
@@ -66,8 +74,8 @@ def attacking(design: Design, cells: int, spec: EnvSpec) -> tuple[float, float]:
     simulated = flops = 0.0
     for case in design.cases:
         attack = make_attack(case.attack, experiment.attack)
-        chosen = attack.members * (experiment.selection_episodes or 1) if attack.members > 1 else 0
-        played = cells * (experiment.episodes + chosen) * spec.horizon / 3
+        chosen = experiment.attack.selection.played(attack.members(spec)) + attack.cost.trials
+        played = cells * (experiment.episodes + chosen) * TYPICAL * spec.horizon
         simulated += played * attack.cost.simulated
         flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
         learns = facts_of(case.attack).learns
@@ -135,7 +143,7 @@ def make_plan(
     training = agents > 0
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
-    learning, choosing = learned(design, cells)
+    learning, choosing = learned(design, cells, spec)
     programs = (("init", "train") if training else ()) + ("evaluate",)
     prepared = [c for c in attacks if make_attack(c.attack, experiment.attack).prepare]
     programs += tuple(dict.fromkeys(preparation(case) for case in prepared))
@@ -143,9 +151,8 @@ def make_plan(
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
-    # Pruned policies fall early: a third of the horizon is typical.
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
-    played = (episodes + choosing) * spec.horizon / 3
+    played = (episodes + choosing) * TYPICAL * spec.horizon
     simulated, flops = attacking(design, cells, spec)
     flops += steps * config.epochs * 6 * network_size(config.hidden, spec)
     moved = (steps + learning + played + simulated) / rate

@@ -182,6 +182,11 @@ def check_partition(folder: Path, shard: Shard) -> None:
             )
 
 
+def where(whole: Path, shard: Shard) -> Path:
+    """Returns the folder of a run, or of a shard inside of it."""
+    return whole if shard.count == 1 else whole / SHARDS / f"{shard.index}-of-{shard.count}"
+
+
 def blocks_of(blocks: range, shard: Shard) -> range:
     """Returns the ids of the blocks of one shard."""
     return blocks[shard.index :: shard.count]

@@ -62,7 +62,7 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
-    options = read_options(Options, argv, "benchmarks.gate")
+    options = read_options(Options, argv, "benchmarks.gate", addresses=True)
     check_devices()
     return update(options, console) if options.update else gate(options, console)
 
@@ -160,7 +160,6 @@ def _add(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}): choose another file") from None

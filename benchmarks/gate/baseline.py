@@ -25,6 +25,7 @@ from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_whole
 from benchmarks.runtime.run_folder import checksum, read_json, read_table, values_of
+from jaxprune.policy_io.addresses import in_memory
 from jaxprune.validation import InputError
 
 VERSION = 1
@@ -81,7 +82,8 @@ def read_run(path: Path) -> Run:
     tables = {}
     for name, kept in COLUMNS.items():
         table = read_table(path, name)
-        held = (pq.read_schema(path / f"{name}.parquet").metadata or {}).get(b"settings")
+        schema = pq.read_schema(in_memory(path / f"{name}.parquet"))
+        held = (schema.metadata or {}).get(b"settings")
         if held is not None and json.loads(held) != settings:
             setting, ours, theirs = next(differences(settings, json.loads(held)))
             raise InputError(
@@ -146,7 +148,7 @@ def _read_checked(file: Path, name: str, sums: Mapping[str, str]) -> Columns:
     remedy = "restore the folder, or write it again with --update"
     if checksum(file) != sums.get(file.name, ""):
         raise InputError(f"{file} is missing, or not what its baseline was written with: {remedy}")
-    table = pq.read_table(file)
+    table = pq.read_table(in_memory(file))
     absent = [column for column in COLUMNS[name] if column not in table.column_names]
     if absent:
         raise InputError(f"{file} lacks the column {absent[0]!r}: {remedy}")
@@ -277,7 +279,6 @@ def write_baseline(path: Path, run: Run) -> None:
         held = read_json(path / "experiment.json") if path.is_dir() else {}
         if "baseline" not in held:
             raise InputError(f"{path} holds something that is no baseline: choose another folder")
-    path.mkdir(parents=True, exist_ok=True)
     sums = {}
     for name, columns in run.tables.items():
         file = path / f"{name}.parquet"

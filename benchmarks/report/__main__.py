@@ -17,7 +17,7 @@ from jaxprune.devices import check_devices
 @guarded("the tables are as they were")
 def main(argv: Sequence[str]) -> int:
     """Draw the report of an existing run again."""
-    path = read_options(Options, argv, "benchmarks.report").run
+    path = read_options(Options, argv, "benchmarks.report", addresses=True).run
     check_devices()
     folder = RunFolder(path, read_json(path / "experiment.json").get("settings") or {})
     console = make_console()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.analysis import bounds, curves, versus_dense, worst_case
-from benchmarks.analysis.bounds import BoundCurve, Bracket, bound_curves, violations
+from benchmarks.analysis.bounds import Behaviour, BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import TIE as TIE
 from benchmarks.analysis.curves import (
@@ -21,6 +21,7 @@ from benchmarks.analysis.curves import (
     of_victim,
     replicated_interval,
 )
+from benchmarks.analysis.meaning import meaning_rows
 from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
@@ -97,6 +98,9 @@ class Panel(NamedTuple):
     dense_clean: Interval  # []
     dense_worst: Interval  # []
     bounds: list[BoundCurve]  # on D
+    action_bounds: list[BoundCurve]  # on D in action units; empty of logits and of older runs
+    behaviour: Behaviour | None  # of the same
+    meaning: tuple[list[str], list[list[str]]]  # a table: where monotone bounds say anything
     tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
@@ -319,6 +323,9 @@ def panel(
     ordered = {c.attack: c for c in (*leading, *results.attacked(method, eps))}
     attacked = ordered.values()  # of many, the strongest first
     band = versus_dense.differences(results, method, eps)
+    behaviour = bounds.behaviour(certificates, method, eps)
+    spread = np.nan if behaviour is None else float(behaviour.spread[0])
+    meaning = bounds.meaning(results, certificates, method, eps)
     empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
     return Panel(
         method=method,
@@ -339,6 +346,9 @@ def panel(
         dense_clean=dense.clean,
         dense_worst=dense.worst[eps][0],
         bounds=bound_curves(certificates, method, eps),
+        action_bounds=bound_curves(certificates, method, eps, bounds.ACTION_DISTANCE),
+        behaviour=behaviour,
+        meaning=meaning_rows(meaning, float(dense.clean.mean), spread),
         tv=_total_variation(certificates, method, eps),
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},

@@ -12,6 +12,7 @@ from benchmarks.report.contents import GIF, QUANTITIES, SEEDS, Contents
 from benchmarks.report.findings import details, name_of, verdict_lines
 from benchmarks.report.rows import (
     adversary_rows,
+    behaviour_rows,
     bound_rows,
     bracket_rows,
     change_rows,
@@ -260,6 +261,12 @@ def _certificates(contents: Contents) -> Iterator[str]:
     for panel in contents.panels:
         yield from ("", f"### Bounds, {name_of(contents, panel)}", "")
         yield from (*markdown_table(*bound_rows(panel)), "")
+        if panel.behaviour is not None:
+            yield from ("In action units, beside what the policy does where it goes:", "")
+            yield from (*markdown_table(*behaviour_rows(panel)), "")
+        if panel.meaning[1]:
+            yield from ("Where a monotone bound says anything:", "")
+            yield from (*markdown_table(*panel.meaning, left=1), "")
         if panel.bracket is None:
             yield "No certificate bounds the return of this policy as it acted (see below)."
         else:

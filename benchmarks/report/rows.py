@@ -107,6 +107,21 @@ def bound_rows(panel: Panel) -> Table:
     return header, rows
 
 
+def behaviour_rows(panel: Panel) -> Table:
+    """D in action units, by every bound and as found, beside what the policy does; and F."""
+    found = panel.behaviour
+    assert found is not None
+    header = ["sparsity", *(f"{b.bound} D" for b in panel.action_bounds), "D found, mean"]
+    header += ["SD of the action", "D / SD", "F at least", "F at most"]
+    bounds = [b.values.mean(0) for b in panel.action_bounds]
+    columns = [*bounds, found.moved, found.spread, found.sensitivity]
+    rows = [
+        [f"{sparsity:.3g}", *(f"{x[i]:.3g}" for x in columns), *(f"{x[i]:.3f}" for x in found.f)]
+        for i, sparsity in enumerate(found.sparsity)
+    ]
+    return header, rows
+
+
 def bracket_rows(found: Bracket) -> Table:
     """What the attacked return is at most and at least."""
     header = ["sparsity", f"clean {found.unit}", "attacked: at most", "at least", "at least (95 %)"]

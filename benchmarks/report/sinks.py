@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.experiment.labels import PARTS, Labels
+from jaxprune.policy_io.addresses import is_address
 from jaxprune.validation import InputError, lookup
 
 Table = Mapping[str, np.ndarray]
@@ -153,8 +154,14 @@ def make_sink(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:
         settings: of the experiment, JSON values.
 
     Raises:
-        InputError: an unknown name, a package that is not installed, nobody logged in.
+        InputError: an unknown name, a package that is not installed, nobody logged in, or no local
+            folder for the files of a sink.
     """
+    if name != "none" and is_address(folder):
+        raise InputError(
+            f"sink {name!r} keeps files beside the tables, and {folder} is an address: give a "
+            "local --out, or choose sink 'none'"
+        )
     return lookup(SINKS, name, "sink")(folder, settings)
 
 

@@ -1,24 +1,44 @@
-"""Files that are whole or absent, whatever happens to the process or the machine meanwhile."""
+"""Files that are whole or absent, whatever happens to the process or the machine meanwhile.
+
+The one place that tells local folders from object stores: a file is written beside its place,
+flushed and renamed; an object is there when all of it has arrived.
+"""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
+
+from jaxprune.policy_io.addresses import is_address, put
 
 _PARTIAL = ".partial"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write to a temporary name beside `path`, flush it to the disk, then rename it.
+    """Write a file or an object, in a folder that is made if it is missing.
 
     Args:
         path: replaced if it exists.
         write: writes the file it is given.
 
     Raises:
-        OSError: the disk is full or the folder not writable; a file that was there is as it was.
+        OSError: the disk is full, the folder not writable, or the bucket not reached; a file that
+            was there is as it was.
     """
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    if not is_address(path):
+        _write_and_rename(path, write)
+        return
+    with TemporaryDirectory() as folder:
+        write(Path(folder) / path.name)
+        put(path, (Path(folder) / path.name).read_bytes())
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write to a temporary name beside `path`, flush it to the disk, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}{_PARTIAL}")  # of no other writer
     try:
         write(partial)
         _flush(partial)
@@ -32,7 +52,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def sweep(*folders: Path) -> None:
     """Remove what killed processes left half written in folders; only their own process may."""
-    for folder in folders:
+    for folder in filter(lambda folder: not is_address(folder), folders):
         for partial in folder.glob(f".*{_PARTIAL}"):
             partial.unlink(missing_ok=True)
 

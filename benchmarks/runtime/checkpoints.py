@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
-from benchmarks.runtime.atomic import sweep, write_whole
+from benchmarks.runtime.atomic import write_whole
+from jaxprune.policy_io.addresses import reaching, remove_folder
 
 What: TypeAlias = Mapping[str, Any]
 
@@ -38,13 +39,17 @@ class Chunks:
         self.damaged: list[str] = []  # what was found broken, for people
         self._identity = _digest(identity)
         self._boundary = boundary
-        sweep(path)
 
     def get(self, **what: Any) -> Arrays | None:
-        """The arrays of a chunk; None where it is absent or damaged, and then to be computed."""
-        file = self._file(what)
+        """The arrays of a chunk; None where it is absent or damaged, and then to be computed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        file = self.file(**what)
         try:
-            content = file.read_bytes()
+            with reaching(file):
+                content = file.read_bytes()
         except FileNotFoundError:
             return None
         except IsADirectoryError:
@@ -62,28 +67,28 @@ class Chunks:
         Raises:
             OSError: the disk is full, or the folder not writable.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         payload = io.BytesIO()
         np.savez(payload, allow_pickle=False, **encoded(arrays))
         body = payload.getvalue()
         header = {**self._header(what), "sha256": hashlib.sha256(body).hexdigest()}
         content = json.dumps(header).encode() + b"\n" + body
-        write_whole(self._file(what), lambda partial: partial.write_bytes(content))
+        write_whole(self.file(**what), lambda partial: partial.write_bytes(content))
         self._boundary()
 
     def drop(self, **what: Any) -> None:
         """Remove a chunk that others have made superfluous."""
-        self._file(what).unlink(missing_ok=True)
+        self.file(**what).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove the folder, chunks of other versions included."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)
+
+    def file(self, **what: Any) -> Path:
+        """Returns where a chunk is, or would be."""
+        return self.path / f"{_digest(self._header(what))[:20]}.chunk"
 
     def _header(self, what: What) -> dict[str, Any]:
         return {"chunk": json.loads(json.dumps(what)), "identity": self._identity}
-
-    def _file(self, what: What) -> Path:
-        return self.path / f"{_digest(self._header(what))[:20]}.chunk"
 
 
 def _read(content: bytes, expected: Mapping[str, Any]) -> Arrays | None:

@@ -7,25 +7,31 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
 from functools import partial
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import (
     ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructFieldSpec,
     StructTypeInfo,
 )
 
+from jaxprune.policy_io.addresses import as_path, is_address, reaching
 from jaxprune.validation import InputError, Range
 
 Options = TypeVar("Options")
-# An address such as gs://bucket/folder, by itself or after an option's `=`.
-SCHEME = re.compile(r"(?:--[\w.-]+=)?([A-Za-z][\w+.-]+)://.*", re.DOTALL)
 
 
 def read_options(
-    kind: type[Options], argv: Sequence[str], program: str, default: Options | None = None
+    kind: type[Options],
+    argv: Sequence[str],
+    program: str,
+    default: Options | None = None,
+    addresses: bool = False,
 ) -> Options:
     """The options that a command line asks for. Their ranges are shown, and not yet checked.
 
@@ -34,12 +40,13 @@ def read_options(
         argv: the words after the name of the program.
         program: its name.
         default: where the options start from; None: the defaults of the dataclass.
+        addresses: whether its paths may be of an object store.
 
     Raises:
         InputError: anything that is no option, or has no value of its type, in one line.
         SystemExit: after `--help`.
     """
-    return _read(partial(tyro.cli, kind, default=default), argv, program)
+    return _read(partial(tyro.cli, kind, default=default), argv, program, addresses)
 
 
 def read_some_options(
@@ -49,17 +56,14 @@ def read_some_options(
     return _read(partial(tyro.cli, kind, return_unknown_args=True), argv, program)
 
 
-def _read(read: Callable[..., Any], argv: Sequence[str], program: str) -> Any:
+def _read(
+    read: Callable[..., Any], argv: Sequence[str], program: str, addresses: bool = False
+) -> Any:
     for word in argv:
-        found = SCHEME.fullmatch(word)
-        if found:  # `Path` would make a local folder of it
-            raise InputError(
-                f"{word!r} is a {found[1]} address, and only paths of mounted file systems are "
-                "read and written: give a local path, and copy or mount what is elsewhere"
-            )
+        _check_word(re.sub(r"^--[\w.-]+=", "", word), program, addresses)
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), RANGES_IN_HELP:
+        with contextlib.redirect_stderr(errors), REGISTRY:
             return read(args=list(argv), prog=program)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -69,12 +73,33 @@ def _read(read: Callable[..., Any], argv: Sequence[str], program: str) -> Any:
     raise InputError(" ".join(text.split()) + " (see --help)") from None
 
 
-# The usual fields of a dataclass, each with its range after its description.
-RANGES_IN_HELP = ConstructorRegistry()
+def _check_word(word: str, program: str, addresses: bool) -> None:
+    """Raises `InputError` for an address that is of no use here, or that nobody answers at."""
+    if not is_address(word):
+        return
+    if not addresses:
+        raise InputError(
+            f"{word!r} is an address, and {program} reads and writes local paths: give one, and "
+            "copy or mount what is elsewhere"
+        )
+    path = as_path(word)
+    try:
+        with reaching(path):
+            path.exists()
+    except OSError as error:
+        raise InputError(
+            f"{word!r} cannot be reached ({error.strerror}): correct the address or the "
+            "credentials, or give a local path"
+        ) from None
+
+
+# The usual fields of a dataclass, each with its range after its description; paths may be of an
+# object store.
+REGISTRY = ConstructorRegistry()
 _asking: ContextVar[bool] = ContextVar("asking", default=False)
 
 
-@RANGES_IN_HELP.struct_rule
+@REGISTRY.struct_rule
 def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not is_dataclass(info.type) or _asking.get():
         return None
@@ -98,3 +123,16 @@ def _with_range(field: StructFieldSpec) -> StructFieldSpec:
         return f"{usual or ''} In {found[0]}.".lstrip()
 
     return replace(field, helptext=text)
+
+
+@REGISTRY.primitive_rule
+def _paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: as_path(words[0]),
+        is_instance=lambda path: isinstance(path, PurePath),
+        str_from_instance=lambda path: [str(path)],
+    )

@@ -23,7 +23,7 @@ import numpy as np
 import jaxprune
 from jaxprune import policy
 from jaxprune.attacks import ATTACKS
-from jaxprune.certify import crown, interval, norms
+from jaxprune.certify import activations
 from jaxprune.certify.certificates import BOUNDS
 from jaxprune.envs import TASKS
 from jaxprune.ppo.robust import REGULARISERS
@@ -31,18 +31,15 @@ from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
 
 # To which users add members of their own.
 FAMILIES: dict[str, Mapping[str, Any]] = {
+    "activation rules": activations.ACTIVATIONS,
     "activations": policy.ACTIVATIONS,
     "allocations": ALLOCATIONS,
     "attacks": ATTACKS,
     "bounds": BOUNDS,
-    "boxes": interval.ACTIVATIONS,
-    "increments": norms.INCREMENTS,
     "methods": METHODS,
     "regularisers": REGULARISERS,
-    "relaxations": crown.RELAXATIONS,
     "schedules": SCHEDULES,
     "scores": SCORES,
-    "slopes": interval.SLOPES,
     "structures": STRUCTURES,
     "tasks": TASKS,
 }

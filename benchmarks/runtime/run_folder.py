@@ -19,10 +19,16 @@ from benchmarks.runtime.atomic import sweep, write_whole
 from benchmarks.runtime.identity import differences, identity
 from benchmarks.runtime.lock import LOCK, hold
 from benchmarks.runtime.schemas import SCHEMAS
+from jaxprune.policy_io.addresses import files_below, is_address
+from jaxprune.policy_io.runs import read_arrow
 from jaxprune.validation import MESSAGE, InputError, shown
 
 # The folder of the shards of a run, inside of it.
 SHARDS = "shards"
+# The folder of the finished pieces of a run or shard, inside of it.
+CHUNKS = "chunks"
+# What experiment.json holds of what determines the tables.
+IDENTITY = ("settings", "code", "versions", "members", "switches", "device")
 # Why a new folder is not complete.
 EMPTY = "empty"
 
@@ -65,7 +71,8 @@ class RunFolder:
             InputError: another process writes here, or nothing can be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if not is_address(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
             lock = hold(self.path)
         except OSError as error:
             raise InputError(_unwritable(self.path, error)) from None
@@ -86,7 +93,6 @@ class RunFolder:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write experiment.json: the settings, where they ran, and `facts`."""
-        self.path.mkdir(parents=True, exist_ok=True)
         self.write_json("experiment.json", {**provenance(), **self.identity, **facts})
 
     @cached_property
@@ -152,7 +158,7 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     """
     file, schema = path / f"{name}.parquet", SCHEMAS[name]
     try:
-        held = _with_victim(pq.read_table(file))
+        held = _with_victim(read_arrow(path, name))
         absent = set(schema.names) - set(held.column_names)
         if absent:
             raise InputError(
@@ -215,7 +221,7 @@ def checksum(path: Path) -> str | None:
         if not path.is_dir():
             return hashlib.sha256(path.read_bytes()).hexdigest()
         found = hashlib.sha256()
-        for file in sorted(x for x in path.rglob("*") if x.is_file()):
+        for file in files_below(path):
             found.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
         return found.hexdigest()
     except OSError:

@@ -18,7 +18,7 @@ from benchmarks.experiment.design import Block, Case, Design, preparation
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Columns, Population, described
+from benchmarks.stages.base import Columns, Population, attack_chunk, described
 from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import unknown_victims, victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
@@ -88,7 +88,7 @@ class AttackRunner:
 
     def left(self, block: Block, chunks: Chunks) -> list[Case]:
         """The cases of which a block has no chunk."""
-        return [case for case in self.cases if chunks.get(**_chunk(block.id, case)) is None]
+        return [case for case in self.cases if chunks.get(**attack_chunk(block.id, case)) is None]
 
     def run(self, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
@@ -98,7 +98,9 @@ class AttackRunner:
         found: list[Arrays] = []
         for case in self.cases:
             attacked = partial(under_attack.attacked, case)
-            found.append(work.piece(attacked, cells, "returns", **_chunk(population.block, case)))
+            found.append(
+                work.piece(attacked, cells, "returns", **attack_chunk(population.block, case))
+            )
             if under_attack.clean is None:
                 under_attack.clean = unpacked(skeleton(Episode), part("clean", found[0]))
         assert under_attack.clean is not None
@@ -116,6 +118,8 @@ class BlockUnderAttack:
 
     def __init__(self, runner: AttackRunner, population: Population, progress: Progress):
         self.runner, self.population, self.progress = runner, population, progress
+        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
+        self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
         self._ready: dict[str, tuple[str, Any]] = {}
@@ -131,24 +135,19 @@ class BlockUnderAttack:
         params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
         name, play = case.attack, evaluator.how(victims.stochastic)
-        chosen = evaluator.choose(name, victims, params, evaluator.choosing, play)
+        chosen = evaluator.choose(name, victims, params, evaluator.rounds, play)
         selected = time.monotonic()
-        ranking = self._ranking()
-        ranked, known = take((victims.cells, chosen.params), ranking)
+        cells, known = take((victims.cells, chosen.params), self.order)
+        ordered = victims._replace(cells=cells)
         episodes = evaluator.play(
-            name,
-            victims._replace(cells=ranked),
-            known,
-            evaluator.reported,
-            play,
-            self.progress.advance,
+            name, ordered, known, evaluator.reported, play, self.progress.advance
         )
-        episodes = take(episodes, np.argsort(ranking))
+        episodes = take(episodes, np.argsort(self.order))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (
             under("returns", returns_table(runner.env.spec, self.population, told, episodes))
-            | under("attacks", self._note(told, attack, chosen, warm))
+            | under("attacks", self._note(told, attack, chosen, warm, episodes))
             | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
@@ -163,23 +162,21 @@ class BlockUnderAttack:
             self._ready[case.attack] = case.victim, made
         return made
 
-    def _ranking(self) -> np.ndarray:
-        """The cells in an order in which neighbours last alike.
-
-        A call takes as long as its longest episode: by sparsity at first, then by how long they
-        lasted without an adversary, longest first.
-        """
-        if self.clean is None:
-            return np.argsort([row.sparsity for row in self.population.rows], kind="stable")
-        return np.argsort(-np.asarray(self.clean.length).mean(-1), kind="stable")
-
-    def _note(self, told: Columns, attack: Attack, chosen: ChosenMembers, warm: bool) -> Columns:
-        """One row per cell of the table of attacks."""
-        count = len(chosen.member)
-        told = told | {"members": attack.members, "warm_start": warm} | attack.cost._asdict()
+    def _note(
+        self,
+        told: Columns,
+        attack: Attack,
+        chosen: ChosenMembers,
+        warm: bool,
+        episodes: Episode,
+    ) -> Columns:
+        """One row per cell of the table of attacks; trials are counted as long as its episodes."""
+        count, members = chosen.returns.shape
+        told = told | {"members": members, "warm_start": warm}
+        spent = attack.cost.spent(np.asarray(episodes.length).mean(-1))
         return {
             **described(self.runner.env.spec, self.population),
-            **{k: np.repeat([v], count) for k, v in told.items()},
+            **{k: np.broadcast_to(v, count) for k, v in (told | spent).items()},
             "member": chosen.member,
             "chosen_return": chosen.returns[np.arange(count), chosen.member],
         }
@@ -196,8 +193,3 @@ def returns_table(
         "episode": np.tile(np.arange(count), cells),
         **{k: np.ravel(v) for k, v in episode_columns(episodes).items()},
     }
-
-
-def _chunk(block: int, case: Case) -> Columns:
-    """Returns the key of the chunk of one attack."""
-    return {"stage": "attack", "block": block, **case._asdict()}

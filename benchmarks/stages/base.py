@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import Arrays, joined, part
 from benchmarks.runtime.checkpoints import Work
 from jaxprune.cells import Cell
@@ -62,6 +63,29 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.minimum(np.arange(start, start + block), count - 1), min(block, count - start)
 
 
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+def train_chunk(block: int, part: str = "agents") -> Columns:
+    """What the chunk of a trained block is; its "state" is that of a block in training."""
+    return {"stage": "train", "block": block, "part": part}
+
+
+def attack_chunk(block: int, case: Case) -> Columns:
+    """What the chunk of one attack is."""
+    return {"stage": "attack", "block": block, **case._asdict()}
+
+
+def radius_chunk(stage: str, block: int, eps: float) -> Columns:
+    """What the chunk of a stage is that looks at one radius after the other."""
+    return {"stage": stage, "block": block, "eps": eps}
+
+
+def account_chunk(block: int) -> Columns:
+    """What the chunk of the accounted masks is."""
+    return {"stage": "account", "block": block}
+
+
 def by_radius(
     population: Population,
     radii: Iterable[float],
@@ -86,6 +110,6 @@ def by_radius(
     work.progress.stage(stage, len(radii) * units)
     tables = []
     for eps in radii:
-        what = {"stage": stage, "block": population.block, "eps": eps}
+        what = radius_chunk(stage, population.block, eps)
         tables.append(part(table, work.piece(partial(compute, eps), units, table, **what)))
     return joined(tables)

@@ -11,14 +11,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.analysis.bounds import ATTACK_ROWS
+from benchmarks.analysis.bounds import ACTION_DISTANCE, ACTION_SPREAD, ATTACK_ROWS
 from benchmarks.analysis.curves import CONFIDENCE
+from benchmarks.analysis.meaning import spread_of
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import CERTIFY, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.stages.base import Columns, Population, blocks, by_radius, described, finite
-from benchmarks.stages.visitation import Visits, discounted, summary
+from benchmarks.stages.visitation import Visits, discounted, shares, summary
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import (
     BOUNDS,
@@ -43,6 +44,7 @@ from jaxprune.types import Key
 GLOBAL_CELLS, LOCAL_CELLS = 256, 16
 # An attack's D is a float32 figure, a bound is float64.
 TOLERANCE = 1e-4
+ACTION_UNIT = "action units"
 DETERMINISTIC = (
     "no certificate: two different deterministic actions have total variation 1; where the first "
     "--victim is stochastic there is one"
@@ -141,8 +143,10 @@ def of_global(
     tv, gamma = certificate.total_variation, terms.gamma
     rewards, suffix, unit = value_rewards(spec)
     gap = value_gap(tv, gamma, rewards)
+    action = certificate.action_distance
     return [
         Statement("D", certificate.value, certificate.unit),
+        *([] if action is None else [Statement(ACTION_DISTANCE, action, ACTION_UNIT)]),
         Statement("TV", tv, "probability"),
         Statement("vacuity", vacuity(tv, gamma), "share of the trivial bound"),
         Statement(f"value_gap{suffix}", gap, unit),
@@ -156,10 +160,20 @@ def of_global(
 
 
 def of_attack(attack: Reached, visits: Visits, unit: str) -> list[Statement]:
-    """What was reached at the visited states."""
-    return [
+    """What was reached at the visited states, and of actions how much they vary there."""
+    statements = [
         *_spread("D", attack.value, visits, unit),
         *_spread("TV", attack.total_variation, visits, "probability"),
+    ]
+    if np.isnan(attack.action_distance).all():
+        return statements
+    cells = len(attack.outputs)
+    weight = shares(visits).reshape(cells, -1)
+    spread = spread_of(attack.outputs.reshape(cells, weight.shape[1], -1), weight)
+    return [
+        *statements,
+        *_spread(ACTION_DISTANCE, attack.action_distance, visits, ACTION_UNIT),
+        Statement(ACTION_SPREAD, spread, ACTION_UNIT, np.nan),
     ]
 
 
@@ -171,6 +185,8 @@ def of_local(
         *_spread("D", certificate.value, visits, certificate.unit),
         *_spread("TV", certificate.total_variation, visits, "probability"),
     ]
+    if certificate.action_distance is not None:
+        statements += _spread(ACTION_DISTANCE, certificate.action_distance, visits, ACTION_UNIT)
     beyond = attack.value > certificate.value * (1 + TOLERANCE) + 1e-6
     count = (beyond & visits.alive).sum((1, 2)).astype(float)
     statements.append(Statement("exceeded", count, "states where an attack went beyond the bound"))
@@ -342,10 +358,11 @@ def _keep(
     def of(values: np.ndarray) -> np.ndarray:
         return np.where(good, values[:size].reshape(shape), np.nan)
 
-    fixed = certificate.fixed_action
+    fixed, action = certificate.fixed_action, certificate.action_distance
     return certificate._replace(
         value=of(certificate.value),
         total_variation=of(certificate.total_variation),
+        action_distance=None if action is None else of(action),
         low=None,
         high=None,
         fixed_action=None if fixed is None else of(fixed) == 1,
@@ -353,11 +370,15 @@ def _keep(
 
 
 def _joined(parts: list[Certificate]) -> Certificate:
-    flags = [part.fixed_action for part in parts if part.fixed_action is not None]
+    flags, actions = (
+        [getattr(part, name) for part in parts if getattr(part, name) is not None]
+        for name in ("fixed_action", "action_distance")
+    )
     return parts[0]._replace(
         value=np.concatenate([part.value for part in parts]),
         total_variation=np.concatenate([part.total_variation for part in parts]),
         fixed_action=np.concatenate(flags) if flags else None,
+        action_distance=np.concatenate(actions) if actions else None,
     )
 
 
@@ -373,4 +394,5 @@ def _attack(
         found = reached(policy, cells.masks, eps, rows, key, config)
         parts.append(Reached(*(x[:size] for x in found)))
     shape = visits.alive.shape
-    return Reached(*(np.concatenate(x).reshape(shape) for x in zip(*parts, strict=True)))
+    whole = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return Reached(*(x.reshape(*shape, *x.shape[2:]) for x in whole))

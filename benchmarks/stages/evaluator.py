@@ -1,6 +1,5 @@
 """The evaluator of the attack stage: compiled ahead, and called in blocks of one shape."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,22 +11,23 @@ from benchmarks.experiment.design import ATTACK, CHOOSE, key_for
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import blocks
 from jaxprune.cells import Cell
-from jaxprune.devices import lane_width, layout, take
+from jaxprune.devices import layout, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
-from jaxprune.evaluation.episodes import Shared, Split, dealt, episode_keys, timeless, together
+from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, timeless, turns
 from jaxprune.pruning import dense
+from jaxprune.queue import Queued, queue_width
 from jaxprune.rollout import Episode, Play
 
-# Chunks of cells that a device walks through in one call.
-CHUNKS_PER_CALL = 4
+# Episodes that a lane plays in one call, on average, where there are as many.
+EPISODES_PER_LANE = 32
 
 
 class BlockEvaluator(Evaluator):
     """An evaluator whose calls all have one shape, so that a larger grid compiles nothing.
 
     The episodes that are reported and those on which members are chosen go through the same
-    program, in items of a number of episodes that divides both.
+    program, in queues of the same length: of fewer episodes, a call plays more cells.
 
     Args:
         experiment: resolved.
@@ -50,29 +50,28 @@ class BlockEvaluator(Evaluator):
         super().__init__(env, names, experiment.attack)
         self.policy, self._fillers = policy, super().fillers(policy)
         self.gamma = np.float32(experiment.ppo.hyper.gamma)
-        each = together(experiment.episodes, cells, experiment.lanes)
-        chooses = any(attack.members > 1 for attack in self.members)
-        others = (experiment.selection_episodes or 1) if chooses else each
-        each = math.gcd(each, others)
-        never = np.full((others, times.shape[1]), env.spec.horizon, times.dtype)
-        self.reported, self.choosing = (
-            dealt(episode_keys(key_for(experiment.seed, purpose), len(at)), at, each)
-            for purpose, at in ((ATTACK, times), (CHOOSE, never))
-        )
-        size = cells * self.reported.groups
-        width = lane_width(each, size, experiment.lanes)
-        devices = width * len(jax.local_devices())
-        self.block = devices * min(CHUNKS_PER_CALL, -(-size // devices))
-        self.layout = layout(self.block, width)
+        self.reported = episode_set(key_for(experiment.seed, ATTACK), times)
+        chooses = any(attack.members(env.spec) > 1 for attack in self.members)
+        key, kept = key_for(experiment.seed, CHOOSE), times.shape[1]
+        self.rounds = choosing_sets(key, self.selection.rounds, kept) if chooses else []
+        sizes = [episodes.size for episodes in (self.reported, *self.rounds)]
+        self.most = max(sizes)
+        self.width = queue_width(cells * self.most, experiment.lanes)
+        together = len(jax.local_devices()) * self.width * EPISODES_PER_LANE
+        self.queued = self.most * min(cells, max(together // self.most, 1))
+        self.cells = self.queued // min(sizes)
+        self.layout = layout(self.queued, width=1)
 
     def compile(self, programs: Programs, name: str) -> None:
         """Start compiling."""
         masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), self.policy)
         one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
-        turn = self.reported.turns(one, self._fillers, np.zeros(self.block, int))
-        play = timeless(self.how(stochastic=False))
-        shared = Shared(self.policy, np.int32(0), np.float32(0), play)
-        self.compiled = programs.compile(name, self.program, shared, turn, self.layout.width)
+        cells, params = take((one, self._fillers), np.zeros(self.cells, int))
+        play, zero = timeless(self.how(stochastic=False)), np.float32(0)
+        shared = Shared(self.policy, cells, params, self.reported, np.int32(0), zero, play)
+        self.compiled = programs.compile(
+            name, self.program, self._padded(shared), self._queue(1, 1), self.width
+        )
 
     def ready(self) -> None:
         """Wait for the compiler."""
@@ -87,9 +86,23 @@ class BlockEvaluator(Evaluator):
         del policies  # they all have the shapes of `policy`
         return self._fillers
 
-    def _calls(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
-        return blocks(count, self.block)
+    def _calls(self, count: int, episodes: int) -> Iterator[tuple[np.ndarray, int]]:
+        for cells, size in blocks(count, self.queued // episodes):
+            yield np.resize(cells, self.cells), size
 
-    def _call(self, shared: Shared, turns: Any, parts: Split, lanes: int | None) -> Episode:
-        del parts, lanes  # the layout is made for them
-        return self.layout.collect(self.compiled.result()(shared, self.layout.deal(turns)))
+    def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
+        del lanes  # the program is compiled for those of the experiment
+        queue = self._queue(cells, shared.episodes.size)
+        found = self.layout.collect(self.compiled.result()(self._padded(shared), queue))
+        return take(found, slice(cells * shared.episodes.size))
+
+    def _padded(self, shared: Shared) -> Shared:
+        """With the same number of episodes in every call, of which the last are not played."""
+        number = np.minimum(np.arange(self.most), shared.episodes.size - 1)
+        return shared._replace(episodes=take(shared.episodes, number))
+
+    def _queue(self, cells: int, episodes: int) -> Queued:
+        """The turns of a call, padded to the same number and dealt to the devices."""
+        ((number, size),) = blocks(cells * episodes, self.queued)
+        real = np.arange(self.queued) < size
+        return self.layout.deal(Queued(real, take(turns(cells, episodes), number)))

@@ -18,7 +18,16 @@ from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from benchmarks.runtime.checkpoints import Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.attack import AttackRunner
-from benchmarks.stages.base import Columns, Population, Row, described
+from benchmarks.stages.base import (
+    Columns,
+    Population,
+    Row,
+    account_chunk,
+    attack_chunk,
+    described,
+    radius_chunk,
+    train_chunk,
+)
 from benchmarks.stages.certify import certify_population
 from benchmarks.stages.diagnose import diagnose_population
 from benchmarks.stages.prune import make_population
@@ -30,11 +39,19 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.types import Policy
 
+BY_RADIUS = ("certify", "diagnose")
 
-def chunk_count(design: Design, blocks: int) -> int:
-    """Returns the chunks of so many blocks: training, every case, and three other stages."""
-    trained, radii = bool(design.block(0).trainings), len(set(design.experiment.eps))
-    return blocks * (trained + len(design.cases) + 2 * radii + 1)
+
+def list_chunks(design: Design, blocks: range) -> list[Columns]:
+    """Returns what the chunks of some blocks are, in the order in which they are computed."""
+    trained, radii = bool(design.block(0).trainings), dict.fromkeys(design.experiment.eps)
+    found = []
+    for block in blocks:
+        found += [train_chunk(block)] if trained else []
+        found += [attack_chunk(block, case) for case in design.cases]
+        found += [radius_chunk(stage, block, x) for stage in BY_RADIUS for x in radii]
+        found.append(account_chunk(block))
+    return found
 
 
 def run(

@@ -19,6 +19,7 @@ from benchmarks.stages.attack import Seconds
 from benchmarks.stages.base import Columns
 from jaxprune.devices import take
 from jaxprune.policy_io import save_agents
+from jaxprune.policy_io.addresses import in_memory
 from jaxprune.policy_io.agents import agents_of, agents_state
 from jaxprune.types import Masks, Policy
 
@@ -93,7 +94,7 @@ def write_shard_agents(file: Path, policy: Policy, masks: Mapping[str, Masks]) -
 
 def read_shard_agents(file: Path) -> tuple[Policy, dict[str, Masks]]:
     """What `write_shard_agents` wrote."""
-    with np.load(file, allow_pickle=False) as held:
+    with np.load(in_memory(file), allow_pickle=False) as held:
         arrays = dict(held)
     static = json.loads(str(arrays.pop("static")))
     return agents_of(unflatten_dict(arrays, sep="/"), static)

@@ -30,7 +30,7 @@ from benchmarks.experiment.labels import DENSE
 from benchmarks.runtime.arrays import Arrays, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Columns
+from benchmarks.stages.base import Columns, train_chunk
 from jaxprune.devices import Mapped, lane_width, layout, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import check_evaluation
@@ -138,8 +138,10 @@ class Trainer:
         steps = self.config.iterations * self.config.batch * len(block.trainings)
         work.progress.stage("train", steps)
         start, _ = self.begin(block)
-        held = work.piece(partial(self._trained, block, work), steps, "training", **_chunk(block))
-        work.chunks.drop(**_chunk(block, "state"))
+        held = work.piece(
+            partial(self._trained, block, work), steps, "training", **train_chunk(block.id)
+        )
+        work.chunks.drop(**train_chunk(block.id, "state"))
         like = self._state_like(start)
         final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
         table, grid = part("training", held), self.experiment.sparsity_grid
@@ -161,7 +163,7 @@ class Trainer:
                 told = under("metrics", packed(_joined(metrics)))
                 count = {"calls": np.array(call + 1)}
                 held = under("state", packed(state)) | told | count
-                work.chunks.put(held, **_chunk(block, "state"))
+                work.chunks.put(held, **train_chunk(block.id, "state"))
                 kept = time.monotonic()
         final, joined = self.layout.collect(
             ((state.policy, state.masks, state.snapshots), _joined(metrics))
@@ -173,7 +175,7 @@ class Trainer:
         self, block: Block, chunks: Chunks, start: "Start"
     ) -> tuple[int, TrainState, list[Metrics]]:
         """(calls that are done, state, their metrics): of the chunk of a killed run, or of none."""
-        held = chunks.get(**_chunk(block, "state"))
+        held = chunks.get(**train_chunk(block.id, "state"))
         if held is None:
             return 0, self.init.result()((), start), []
         like = self._state_like(start)
@@ -207,14 +209,9 @@ class Trainer:
         return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
 
 
-def _chunk(block: Block, part: str = "agents") -> dict[str, Any]:
-    """What the chunk of a trained block is; its "state" is that of a block in training."""
-    return {"stage": "train", "block": block.id, "part": part}
-
-
 def is_trained(block: Block, chunks: Chunks) -> bool:
     """Whether the agents of a block are there already."""
-    return not block.trainings or chunks.get(**_chunk(block)) is not None
+    return not block.trainings or chunks.get(**train_chunk(block.id)) is not None
 
 
 def _joined(metrics: list[Metrics]) -> Metrics:

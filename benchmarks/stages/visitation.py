@@ -80,7 +80,14 @@ def discounted(visits: Visits, values: np.ndarray, past_the_limit: float) -> np.
 
 def summary(visits: Visits, values: np.ndarray) -> Columns:
     """Mean under the discounted visitation and maximum over what was visited, `[cells]` each."""
-    # Episodes may end before the first step that was drawn: then their first states are all.
-    weight = np.where(visits.alive, np.maximum(visits.weight, 1e-12), 0)
+    weight = shares(visits)
     mean = (weight * values).sum((1, 2)) / weight.sum((1, 2))
     return {"mean": mean, "max": np.where(visits.alive, values, -np.inf).max((1, 2))}
+
+
+def shares(visits: Visits) -> np.ndarray:
+    """What every step that was kept weighs under the discounted visitation, as `visits.alive`.
+
+    Episodes may end before the first step that was drawn: then their first states are all.
+    """
+    return np.where(visits.alive, np.maximum(visits.weight, 1e-12), 0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
+from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
 # Whether a change of a bound that is not monotone is more than rounding. Of one that is, every bit
@@ -18,6 +19,7 @@ BASELINE_LEVEL = 0.5
 
 JACOBIAN, ATTACK = "jacobian", "attack"
 TRUTH = {JACOBIAN: "true Jacobian norm", ATTACK: "attack (lower bound)"}
+MOVED = "attack, action units"
 RANDOM, ONE_BY_ONE, RESCALED = "random", "one by one", "rescaled"
 
 
@@ -28,6 +30,7 @@ class Network(NamedTuple):
     group: str  # networks that the report shows together
     policy: Policy
     obs: Any  # raw float32 [n, obs_size]
+    env: Environment | None = None  # where it acts; None of a random network
 
 
 class Line(NamedTuple):
@@ -38,6 +41,7 @@ class Line(NamedTuple):
     sparsity: list[float]  # [S]
     values: dict[str, np.ndarray]  # name -> [chains, S, states], one state if valid everywhere
     baseline: bool = False  # nothing was removed
+    actions: dict[str, np.ndarray] | None = None  # D in action units, as `values`; None of logits
 
     def at_states(self, name: str) -> np.ndarray:
         """A quantity with its value at every state, `[chains, S, states]`."""
@@ -88,6 +92,7 @@ class Price(NamedTuple):
     """Geometric means over states and networks."""
 
     value: float  # of D
+    action: float  # of D in action units; NaN of logits
     over_tightest: float  # over the tightest of all bounds at each state
     over_attack: float
 
@@ -100,9 +105,14 @@ def prices(lines: Sequence[Line], level: int) -> dict[str, Price]:
     }
     names = [name for name in at if name in BOUNDS]
     least = np.min([at[name] for name in names], axis=0)
+    actions = {
+        name: [line.actions[name][0, level] if line.actions else np.nan for line in lines]
+        for name in names
+    }
     return {
         name: Price(
             geometric_mean(at[name]),
+            geometric_mean(np.concatenate([np.ravel(x) for x in actions[name]])),
             geometric_mean(ratio(at[name], least)),
             geometric_mean(ratio(at[name], at[ATTACK])),
         )
@@ -202,7 +212,10 @@ def verdict(found: Findings) -> Iterator[str]:
     bounds = [name for name in found.names if name in BOUNDS]
     unknown = {name: untold(found.of(), name) for name in bounds}
     calm = [name for name in bounds if not risen[name].raised and not unknown[name]]
-    yield f"The claim holds for {len(calm)} of {len(bounds)} bounds."
+    yield (
+        f"State by state (at the dense policy's states, pooled over nets), the claim holds for "
+        f"{len(calm)} of {len(bounds)} bounds."
+    )
     if proved := [name for name in calm if is_monotone(name)]:
         yield (
             f"It holds for {', '.join(proved)}: not one of {risen[proved[0]].steps:,} pruning "

@@ -1,13 +1,4 @@
-"""Can pruning only tighten a certificate? Every bound, along every way of removing weights.
-
-    python -m benchmarks.theorem --random 5 --out results/theorem
-    python -m benchmarks.theorem --policies policy.npz --env gym/Hopper-v4 --out results/theorem
-
-Along nested masks of each network: how often a pruning step raised a bound and by how much, beside
-the true sensitivity (Jacobian norm, attack), two null baselines, and what monotonicity costs in
-tightness. Writes `table.csv`, `curves.csv`, `theorem.png` and `report.md`, which opens with the
-verdict.
-"""
+"""What the theorem program prunes and measures: options, networks, sweeps, episodes."""
 
 import itertools
 import math
@@ -27,6 +18,7 @@ from benchmarks.experiment.config import parse_grid
 from benchmarks.theorem.findings import (
     ATTACK,
     JACOBIAN,
+    MOVED,
     ONE_BY_ONE,
     RANDOM,
     RESCALED,
@@ -34,13 +26,17 @@ from benchmarks.theorem.findings import (
     Line,
     Network,
 )
+from benchmarks.theorem.robustness import BOUND, Along, Seen
+from jaxprune.attacks import MADConfig
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import BOUNDS, certify
 from jaxprune.certify.query import Query, length, make_query
 from jaxprune.devices import Mapped, map_population, take
-from jaxprune.envs import make_env
+from jaxprune.envs import Environment, make_env
 from jaxprune.evaluation import visited
 from jaxprune.evaluation.episodes import check_evaluation
+from jaxprune.evaluation.evaluate import trajectories
+from jaxprune.evaluation.pointwise import reached
 from jaxprune.pgd import ascend
 from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.policy_io import load_policy
@@ -49,9 +45,6 @@ from jaxprune.pruning.controls import rescaled
 from jaxprune.pruning.scope import prunable_shapes
 from jaxprune.types import Array, Key, Masks, Policy
 from jaxprune.validation import SEED, InputError, Range, at_least, check_ranges, lookup
-
-# Episodes whose states are drawn from.
-EPISODES = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,11 @@ class Options:
     activation: str = "tanh"
     """Of their hidden layers."""
     states: Annotated[int, at_least(1, 100_000)] = 64
-    """States per network."""
+    """States per network, at which every step is judged on its own."""
+    episodes: Annotated[int, at_least(2, 10_000)] = 32
+    """Episodes of each pruned policy, for F: the mean over the states that it visits."""
+    visits: Annotated[int, at_least(1, 10_000)] = 8
+    """States of each of these episodes."""
     eps: Annotated[float, Range(0, math.inf, "()")] = 0.075
     """Radius of the l_inf ball in normalised observation units."""
     sparsity_grid: str = "0:0.95:20"
@@ -143,8 +140,8 @@ def networks(options: Options) -> Iterator[Network]:
         for policy in policies.values():
             check_evaluation(env, policy, options.eps)
         for name, policy in policies.items():
-            obs = visited(env, policy, None, options.states, EPISODES, key)
-            yield Network(name, name, policy, obs)
+            obs = visited(env, policy, None, options.states, options.episodes, key)
+            yield Network(name, name, policy, obs, env)
     shape = "-".join(map(str, options.sizes))
     group = f"{options.random} random {shape} {options.activation}"
     for i in range(options.random):
@@ -210,45 +207,64 @@ def study(network: Network, options: Options) -> Iterator[Line]:
     found = list(sweeps(network.policy, options))
     flat = [jax.tree.map(lambda m: m.reshape(-1, *m.shape[2:]), sweep.masks) for sweep in found]
     together = jax.tree.map(lambda *m: np.concatenate(m), *flat)
-    values = measure(network.policy, together, network.obs, options)
+    values, actions = measure(network.policy, together, network.obs, options)
     ends = np.cumsum([len(masks.log_std) for masks in flat])
     for sweep, first, last in zip(found, [0, *ends[:-1]], ends, strict=True):
-        part = {
-            name: x[first:last].reshape(-1, len(sweep.sparsity), x.shape[-1])
-            for name, x in values.items()
-        }
-        yield Line(network, sweep.name, sweep.sparsity, part)
+        parts = [
+            {
+                name: x[first:last].reshape(-1, len(sweep.sparsity), x.shape[-1])
+                for name, x in columns.items()
+            }
+            for columns in (values, actions)
+        ]
+        yield Line(network, sweep.name, sweep.sparsity, parts[0], actions=parts[1])
     for sweep in found:
         if sweep.name not in (RANDOM, ONE_BY_ONE):
             scaled = rescaled(network.policy, take(sweep.masks, 0))
-            values = measure(scaled, None, network.obs, options)
-            part = {name: x[None] for name, x in values.items()}
-            yield Line(network, f"{sweep.name}, {RESCALED}", sweep.sparsity, part, baseline=True)
+            parts = [
+                {name: x[None] for name, x in columns.items()}
+                for columns in measure(scaled, None, network.obs, options)
+            ]
+            name = f"{sweep.name}, {RESCALED}"
+            yield Line(network, name, sweep.sparsity, parts[0], baseline=True, actions=parts[1])
 
 
-def measure(
-    policy: Policy, masks: Masks | None, obs: Any, options: Options
-) -> dict[str, np.ndarray]:
-    """D by every bound, the Jacobian norm and the attack's D, `[N, states]`; global: `[N, 1]`."""
+class Measured(NamedTuple):
+    """Name -> `[N, states]` each, of global bounds `[N, 1]`."""
+
+    values: dict[str, np.ndarray]  # D by every bound, the Jacobian norm, the attack's D
+    actions: dict[str, np.ndarray]  # D in action units, of bounds and attack; empty for logits
+
+
+def measure(policy: Policy, masks: Masks | None, obs: Any, options: Options) -> Measured:
+    """Returns what all tables are made of, at the same observations for every mask."""
     bounds = certify(policy, masks, eps=options.eps, obs=obs, bounds=options.bounds)
-    values = {
-        name: bound.value[:, :1] if bound.scope == "global" else bound.value
-        for name, bound in bounds.items()
-    }
-    return values | sensitivity(policy, masks, obs, options)
+
+    def of_bounds(field: str) -> dict[str, np.ndarray]:
+        values = {name: (getattr(bound, field), bound.scope) for name, bound in bounds.items()}
+        return {n: x[:, :1] if scope == "global" else x for n, (x, scope) in values.items()}
+
+    found = sensitivity(policy, masks, obs, options)
+    values = of_bounds("value") | {name: found[name] for name in TRUTH}
+    if policy.distribution != "normal":
+        return Measured(values, {})
+    return Measured(values, of_bounds("action_distance") | {ATTACK: found[MOVED]})
 
 
 def sensitivity(
     policy: Policy, masks: Masks | None, obs: Any, options: Options
 ) -> dict[str, np.ndarray]:
-    """What the bounds are about, `[N, states]` each, in float64: see `at_state`."""
+    """What the bounds are about, `[N, states]` each, in float64: see `at_state`.
+
+    Of the change, its length in action units.
+    """
     with jax.enable_x64(True):
         wide = lambda x: np.asarray(x, "float64")  # noqa: E731
         _, policies, cells = as_cells(jax.tree.map(wide, policy), masks)
         program = sensitivity_program(options.steps, options.restarts)
         shared = (policies, wide(obs), wide(options.eps), jax.random.key(options.seed))
         found = map_population(program, shared, cells, lanes_per_item=1, lanes=1)
-    return {name: found[name] for name in TRUTH}
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -263,7 +279,9 @@ def sensitivity_program(steps: int, restarts: int) -> Mapped:
         def at(obs: Array, key: Key) -> dict[str, Array]:
             radii = jnp.full(obs.shape, eps)
             query = make_query(layers, radii, inv_std, policy.activation, normalise(policy, obs))
-            return at_state(query, key, eps, steps, restarts)
+            found = at_state(query, key, eps, steps, restarts)
+            std = 1.0 if inv_std is None else 1 / inv_std
+            return found | {MOVED: jnp.linalg.norm(found[MOVED] * std)}
 
         return jax.vmap(at)(obs, jax.random.split(key, len(obs)))
 
@@ -271,7 +289,7 @@ def sensitivity_program(steps: int, restarts: int) -> Mapped:
 
 
 def at_state(query: Query, key: Key, eps: Array, steps: int, restarts: int) -> dict[str, Array]:
-    """||J(x)||_2 of the standardised outputs, and the largest D that gradient ascent found."""
+    """||J(x)||_2 of the standardised outputs, the largest D that ascent found, and its change."""
 
     def outputs(x: Array) -> Array:
         *hidden, last = query.layers
@@ -287,4 +305,56 @@ def at_state(query: Query, key: Key, eps: Array, steps: int, restarts: int) -> d
         key, distance, query.centre, eps, steps=steps, step_size=step_size, restarts=restarts
     )
     norm = jnp.linalg.norm(jax.jacrev(outputs)(query.centre), ord=2)
-    return {JACOBIAN: norm, ATTACK: distance(best)}
+    return {JACOBIAN: norm, ATTACK: distance(best), MOVED: outputs(best) - here}
+
+
+# --- what is measured where each pruned policy goes -----------------------------------------------
+
+
+def follow(network: Network, env: Environment, options: Options) -> Along:
+    """Returns F and all that goes with it along magnitude pruning of a trained policy.
+
+    Every pruned policy plays episodes of its own, `options.visits` steps of each are looked at,
+    evenly spaced from a random start; the dense policy's steps are looked at with every mask too.
+    """
+    key_play, key_attack = jax.random.split(jax.random.key(options.seed))
+    sweep = next(sweeps(network.policy, options))
+    masks = take(sweep.masks, 0)
+    played = trajectories(env, network.policy, masks, options.episodes, key_play)
+    rng = np.random.default_rng([options.seed, 2])
+    within = (np.arange(options.visits) + rng.random((options.episodes, 1))) / options.visits
+    steps = (within * played.length[..., None]).astype(int)
+    obs = np.take_along_axis(played.obs, steps[..., None], axis=-2)
+    own, fixed = (
+        at_visits(network.policy, masks, x, played.length[levels], key_attack, options)
+        for x, levels in ((obs, slice(None)), (np.broadcast_to(obs[:1], obs.shape), slice(1)))
+    )
+    return Along(network.name, sweep.sparsity, played.return_, own, fixed)
+
+
+def at_visits(
+    policy: Policy, masks: Masks, obs: np.ndarray, length: np.ndarray, key: Key, options: Options
+) -> Seen:
+    """Returns what is seen at states `[S, episodes, k, obs_size]`, by the bounds that are fast."""
+    rows = obs.reshape(len(obs), -1, obs.shape[-1])
+    names = [name for name in options.bounds if not BOUNDS[name].slow]
+    bounds = certify(policy, masks, options.eps, rows, names)
+    config = MADConfig(steps=options.steps, restarts=options.restarts)
+    attack = reached(policy, masks, options.eps, rows, key, config)
+    least = np.min([bound.total_variation for bound in bounds.values()], axis=0)
+    tv = {ATTACK: attack.total_variation, BOUND: least}
+    actions = {ATTACK: attack.action_distance}
+    moved = [x.action_distance for x in bounds.values() if x.action_distance is not None]
+    if moved:
+        actions[BOUND] = np.min(moved, axis=0)
+    monotone = {
+        name: bound.total_variation[:, 0] for name, bound in bounds.items() if bound.monotone
+    }
+    shape = obs.shape[:-1]
+    return Seen(
+        length=np.broadcast_to(length, shape[:2]),
+        tv={name: x.reshape(shape) for name, x in tv.items()},
+        actions={name: x.reshape(shape) for name, x in actions.items()},
+        outputs=attack.outputs.reshape(*shape, -1),
+        monotone=monotone,
+    )

@@ -40,33 +40,65 @@ from benchmarks.theorem.findings import (
     untold,
     verdict,
 )
+from benchmarks.theorem.robustness import Along, f_columns, f_rows, meaning_table, sentences
 from jaxprune.certify import BOUNDS
 
 PALETTE = (*COLOURS, "#7A5230")
 
 
-def report(found: Findings, settings: Mapping[str, Any], command: str) -> Iterator[str]:
+def report(
+    found: Findings, along: Sequence[Along], settings: Mapping[str, Any], command: str
+) -> Iterator[str]:
     """The lines of report.md."""
     first, sparsity = found.sweeps[0], found.lines[0].sparsity
     yield from ("# Can pruning only tighten a certificate?", "")
     yield from ("The claim: removing weights never raises a certified bound.", "", "## Verdict", "")
-    yield from (f"- {sentence}" for sentence in verdict(found))
-    yield from ("", "![ratio to the dense network against sparsity](theorem.png)", "")
+    yield from (f"- {sentence}" for sentence in (*sentences(along), *verdict(found)))
+    yield from ("", *own_states(along))
+    yield from ("![ratio to the dense network against sparsity](theorem.png)", "")
     for sweep in found.sweeps:
-        yield from (f"## How often a step raised it: {sweep}", "")
+        yield from (f"## How often a step raised it, state by state: {sweep}", "")
+        yield from (f"{STATES_SHOWN if along else RANDOM_STATES}, pooled over networks.", "")
         yield from ("Share of the steps; largest ratio in a step; largest ratio to dense.", "")
         yield from markdown({g: told(found.of(sweep, g)) for g in found.groups})
     for level in dict.fromkeys(nearest(sparsity, level) for level in LEVELS):
         yield from (f"## What bounds cost: {first}, sparsity {sparsity[level]:.3g}", "")
-        yield from ("D; over the tightest bound at each state; over what the attack reached.", "")
+        yield from ("D; in action units; over the tightest at each state; over the attack's.", "")
         yield from markdown({g: priced(found.of(first, g), level) for g in found.groups})
     level = nearest(sparsity, BASELINE_LEVEL)
     yield from (f"## Null baselines: sparsity {sparsity[level]:.3g}, ratio to dense", "")
     yield from (f"{'; '.join(found.compared)}.", "")
     yield from markdown({g: baselines(found, g, level) for g in found.groups})
     facts = provenance()
-    yield from (READING.format(**settings), f"`{command}`", "")
+    yield from (((READING_F if along else "") + READING).format(**settings), f"`{command}`", "")
     yield f"{facts['device']}, {facts['cores']} cores, {facts['versions']}, {facts['git']}"
+
+
+STATES_SHOWN = "At states that the dense policy visits (random networks: at normal states)"
+RANDOM_STATES = "At normal states"
+READING_F = """\
+## How to read F
+
+- **F**: the mean over the steps of a policy's episodes of the largest total variation in the ball.
+  The policy acts with its mean, {episodes} episodes at each sparsity, {visits} steps of each.
+  *At least* is what the attack found, *at most* the smallest of the fast bounds at each state; the
+  95 % interval holds F, from the lower end of the first to the upper end of the second. Intervals
+  are Student's, of the ratio of sums over episodes (linearised), because states of an episode are
+  alike. A change is of pairs of episodes that start alike; of steps that change nothing one in 40
+  rises beyond its interval.
+- **SD of the action**: sqrt(sum_j Var(mu_j)) over the same steps, in action units. **D found** is
+  the mean of ||mu(s) - mu(s')||_2 at what the attack found. Their ratio says whether D falls
+  because the policy does less.
+
+"""
+
+
+def own_states(along: Sequence[Along]) -> Iterator[str]:
+    """F policy by policy, and where monotone bounds say anything."""
+    for one in along:
+        yield from (f"## F of {one.network}, magnitude", "", *markdown_table(*f_rows(one)), "")
+        yield from (f"## Where a monotone bound says anything: {one.network}", "")
+        yield from (*markdown_table(*meaning_table(one), left=1), "")
 
 
 READING = """\
@@ -80,7 +112,8 @@ READING = """\
   weight after another ({singles} of them) in random order. *Rescaled* keeps all weights and gives
   each kernel the Frobenius norm that the masks left it: what smaller weights alone would do.
 - **D**: the change of the mean action in standard deviations (of logits, the largest) over the
-  l_inf ball of radius {eps} around the normalised observation. Means over states, orders and
+  l_inf ball of radius {eps} around the normalised observation. Standard deviations differ between
+  policies: compare D in action units. Means over states, orders and
   networks are geometric.
 - **Truth**: the Jacobian norm ||J(x)||_2 of what D measures, and the largest D that gradient ascent
   found in the ball ({steps} steps, {restarts} starts), which no bound can be below. What an
@@ -102,7 +135,7 @@ def told(lines: Sequence[Line]) -> dict[str, str]:
 def priced(lines: Sequence[Line], level: int) -> dict[str, str]:
     """Bound -> its value and ratios."""
     return {
-        name: f"{p.value:.3g}; {times(p.over_tightest)}; {times(p.over_attack)}"
+        name: f"{p.value:.3g}; {p.action:.3g}; {times(p.over_tightest)}; {times(p.over_attack)}"
         for name, p in prices(lines, level).items()
     }
 
@@ -127,10 +160,17 @@ def markdown(columns: dict[str, dict[str, str]]) -> list[str]:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def write(out: Path, found: Findings, settings: Mapping[str, Any], command: str) -> None:
+def write(
+    out: Path,
+    found: Findings,
+    along: Sequence[Along],
+    settings: Mapping[str, Any],
+    command: str,
+) -> None:
     """Tables, figure and report; `settings` are those that the report explains."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("table", table(found.lines)), ("curves", curves(found.lines))):
+    tables = {"table": table(found.lines), "curves": curves(found.lines)}
+    for name, rows in (tables | ({"robustness": f_columns(along)} if along else {})).items():
         rounded = [{k: significant(v) for k, v in row.items()} for row in rows]
         columns = pa.Table.from_pylist(rounded)
         write_whole(out / f"{name}.csv", partial(csv.write_csv, columns))
@@ -142,7 +182,7 @@ def write(out: Path, found: Findings, settings: Mapping[str, Any], command: str)
     # A palette looks the same and takes a third of the space.
     image = Image.open(pixels).convert("RGB").quantize(128)
     write_whole(out / "theorem.png", partial(image.save, format="png"))
-    text = "\n".join(report(found, settings, command)) + "\n"
+    text = "\n".join(report(found, along, settings, command)) + "\n"
     write_whole(out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -163,6 +203,7 @@ def table(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
                 "largest_ratio_in_a_step": found.step,
                 "largest_ratio_to_dense": found.dense,
                 "dense": geometric_mean(values[:, 0]),
+                "dense_action_units": dense and dense.action,
                 "dense_over_tightest": dense and dense.over_tightest,
                 "dense_over_attack": dense and dense.over_attack,
             }

@@ -7,12 +7,16 @@ from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of, within
 from jaxprune.attacks.config import (
     AdversaryConfig,
     AttackConfig,
+    DirectorConfig,
     MADConfig,
     SarsaConfig,
     SearchConfig,
+    SelectionConfig,
 )
 from jaxprune.attacks.coupled import coupled
 from jaxprune.attacks.critics import lookahead, value_attack
+from jaxprune.attacks.direction import direction
+from jaxprune.attacks.director import director
 from jaxprune.attacks.gradient import fgsm, mad, mad_momentum, mad_power, mad_sgld
 from jaxprune.attacks.learned import paad, paad_reference, sa_rl
 from jaxprune.attacks.noise import corners, fixed, gaussian, uniform
@@ -102,6 +106,18 @@ ATTACKS: dict[str, Kind] = {
     "mad_power": _kind("gradient", lambda _: mad_power(), "largest KL by one power iteration"),
     "mad_coupled": _kind(
         "gradient", lambda c: coupled(mad(c.mad)), "MAD that changes slowly over time"
+    ),
+    "direction": _kind(
+        "gradient",
+        lambda c: direction(c.director),
+        "pushes the action in one direction, the same at every step",
+        label="fixed direction",
+    ),
+    "director": _kind(
+        "learned",
+        lambda c: director(c.director),
+        "pushes the action where a linear function of the state says",
+        label="linear director",
     ),
     "critic": _kind(
         "critic", lambda c: value_attack(c.mad), "lowest V of what is seen (published)", "critic"
@@ -262,11 +278,13 @@ __all__ = [
     "Attack",
     "AttackConfig",
     "Cost",
+    "DirectorConfig",
     "Kind",
     "Learning",
     "MADConfig",
     "SarsaConfig",
     "SearchConfig",
+    "SelectionConfig",
     "Victims",
     "check_needs",
     "facts_of",

@@ -27,6 +27,13 @@ class Cost(NamedTuple):
     """Simulator steps, per attacked step."""
     env_steps: int = 0
     """Simulator steps of the preparation, per victim and over all members."""
+    trials: int = 0
+    """Episodes of the preparation, likewise; nobody knows how long they last."""
+
+    def spent(self, length: np.ndarray) -> dict[str, Any]:
+        """Returns what was spent, with the trials among the env steps at a mean length `[N]`."""
+        spent = self._asdict()
+        return spent | {"env_steps": np.int64(self.env_steps + spent.pop("trials") * length)}
 
 
 FREE = Cost()
@@ -59,8 +66,8 @@ class Attack(NamedTuple):
     """(victim, spec) -> parameters of one member before any preparation: shapes, and fillers."""
     prepare: Callable[[Victims], Any] | None = None
     """Trains what the attack needs: parameters `[N, members, ...]`, on the host. None: nothing."""
-    members: int = 1
-    """How many are prepared per victim, of which the strongest is used."""
+    members: Callable[[EnvSpec], int] = lambda spec: 1
+    """How many are prepared per victim of a task, of which the strongest is used."""
     per_eps: bool = True
     """Whether the preparation depends on eps; if not, one serves every radius."""
     warms: bool = False
@@ -99,8 +106,13 @@ def within(attack: Attack) -> Attack:
 
 
 def lowest(returns: np.ndarray) -> np.ndarray:
-    """The member with the lowest finite return, int `[N, members] -> [N]`; else the first."""
-    return np.argmin(np.where(np.isfinite(returns), returns, np.inf), axis=1)
+    """Returns the member with the lowest finite return, int `[N, members] -> [N]`."""
+    return ranked(returns)[:, 0]
+
+
+def ranked(returns: np.ndarray) -> np.ndarray:
+    """Ranks members by their returns, int `[N, members]`: lowest first, not finite ones last."""
+    return np.argsort(np.where(np.isfinite(returns), returns, np.inf), axis=1, kind="stable")
 
 
 def one_of(attacks: Sequence[Attack], index: Array) -> Attack:

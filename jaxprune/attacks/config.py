@@ -1,6 +1,6 @@
 """Settings of all attacks: one frozen dataclass per family."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from jaxprune.validation import (
@@ -20,6 +20,37 @@ from jaxprune.validation import (
 # What is repeated at every attacked step, or over all data.
 LOOP = at_least(1, 10**6)
 STARTS = ("fresh", "rs")  # of learned adversaries
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """The two rounds in which the member of an attack is chosen that a victim meets.
+
+    Their episodes are never reported. One round of a few episodes would choose a lucky member, one
+    of many would play bad members as often as good ones.
+    """
+
+    episodes: Annotated[int, COUNT] = 4
+    """Of the first round, which every member plays."""
+    finalists: Annotated[int, COUNT] = 4
+    """The best members of the first round, which play the second one as well."""
+    final_episodes: Annotated[int, COUNT] = 8
+    """Of the second round; the mean over both decides."""
+
+    def check(self) -> None:
+        """Raises `InputError` for a setting out of its range."""
+        check_ranges(self, "selection")
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """Returns the episodes of each round."""
+        return self.episodes, self.final_episodes
+
+    def played(self, members: int) -> int:
+        """Returns the episodes that so many members play together; a single one is no choice."""
+        if members == 1:
+            return 0
+        return members * self.episodes + min(members, self.finalists) * self.final_episodes
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,39 @@ class SearchConfig:
                 f"search queries {self.queries} are too few for {self.generations} generations of "
                 f"2 or more: give at least {2 * self.generations}"
             )
+
+
+@dataclass(frozen=True)
+class DirectorConfig:
+    """Where the victim's output is pushed: a fixed direction, or a linear function of the state."""
+
+    actor_steps: Annotated[int, LOOP] = 3
+    """Gradients by which the output is pushed there, per attacked step."""
+    directions: Annotated[int, COUNT] = 64
+    """Fixed directions that are tried in tasks of more than three continuous actions: the axes and
+    so many random signs as are left."""
+    individuals: Annotated[int, at_least(8, 10**5)] = 32
+    """Linear directors of a generation of the cross-entropy method."""
+    episodes: Annotated[int, COUNT] = 2
+    """Of each of them."""
+    generations: Annotated[int, COUNT] = 18
+    """After three calls of the same size that choose the fixed direction to start from."""
+    elite: Annotated[float, Range(0, 1, "(]")] = 0.25
+    """Share of a generation whose mean and deviation are the next ones."""
+    kernel_deviation: Annotated[float, FACTOR] = 0.5
+    """First deviation of the coefficients of the observation ..."""
+    bias_deviation: Annotated[float, FACTOR] = 1.0
+    """... and of the constant direction."""
+    renewal: Annotated[float, Range(0, 1, "(]")] = 0.7
+    """Share of the deviation that a generation renews."""
+    extra_deviation: Annotated[float, FACTOR] = 0.05
+    """Added to the deviation of the elite, lest the search stops early."""
+    inputs: Annotated[int, COUNT] = 32
+    """Numbers that a linear director sees of a longer observation."""
+
+    def check(self) -> None:
+        """Raises `InputError` for a setting out of its range."""
+        check_ranges(self, "director")
 
 
 @dataclass(frozen=True)
@@ -154,12 +218,14 @@ class AdversaryConfig:
 class AttackConfig:
     """Settings of every attack."""
 
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     mad: MADConfig = field(default_factory=MADConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    director: DirectorConfig = field(default_factory=DirectorConfig)
     rs: SarsaConfig = field(default_factory=SarsaConfig)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
 
     def check(self) -> None:
         """Raises `InputError` for the first setting that no attack could honour."""
-        for settings in (self.mad, self.search, self.rs, self.adversary):
-            settings.check()
+        for section in fields(self):
+            getattr(self, section.name).check()

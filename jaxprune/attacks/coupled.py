@@ -69,7 +69,8 @@ def coupled(attack: Attack, rate: float = 0.2) -> Attack:
         return attack._replace(perturb=perturb, init=init, blank=blank)
 
     def prepare(victims: Victims) -> Coupled:
-        start = jnp.zeros((len(victims.cells.agent), attack.members, victims.env.spec.obs_size))
+        spec = victims.env.spec
+        start = jnp.zeros((len(victims.cells.agent), attack.members(spec), spec.obs_size))
         return Coupled(train(victims), jax.device_get(start))
 
     return attack._replace(perturb=perturb, init=init, blank=blank, prepare=prepare)

@@ -177,7 +177,7 @@ def _learned(
         nothing,
         lambda victim, spec: blank(size(spec)),
         prepare,
-        members=len(grid) + bool(np.any(imitates)),
+        members=lambda spec: len(grid) + bool(np.any(imitates)),
         warms=True,
         cost=cost._replace(
             env_steps=len(grid) * ppo.iterations * ppo.batch

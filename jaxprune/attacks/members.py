@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from jaxprune.attacks import Attack, Victims
-from jaxprune.attacks.base import lowest
+from jaxprune.attacks.base import ranked
+from jaxprune.attacks.config import SelectionConfig
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
 from jaxprune.types import Policy
@@ -18,7 +19,7 @@ class ChosenMembers(NamedTuple):
 
     params: Any  # [N, ...], of the member that is used
     member: np.ndarray  # int [N], which one that is
-    returns: np.ndarray  # [N, members], mean returns on the episodes it was chosen on
+    returns: np.ndarray  # [N, members], mean returns on the episodes of the choice that each played
 
 
 def blanks(attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int) -> tuple[Any, ...]:
@@ -45,27 +46,43 @@ def prepared(attack: Attack, victims: Victims) -> Any:
 
 
 def choose(
-    attack: Attack,
+    config: SelectionConfig,
+    shape: tuple[int, int],
     params: Any,
-    victims: Victims,
-    play: Callable[[np.ndarray, Any], np.ndarray],
+    play: Callable[[int, np.ndarray, Any], np.ndarray],
 ) -> ChosenMembers:
-    """The attack with the member that leaves each victim the lowest mean return.
+    """Chooses the member that leaves each victim the lowest mean return, in two rounds.
 
-    The minimum of noisy means is too low on the episodes that picked it: choose on some, report
-    others. A single member is no choice, and nothing is played.
+    All members play the first round, the `finalists` with the lowest returns the second one too,
+    and the mean over the episodes of both decides. The minimum of noisy means is too low on the
+    episodes that picked it: choose on some, report others. A single member is no choice, and
+    nothing is played.
 
     Args:
-        attack: any.
+        config: of the rounds.
+        shape: (N, members).
         params: of all members, `[N, members, ...]`.
-        victims: the population.
-        play: (index of a victim `[n]`, parameters `[n, ...]`) -> mean returns `[n]`.
+        play: (round, index of a victim `[n]`, parameters `[n, ...]`) -> returns `[n, episodes]`.
+
+    Source: successive halving, Jamieson and Talwalkar 2016 (arXiv 1502.07943), with two rounds.
     """
-    count = len(victims.cells.agent)
-    best, returns = np.zeros(count, np.int32), np.full((count, attack.members), np.nan)
-    if attack.members > 1:
-        index = np.repeat(np.arange(count), attack.members)
-        flat = jax.tree.map(lambda x: x.reshape(len(index), *x.shape[2:]), params)
-        returns = play(index, flat).reshape(count, attack.members)
-        best = lowest(returns).astype(np.int32)
-    return ChosenMembers(take(params, (np.arange(count), best)), best, returns)
+    count, members = shape
+    everyone = np.arange(count)
+    if members == 1:
+        best, returns = np.zeros(count, np.int32), np.full((count, 1), np.nan)
+        return ChosenMembers(take(params, (everyone, best)), best, returns)
+
+    def played(turn: int, playing: np.ndarray) -> np.ndarray:
+        """Returns of these members `[N, k]`, `[N, k, episodes]`."""
+        victim = np.repeat(everyone, playing.shape[1])
+        found = play(turn, victim, take(params, (victim, playing.ravel())))
+        return found.reshape(*playing.shape, -1)
+
+    first = played(0, np.tile(np.arange(members), (count, 1)))
+    finalists = ranked(first.mean(-1))[:, : config.finalists]
+    row = everyone[:, None]
+    both = np.concatenate([first[row, finalists], played(1, finalists)], axis=-1)
+    best = finalists[everyone, ranked(both.mean(-1))[:, 0]].astype(np.int32)
+    returns = first.mean(-1)
+    returns[row, finalists] = both.mean(-1)
+    return ChosenMembers(take(params, (everyone, best)), best, returns)

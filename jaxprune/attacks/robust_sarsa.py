@@ -109,7 +109,7 @@ def rs_reference(rs: SarsaConfig) -> Attack:
         nothing,
         _blank,
         lambda victims: train(rs, victims, grid(rs), published=True),
-        members=len(grid(rs)),
+        members=lambda spec: len(grid(rs)),
         per_eps=False,
         cost=Cost(gradients=PUBLISHED_STEPS, env_steps=env_steps(rs)),
     )
@@ -151,7 +151,9 @@ def rs_mad(rs: SarsaConfig, mad: MADConfig) -> Attack:
 
     cost = _climb_cost(mad, env_steps(rs))
     cost = cost._replace(queries=cost.queries + 1)  # the policy's, at s
-    return Attack(perturb, nothing, blank, prepare, len(members), per_eps=False, cost=cost)
+    return Attack(
+        perturb, nothing, blank, prepare, lambda spec: len(members), per_eps=False, cost=cost
+    )
 
 
 def _descent(
@@ -175,7 +177,7 @@ def _descent(
         nothing,
         _blank,
         prepare,
-        members=len(penalties),
+        members=lambda spec: len(penalties),
         per_eps=adversarial,
         cost=cost,
     )

@@ -71,7 +71,7 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
         nothing,
         lambda victim, spec: blank(size(spec)),
         prepare,
-        members=members,
+        members=lambda spec: members,
         per_eps=False,
         cost=Cost(
             queries=2 + mad.restarts,

@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import lipschitz, norms
+from jaxprune.certify.boxes import Box, enclosing
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
-from jaxprune.certify.interval import Box, enclosing, ibp
+from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.devices import Mapped, map_population
@@ -87,6 +88,8 @@ class Certificate(NamedTuple):
     scope: str
     unit: str
     sound: str  # in which arithmetic the statement holds
+    # Gaussian policies only, else None: on ||mu(s) - mu(s')||_2, whatever the standard deviations.
+    action_distance: np.ndarray | None = None  # same shape, in the units of the action
     # Local bounds only, else None:
     low: np.ndarray | None = None  # of the mean action or the logits, `[..., rows, outputs]`
     high: np.ndarray | None = None
@@ -99,6 +102,7 @@ class Local(NamedTuple):
     distance: Array  # []
     total_variation: Array  # []
     box: Box  # [outputs], of the mean action or the logits
+    change: Array  # [outputs], at most, from the value at the observation
     fixed_action: Array | None  # bool []; None for a Gaussian policy
 
 
@@ -125,7 +129,9 @@ def certify(
 
     Returns:
         Name -> `Certificate`. All values bound the same D: standard deviations of the action
-        (Gaussian) or logits (categorical). They are of the policy before its actions are clipped
+        (Gaussian) or logits (categorical). Standard deviations differ between policies: compare
+        them in action units, `Certificate.action_distance`. Both are of the policy before its
+        actions are clipped
         (`Policy.action_box`), and hold after it too: clipping maps no two actions further apart,
         and no function of the action raises the total variation.
 
@@ -241,14 +247,18 @@ def _run(
 
 @lru_cache(maxsize=32)
 def _global_program(bounds: Named) -> Mapped:
-    """`(Shared, Item) -> {name: (D, TV)}`."""
+    """`(Shared, Item) -> {name: (D, TV, D in action units)}`."""
 
-    def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array]]:
+    def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
-        query = _query(policy, shared.eps)
-        distances = {name: _sound(bound.bound(query), query) for name, bound in bounds}
+        queries = [_query(x, shared.eps) for x in (policy, with_unit_std(policy))]
+        both = jax.tree.map(lambda *x: jnp.stack(x), *queries)
+        found = {
+            name: jax.vmap(lambda query, b=bound: _sound(b.bound(query), query))(both)
+            for name, bound in bounds
+        }
         to_tv = TOTAL_VARIATION[policy.distribution]
-        return {name: (distance, to_tv(distance)) for name, distance in distances.items()}
+        return {name: (d, to_tv(d), action) for name, (d, action) in found.items()}
 
     return Mapped(of_cell)
 
@@ -283,6 +293,12 @@ def _query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:
     return replace(query, norm="l2")
 
 
+def with_unit_std(policy: Policy) -> Policy:
+    """The policy with standard deviations of 1: its D is in action units."""
+    log_std = jnp.zeros_like(policy.params.log_std)
+    return replace(policy, params=policy.params._replace(log_std=log_std))
+
+
 def _sound(distance: Array, query: Query) -> Array:
     """A computed bound on D as one that holds: infinite if NaN, and above 0 if anything can move.
 
@@ -310,16 +326,18 @@ def _box(bound: Callable[[Query], Box], query: Query) -> Box:
 def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D and TV from the box of the standardised mean."""
     box = bound(query)
-    distance = length(query, _furthest(box, _value(query)))
+    change = _furthest(box, _value(query))
+    distance = length(query, change)
     distance = _sound(outward(distance, distance.size), query)
-    return Local(distance, TOTAL_VARIATION["normal"](distance), box, None)
+    return Local(distance, TOTAL_VARIATION["normal"](distance), box, change, None)
 
 
 def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D from the box of the logits, TV and the likeliest action from their differences too."""
     actions = query.layers[-1].bias.size
     box, at = bound(query), _value(query)
-    distance = _sound(outward(length(query, _furthest(box, at)), 1), query)
+    change = _furthest(box, at)
+    distance = _sound(outward(length(query, change), 1), query)
     # One row per ordered pair of actions: z_i - z_j.
     one_hot = jnp.eye(actions, dtype=query.eps.dtype)
     pairs = with_rows(query, (one_hot[:, None] - one_hot[None]).reshape(-1, actions))
@@ -331,7 +349,7 @@ def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     best = jnp.argmax(at.low + at.high)
     ahead = gaps.low.reshape(actions, actions)[best] > 0
     fixed = jnp.all(ahead | (jnp.arange(actions) == best))
-    return Local(distance, tv, box, fixed)
+    return Local(distance, tv, box, change, fixed)
 
 
 # By `Policy.distribution`.
@@ -352,14 +370,15 @@ def _furthest(box: Box, at: Box) -> Array:
 
 
 def _in_action_units(policy: Policy, local: Local) -> Local:
-    """The box of the standardised mean as one of the mean."""
+    """The box and the change of the standardised mean as those of the mean."""
     if policy.distribution != "normal":
         return local
-    std = jnp.exp(policy.params.log_std)
+    std = jnp.maximum(jnp.exp(policy.params.log_std), jnp.finfo(local.change.dtype).tiny)
     low, high = (end * std for end in local.box)
     lost = slack(2, low.dtype)
     box = Box(low - lost * jnp.abs(low), high + lost * jnp.abs(high))
-    return local._replace(box=enclosing(box))
+    change = known(outward(product(local.change, std), 2))
+    return local._replace(box=enclosing(box), change=change)
 
 
 def _certificate(
@@ -371,11 +390,20 @@ def _certificate(
     rows: tuple[int, ...],
 ) -> Certificate:
     facts = (bound.monotone, bound.scope, UNITS[distribution], SOUND[precision])
+    gaussian = distribution == "normal"
     if bound.scope == "global":
         repeated = (np.reshape(v, shape + (1,) * len(rows)) for v in found)
-        distance, tv = (np.broadcast_to(v, shape + rows) for v in repeated)
-        return Certificate(distance, tv, *facts)
+        distance, tv, action = (np.broadcast_to(v, shape + rows) for v in repeated)
+        return Certificate(distance, tv, *facts, action if gaussian else None)
     found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
-    low, high = found.box
-    distance, tv = found.distance, found.total_variation
-    return Certificate(distance, tv, *facts, low, high, found.fixed_action)
+    action = outward(np.linalg.norm(found.change, axis=-1), found.change.shape[-1])
+    action = np.maximum(action, found.change.max(-1))  # squares may vanish
+    return Certificate(
+        found.distance,
+        found.total_variation,
+        *facts,
+        action if gaussian else None,
+        low=found.box.low,
+        high=found.box.high,
+        fixed_action=found.fixed_action,
+    )

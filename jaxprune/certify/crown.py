@@ -15,7 +15,7 @@ A middle + |A| half, and on to the layer before, down to the ball: |A| eps.
 Source: Zhang et al. 2018 (CROWN, arXiv 1811.00866), Singh et al. 2019 (DeepPoly).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import NamedTuple
@@ -23,23 +23,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.certify.interval import SLOPES, Box, enclosing, ibp, tanh_slope
+from jaxprune.certify.activations import Activation, activation_rules
+from jaxprune.certify.activations.base import Choice, Contact, Point
+from jaxprune.certify.boxes import Box, enclosing
+from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import Query, unit_ball_weights
 from jaxprune.certify.rounding import known, outward, slack, vanished
 from jaxprune.types import Array
-from jaxprune.validation import lookup
 
 # Of alpha-CROWN: iterates, and the first of the steps between them, which shrink to nothing.
 ITERATES = 11
 STEP = 0.2
-
-
-class Point(NamedTuple):
-    """A point of the graph of an activation."""
-
-    x: Array
-    value: Array
-    slope: Array
 
 
 class Layer(NamedTuple):
@@ -63,20 +57,6 @@ class Units(NamedTuple):
     high: Point
 
 
-class Choice(NamedTuple):
-    """Which line to take of those that an activation offers, each in [0, 1]."""
-
-    below: Array  # [n]
-    above: Array  # [n]
-
-
-class Contact(NamedTuple):
-    """The slope of a line on one side of an activation, and the points where it may touch."""
-
-    slope: Array  # [n]
-    points: tuple[Point, ...]
-
-
 class Line(NamedTuple):
     """dh = slope dz + offset."""
 
@@ -91,26 +71,13 @@ class Lines(NamedTuple):
     half: Line
 
 
-class Relaxation(NamedTuple):
-    """The lines on both sides of an activation over `[low.x, high.x]`."""
-
-    point: Callable[[Array], Point]
-    choose: Callable[[Point, Point], Choice]
-    """(low, high) -> what plain CROWN takes."""
-    below: Callable[[Point, Point, Array], Contact]
-    """(low, high, choice `[n]`) -> a slope, and points one of which a line of that slope meets
-    first when it rises from below."""
-    above: Callable[[Point, Point, Array], Contact]
-    """The same for a line that descends from above."""
-
-
 def crown(query: Query) -> Box:
     """CROWN: the outputs over the ball, `[outputs]`.
 
     The boxes of the hidden layers come from the same bound, each intersected with its interval
     bound, and so is the result.
     """
-    return _layers(query, _relaxation(query))[-1].box()
+    return _layers(query, activation_rules(query.activation))[-1].box()
 
 
 def alpha_crown(query: Query) -> Box:
@@ -121,27 +88,27 @@ def alpha_crown(query: Query) -> Box:
 
     Source: Xu et al. 2021 (arXiv 2011.13824).
     """
-    relaxation = _relaxation(query)
-    *hidden, last = _layers(query, relaxation)
+    rules = activation_rules(query.activation)
+    *hidden, last = _layers(query, rules)
     if not hidden:
         return last.box()
-    units = [units_over(relaxation, layer) for layer in hidden]
+    units = [units_over(rules, layer) for layer in hidden]
     *weights, rows = unit_ball_weights(query)
     # One after the other, for the memory that gradients take at many centres.
     least = jax.lax.map(
-        partial(_least_reach, relaxation, units, weights), jnp.concatenate([rows, -rows])
+        partial(_least_reach, rules, units, weights), jnp.concatenate([rows, -rows])
     )
     up, down = jnp.split(least, 2)
     return _tightened(last, up, down).box()
 
 
 def _least_reach(
-    relaxation: Relaxation, units: Sequence[Units], weights: Sequence[Array], row: Array
+    rules: Activation, units: Sequence[Units], weights: Sequence[Array], row: Array
 ) -> Array:
     """The smallest bound found on `row @ dh` of the last hidden layer, `[n] -> []`."""
 
     def reach(choices: list[Choice]) -> Array:
-        lines = [lines_around(relaxation, *pair) for pair in zip(units, choices, strict=True)]
+        lines = [lines_around(rules, *pair) for pair in zip(units, choices, strict=True)]
         return _reach(row[None], lines, weights)[0]
 
     def step(carry: tuple[list[Choice], Array], size: Array):
@@ -150,7 +117,7 @@ def _least_reach(
         moved = jax.tree.map(lambda c, g: jnp.clip(c - size * jnp.sign(g), 0, 1), choices, gradient)
         return (moved, jnp.minimum(least, value)), None
 
-    start = [relaxation.choose(u.low, u.high) for u in units]
+    start = [rules.choose(u.low, u.high) for u in units]
     sizes = jnp.linspace(STEP, 0, ITERATES, dtype=row.dtype)
     (_, least), _ = jax.lax.scan(step, (start, jnp.array(jnp.inf, row.dtype)), sizes)
     return least
@@ -167,12 +134,12 @@ def interval_jacobian(query: Query) -> Box:
 
     Source: Weng et al. 2018 (Fast-Lip, arXiv 1804.09699).
     """
-    relaxation = _relaxation(query)
-    *hidden, _ = _layers(query, relaxation)
+    rules = activation_rules(query.activation)
+    *hidden, _ = _layers(query, rules)
     *weights, rows = unit_ball_weights(query)
     middle, radius = rows, jnp.zeros_like(rows)
     for layer, weight in zip(reversed(hidden), reversed(weights), strict=True):
-        slope = SLOPES[query.activation](layer.box())
+        slope = rules.slopes(layer.box())
         low, high = middle - radius, middle + radius
         low = jnp.minimum(low * slope.low, low * slope.high)
         high = jnp.maximum(high * slope.low, high * slope.high)
@@ -185,11 +152,7 @@ def interval_jacobian(query: Query) -> Box:
     return enclosing(Box(at.low - change - lost, at.high + change + lost))
 
 
-def _relaxation(query: Query) -> Relaxation:
-    return lookup(RELAXATIONS, query.activation, "activation with a linear relaxation")
-
-
-def _layers(query: Query, relaxation: Relaxation) -> list[Layer]:
+def _layers(query: Query, rules: Activation) -> list[Layer]:
     """Every layer over the ball, first to last."""
     weights = unit_ball_weights(query)
     found: list[Layer] = []
@@ -197,8 +160,8 @@ def _layers(query: Query, relaxation: Relaxation) -> list[Layer]:
     h, dh = query.centre, Box(-query.eps, query.eps)
     for weight, bias in query.layers:
         if found:
-            units = units_over(relaxation, found[-1])
-            lines.append(lines_around(relaxation, units, relaxation.choose(units.low, units.high)))
+            units = units_over(rules, found[-1])
+            lines.append(lines_around(rules, units, rules.choose(units.low, units.high)))
             h, dh = units.value, _change(units)
         layer = _affine(weight, bias, h, dh)
         if lines:
@@ -227,10 +190,10 @@ def _tightened(layer: Layer, up: Array, down: Array) -> Layer:
     return layer._replace(change=Box(low, high))
 
 
-def units_over(relaxation: Relaxation, layer: Layer) -> Units:
+def units_over(rules: Activation, layer: Layer) -> Units:
     """The activation over the box of a layer."""
-    low, high = (relaxation.point(end) for end in layer.box())
-    return Units(layer, relaxation.point(layer.value).value, low, high)
+    low, high = (rules.point(end) for end in layer.box())
+    return Units(layer, rules.point(layer.value).value, low, high)
 
 
 def _change(units: Units) -> Box:
@@ -246,11 +209,11 @@ def _activation_error(units: Units) -> Array:
     return slack(0, size.dtype) * size
 
 
-def lines_around(relaxation: Relaxation, units: Units, choice: Choice) -> Lines:
+def lines_around(rules: Activation, units: Units, choice: Choice) -> Lines:
     """The lines chosen, in terms of W dh: dz but for rho, which goes to the offsets."""
     low, high, layer = units.low, units.high, units.layer
-    above = relaxation.above(low, high, choice.above)
-    below = relaxation.below(low, high, choice.below)
+    above = rules.above(low, high, choice.above)
+    below = rules.below(low, high, choice.below)
     top = reduce(jnp.maximum, _offsets(units, above))
     bottom = reduce(jnp.minimum, _offsets(units, below))
     middle = Line((above.slope + below.slope) / 2, (top + bottom) / 2)
@@ -310,92 +273,3 @@ def _reaches_of_first(rows: Array, lines: Lines, weight: Array) -> tuple[Array, 
     up = odd_offset + even_offset + jnp.sum(jnp.abs(odd + even), axis=0)
     down = odd_offset - even_offset + jnp.sum(jnp.abs(odd - even), axis=0)
     return outward(up, weight.shape[1]), outward(down, weight.shape[1])
-
-
-def tanh_point(x: Array) -> Point:
-    """Of tanh."""
-    return Point(x, jnp.tanh(x), tanh_slope(x))
-
-
-def tanh_above(low: Point, high: Point, choice: Array) -> Contact:
-    """The chord if it stays above tanh, else a tangent on the concave side.
-
-    A line of slope s has its distance to tanh least at an end, or where s = sech^2(t), t > 0. The
-    chord stays above if s <= sech^2(u) at the upper end, for then t >= u, or if u < 0.
-
-    Tangents are taken from the one through the lower end, or at it where tanh is concave
-    throughout (choice 0), to the one at the upper end (choice 1). How well the first is known
-    decides how tight the line is, never whether it holds.
-    """
-    width = high.x - low.x
-    chord = (high.value - low.value) / jnp.where(width > 0, width, 1)
-    chord = jnp.maximum(chord, jnp.minimum(low.slope, high.slope))  # rounding of tiny boxes
-    first = _first_tangent(low, high)
-    touch = tanh_point(first + choice * (high.x - first))
-    return Contact(jnp.where(chord <= high.slope, chord, touch.slope), (low, high, touch))
-
-
-def tanh_below(low: Point, high: Point, choice: Array) -> Contact:
-    """tanh is odd."""
-    slope, points = tanh_above(_mirrored(high), _mirrored(low), choice)
-    return Contact(slope, tuple(_mirrored(p) for p in points))
-
-
-def tanh_choose(low: Point, high: Point) -> Choice:
-    """The tangents at the middle of the box, where the area between line and tanh is least."""
-    return Choice(_middle_choice(_mirrored(high), _mirrored(low)), _middle_choice(low, high))
-
-
-def _middle_choice(low: Point, high: Point) -> Array:
-    """For `tanh_above`."""
-    first = _first_tangent(low, high)
-    rest = high.x - first
-    middle = jnp.maximum((low.x + high.x) / 2, first)
-    return (middle - first) / jnp.where(rest > 0, rest, 1)
-
-
-def _first_tangent(low: Point, high: Point) -> Array:
-    """Where the tangent through the lower end touches the concave side.
-
-    A fit of t in tanh t + tanh a = sech^2(t) (t + a) for a lower end -a: a / 2 for small a, and
-    within 3 % up to 60.
-    """
-    a = jnp.clip(-low.x, 0, 1000)
-    t = a * (1 + a * (1.87 + 0.0105 * a)) / (2 + a * (3.32 + 0.965 * a))
-    return jnp.clip(t, low.x, high.x)
-
-
-def _mirrored(point: Point) -> Point:
-    return Point(-point.x, -point.value, point.slope)
-
-
-def relu_point(x: Array) -> Point:
-    """Of max(0, x)."""
-    return Point(x, jnp.maximum(x, 0), (x > 0).astype(x.dtype))
-
-
-def relu_above(low: Point, high: Point, choice: Array) -> Contact:
-    """The chord."""
-    del choice  # the chord is below all others
-    width = high.x - low.x
-    bent = (low.x < 0) & (high.x > 0)
-    slope = jnp.where(bent, high.x / jnp.where(bent, width, 1), high.slope)
-    return Contact(slope, (low, high))
-
-
-def relu_below(low: Point, high: Point, choice: Array) -> Contact:
-    """A line through the origin of any slope in [0, 1]; ReLU itself where it does not bend."""
-    slope = jnp.clip(choice, low.slope, high.slope)
-    return Contact(slope, (relu_point(jnp.clip(0, low.x, high.x)),))
-
-
-def relu_choose(low: Point, high: Point) -> Choice:
-    """Slope 0 or 1, whichever leaves the smaller triangle."""
-    slope = (high.x > -low.x).astype(low.x.dtype)
-    return Choice(slope, jnp.zeros_like(slope))
-
-
-RELAXATIONS = {
-    "tanh": Relaxation(tanh_point, tanh_choose, tanh_below, tanh_above),
-    "relu": Relaxation(relu_point, relu_choose, relu_below, relu_above),
-}

@@ -5,33 +5,19 @@ Differentiable and not rounded outward: for training. `crown` is the sound one.
 Source: Zhang et al. 2020 (arXiv 1906.06316).
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from jaxprune.certify.activations import Activation, activation_rules
+from jaxprune.certify.activations.base import Point
+from jaxprune.certify.boxes import Box
 from jaxprune.certify.crown import Line, Lines
-from jaxprune.certify.interval import Box
 from jaxprune.certify.query import Query, unit_ball_weights
-from jaxprune.policy import ACTIVATIONS, Affine
+from jaxprune.policy import Affine
 from jaxprune.types import Array
-from jaxprune.validation import lookup
 
 # --- bounds ---------------------------------------------------------------------------------------
-
-
-class Point(NamedTuple):
-    """A point of the graph of an activation."""
-
-    x: Array  # [n]
-    value: Array  # [n]
-
-
-class Ray(NamedTuple):
-    """The line of a slope through a point."""
-
-    slope: Array  # [n]
-    through: Point
 
 
 def output_changes(query: Query) -> tuple[Array, Box, Box]:
@@ -50,14 +36,14 @@ def output_changes(query: Query) -> tuple[Array, Box, Box]:
 
     Source: Zhang et al. 2020 (CROWN-IBP, arXiv 1906.06316), Gowal et al. 2018 (IBP).
     """
-    activation = lookup(ACTIVATIONS, query.activation, "activation")
+    rules = activation_rules(query.activation)
     *hidden, last = query.layers
     lines: list[Lines] = []
     at, change = query.centre, Box(-query.eps, query.eps)
     for affine in hidden:
         z, dz = _affine(affine, at, change)
-        centre, low, high = (Point(x, activation(x)) for x in (z, z + dz.low, z + dz.high))
-        lines.append(_around(query.activation, centre, low, high))
+        centre, low, high = (rules.point(x) for x in (z, z + dz.low, z + dz.high))
+        lines.append(_around(rules, centre, low, high))
         at, change = centre.value, Box(low.value - centre.value, high.value - centre.value)
     value, interval = _affine(last, at, change)
     *weights, rows = unit_ball_weights(query)
@@ -92,57 +78,12 @@ def _reach(rows: Array, lines: Sequence[Lines], weights: Sequence[Array]) -> Arr
     return reach + jnp.sum(jnp.abs(rows), axis=-1)
 
 
-def _around(activation: str, centre: Point, low: Point, high: Point) -> Lines:
+def _around(rules: Activation, centre: Point, low: Point, high: Point) -> Lines:
     """Lines around the change dh of an activation from its centre, over the change dz."""
-    above, below = RAYS[activation](low, high)
+    above, below = rules.rays(low, high)
     top, bottom = (
         through.value - centre.value - slope * (through.x - centre.x)
         for slope, through in (above, below)
     )
     middle = Line((above.slope + below.slope) / 2, (top + bottom) / 2)
     return Lines(middle, Line((above.slope - below.slope) / 2, (top - bottom) / 2))
-
-
-def tanh_rays(low: Point, high: Point) -> tuple[Ray, Ray]:
-    """Above and below tanh, which is odd."""
-    slope, through = _above_tanh(_mirrored(high), _mirrored(low))
-    return _above_tanh(low, high), Ray(slope, _mirrored(through))
-
-
-def _mirrored(point: Point) -> Point:
-    return Point(-point.x, -point.value)
-
-
-def _above_tanh(low: Point, high: Point) -> Ray:
-    """The chord if it stays above tanh, else the tangent at the middle of the box.
-
-    But no further left than where the tangent passes through the lower end -a. A fit of that place,
-    t in tanh t + tanh a = sech^2(t) (t + a), is at least 0.992 t; 1 % further right it is safe.
-
-    Of `jnp.where` only: the gradients of `jnp.maximum`, which split ties, cost more.
-    """
-    width = high.x - low.x
-    chord = (high.value - low.value) / jnp.where(width > 0, width, 1.0)
-    chord_holds = chord <= 1 - high.value**2
-    a = jnp.where(low.x < 0, -low.x, 0.0)
-    first = 1.01 * a * (1 + a * (1.87 + 0.0105 * a)) / (2 + a * (3.32 + 0.965 * a))
-    middle = (low.x + high.x) / 2
-    x = jnp.where(middle > first, middle, first)
-    x = jnp.where(chord_holds | (x > high.x), high.x, x)
-    touch = Point(x, jnp.tanh(x))
-    return Ray(jnp.where(chord_holds, chord, 1 - touch.value**2), touch)
-
-
-def relu_rays(low: Point, high: Point) -> tuple[Ray, Ray]:
-    """The chord above; slope 0 or 1, whichever leaves the smaller triangle, below."""
-    width = high.x - low.x
-    bent = (low.x < 0) & (high.x > 0)
-    active = (high.x > 0).astype(high.x.dtype)
-    above = jnp.where(bent, high.x / jnp.where(bent, width, 1.0), active)
-    bend = jnp.clip(0.0, low.x, high.x)
-    below = (high.x > -low.x).astype(high.x.dtype)
-    return Ray(above, high), Ray(below, Point(bend, jnp.maximum(bend, 0.0)))
-
-
-# (low, high) -> lines above and below an activation over the box.
-RAYS: dict[str, Callable[[Point, Point], tuple[Ray, Ray]]] = {"tanh": tanh_rays, "relu": relu_rays}

@@ -14,7 +14,7 @@ import numpy as np
 from jax.scipy.special import erf
 from scipy import special
 
-from jaxprune.certify.interval import Box
+from jaxprune.certify.boxes import Box
 from jaxprune.certify.rounding import outward, slack
 from jaxprune.types import Array
 from jaxprune.validation import InputError

@@ -14,17 +14,17 @@ too, so masking can only lower them:
 to 1.61803. No sound bound that is never above it can be monotone.
 """
 
-import math
 from collections.abc import Callable
 from functools import reduce
 
 import jax
 import jax.numpy as jnp
 
+from jaxprune.certify.activations import activation_rules
+from jaxprune.certify.activations.tanh import ROUNDINGS
 from jaxprune.certify.query import Query, length, unit_ball_weights
 from jaxprune.certify.rounding import outward, product
 from jaxprune.types import Array
-from jaxprune.validation import lookup
 
 # Squarings of the Gram iteration; the excess over sigma_max is at most rank^(2^-21), 2e-6 at 64.
 GRAM_ITERATIONS = 20
@@ -33,9 +33,6 @@ GRAM_ITERATIONS = 20
 SQUARINGS = 7
 # Rows per step of a matrix product.
 UNROLL = 8
-# Of e^y - 1: terms of the series, and doublings of y, which starts below 1 / 4.
-TERMS, DOUBLINGS = 12, 8
-SATURATED = 64.0  # 2 tanh(z / 2) is 2 in either precision from here on
 
 
 def frobenius(query: Query) -> Array:
@@ -106,35 +103,9 @@ def centre_free(query: Query) -> Array:
     the same for ReLU, which does not saturate.
     """
     weights = _sizes(query)
-    increment = lookup(INCREMENTS, query.activation, "activation with an increment rule")
-    reach = _reach(query, weights, increment)
-    per_layer = 2 * (TERMS + DOUBLINGS + 2)
-    operations = sum(w.shape[1] + per_layer for w in weights) + reach.size
+    reach = _reach(query, weights, activation_rules(query.activation).increment)
+    operations = sum(w.shape[1] + ROUNDINGS for w in weights) + reach.size
     return outward(length(query, reach), operations)
-
-
-def tanh_increment(z: Array) -> Array:
-    """2 tanh(z / 2) for z >= 0, to a few roundings, nondecreasing bit for bit as XLA's is not.
-
-        2 tanh(z / 2) = 2 / (1 + 2 / m),  m = e^z - 1
-        e^(2y) - 1 = m (m + 2),  m = e^y - 1 = y + y^2 / 2 + ... for a small y
-
-    All terms are positive, and sums, products and quotients round monotonically. The relative
-    error of a step reaches the result times z / sinh(z) <= 1 at most, so errors only add up.
-    """
-    y = jnp.minimum(z, SATURATED) / 2**DOUBLINGS
-    # The rest of the series is at most 1 / TERMS of this last term for y <= 1.
-    series = jnp.full_like(y, (1 + 1 / TERMS) / math.factorial(TERMS))
-    for k in range(TERMS - 1, 0, -1):
-        series = series * y + 1 / math.factorial(k)
-    m = series * y
-    for _ in range(DOUBLINGS):
-        m = m * (m + 2)
-    return 2 / (1 + 2 / m)  # 0 at m = 0
-
-
-# z -> the most that an activation changes when its input changes by z >= 0, wherever that is.
-INCREMENTS: dict[str, Callable[[Array], Array]] = {"tanh": tanh_increment, "relu": lambda z: z}
 
 
 def spectral(query: Query) -> Array:

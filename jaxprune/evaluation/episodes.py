@@ -1,9 +1,10 @@
 """The episodes of a population: one program for all cells, attacks and radii.
 
-A *cell* is one policy with one mask. Its episodes share the weights, so that a layer is one matrix
-product over the episodes; cells, or parts of their episodes, are the population axis.
+A *cell* is one policy with one mask. Its episodes wait in a queue with those of all other cells: a
+policy that falls at once makes room for the next, and no lane waits for the longest episode.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -13,15 +14,20 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import LANES, Mapped, take
+from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment
 from jaxprune.policy import action_box
-from jaxprune.rollout import Episode, Play, episode
+from jaxprune.queue import Loop, in_queue
+from jaxprune.rollout import Episode, Play, Running, begin, proceed
 from jaxprune.types import Array, Key, Policy
 from jaxprune.validation import InputError
 
 # Whether actions are drawn, by the name of the victim.
 VICTIMS = {"deterministic": False, "stochastic": True}
+# Environments that are reset at a time.
+RESETS = 64
+# The time of a step that no episode has.
+NEVER = -1
 
 
 def episode_columns(result: Episode) -> dict[str, Any]:
@@ -56,119 +62,106 @@ def episode_keys(key: Key, episodes: int) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))
 
 
+class EpisodeSet(NamedTuple):
+    """The episodes that every cell plays, by number."""
+
+    keys: Any  # [E]
+    times: Any  # int [E, k], at which steps each is looked at
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.times)
+
+
+def episode_set(key: Key, times: Any) -> EpisodeSet:
+    """Returns an episode per row of `times`, `[E, k]`; the key is consumed."""
+    times = np.asarray(times)
+    return EpisodeSet(episode_keys(key, len(times)), times)
+
+
+def choosing_sets(key: Key, rounds: Sequence[int], kept: int) -> list[EpisodeSet]:
+    """Returns the episodes of every round of a choice; of none an observation is kept.
+
+    Args:
+        key: consumed.
+        rounds: episodes of each.
+        kept: how many times of a reported episode are looked at.
+    """
+    return [
+        episode_set(jax.random.fold_in(key, i), np.full((episodes, kept), NEVER, np.int32))
+        for i, episodes in enumerate(rounds)
+    ]
+
+
 class Shared(NamedTuple):
-    """What all cells of a call have in common."""
+    """What all episodes of a call have in common."""
 
     policies: Policy  # [agents]
+    cells: Cell  # [N]
+    params: tuple[Any, ...]  # [N], of one member of every attack, prepared or blank
+    episodes: EpisodeSet
     attack: Any  # int [], which of the program's attacks
     eps: Any  # []
-    play: Play  # its `times` are those of the turn
-
-
-def timeless(play: Play) -> Play:
-    """How to play, without the steps to look at: these come with every turn."""
-    return play._replace(times=np.zeros((0,), np.int32))
+    play: Play  # its `times` are those of the episode
 
 
 class Turn(NamedTuple):
-    """One item of the population: a cell, some of its episodes, and what the attacks know of it."""
+    """One episode of one cell."""
 
-    cell: Cell
-    params: tuple[Any, ...]  # of one member of every attack, prepared or blank
-    keys: Any  # [E], of the episodes
-    times: Any  # int [E, k], at which steps each is looked at
+    cell: Any  # int []
+    episode: Any  # int []
 
 
-class Split(NamedTuple):
-    """Episodes dealt to items: more than fit into one call, or too few cells for the devices."""
-
-    keys: Any  # [groups, E]
-    times: Any  # [groups, E, k]
-
-    @property
-    def groups(self) -> int:
-        """Items per cell."""
-        return self.times.shape[0]
-
-    @property
-    def each(self) -> int:
-        """Episodes per item."""
-        return self.times.shape[1]
-
-    def turns(self, cells: Cell, params: tuple[Any, ...], items: np.ndarray) -> Turn:
-        """The items `[n]` of `cells [N]` with params `[N]`, counted cell by cell."""
-        cell, group = items // self.groups, items % self.groups
-        return Turn(take(cells, cell), take(params, cell), self.keys[group], self.times[group])
-
-    def joined(self, episodes: Episode) -> Episode:
-        """Of items `[N * groups, E]`, the episodes of every cell `[N, episodes]`."""
-        return jax.tree.map(
-            lambda x: np.reshape(
-                x, (len(x) // self.groups, self.groups * x.shape[1], *x.shape[2:])
-            ),
-            episodes,
-        )
+def turns(cells: int, episodes: int) -> Turn:
+    """Returns all episodes of all cells `[cells * episodes]`, cell by cell."""
+    return Turn(*(np.ravel(x).astype(np.int32) for x in np.indices((cells, episodes))))
 
 
-def split(keys: Any, times: Any, cells: int, lanes: int | None = None) -> Split:
-    """Whole cells where that fills the devices; equal parts of their episodes where not.
-
-    Args:
-        keys: one per episode.
-        times: int `[episodes, k]`.
-        cells: how many there are.
-        lanes: episodes that one device plays together; None: what is fast on its kind.
-    """
-    return dealt(keys, times, together(len(times), cells, lanes))
-
-
-def together(episodes: int, cells: int, lanes: int | None = None) -> int:
-    """How many episodes of a cell one item plays, a divisor of all of them; see `split`."""
-    devices = len(jax.local_devices())
-    most = lanes or LANES[jax.local_devices()[0].platform]
-    groups = next(
-        n
-        for n in range(1, episodes + 1)
-        if episodes % n == 0 and (n == episodes or (episodes // n <= most and cells * n >= devices))
-    )
-    return episodes // groups
-
-
-def dealt(keys: Any, times: Any, each: int) -> Split:
-    """The episodes in items of `each`, a divisor of their number."""
-    shape = (len(times) // each, each)
-    return Split(keys.reshape(shape), times.reshape(*shape, times.shape[1]))
+def timeless(play: Play) -> Play:
+    """How to play, without the steps to look at: these come with every episode."""
+    return play._replace(times=np.zeros((0,), np.int32))
 
 
 @lru_cache(maxsize=16)
 def cell_program(
     env: Environment, attacks: tuple[str | Attack, ...], config: AttackConfig
 ) -> Mapped:
-    """`(Shared, Turn) -> Episode [E]`.
+    """`(Shared, Queued Turns) -> Episode`, see `jaxprune.queue`.
 
     All attacks are branches of one program; `Shared.attack` picks one at run time.
     """
     members = [make_attack(attack, config) for attack in attacks]
 
-    def run(shared: Shared, turn: Turn) -> Episode:
-        attack = one_of(members, shared.attack)
-        victim = masked_policy(shared.policies, turn.cell)
-        return cell_episodes(env, attack, turn, victim, shared)
+    def make(shared: Shared) -> Loop:
+        return episode_loop(env, one_of(members, shared.attack), shared)
 
-    return Mapped(run)
+    return Mapped(make, in_queue)
 
 
-def cell_episodes(
-    env: Environment, attack: Attack, turn: Turn, victim: Policy, shared: Shared
-) -> Episode:
-    """The episodes of one masked policy, one per key of the turn: `Episode [E]`."""
-    params = turn.params
+def episode_loop(env: Environment, attack: Attack, shared: Shared) -> Loop:
+    """Returns `jaxprune.rollout.episode` for a `Turn`.
 
-    def one(key: Key, times: Array) -> Episode:
-        key_episode, key_memory = jax.random.split(key)
-        memory = attack.init(params, key_memory)
-        perturb = partial(attack.perturb, params)
+    A reset can cost as much as a step, and episodes start alike in all cells: each is reset once.
+    """
+    keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(shared.episodes.keys), axis=1)
+    keys_reset, keys_steps = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    resets = jax.lax.map(env.reset, keys_reset, batch_size=RESETS)
+    starts = keys_steps, resets, keys_memory, shared.episodes.times
+
+    def start(turn: Turn) -> tuple[Any, Running]:
+        cell, params = take((shared.cells, shared.params), turn.cell)
+        key, reset, key_memory, times = take(starts, turn.episode)
         play = shared.play._replace(times=times)
-        return episode(key_episode, env, victim, perturb, memory, shared.eps, play)
+        memory = attack.init(params, key_memory)
+        return (masked_policy(shared.policies, cell), params, times), begin(
+            key, reset, memory, play
+        )
 
-    return jax.vmap(one)(turn.keys, turn.times)
+    def step(known: Any, running: Running) -> Running:
+        victim, params, times = known
+        play = shared.play._replace(times=times)
+        perturb = partial(attack.perturb, params)
+        return proceed(running, env, victim, perturb, shared.eps, play)
+
+    return Loop(start, step, done=lambda r: r.done, result=lambda r: r.so_far)

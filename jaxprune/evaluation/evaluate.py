@@ -1,7 +1,7 @@
 """Returns of masked policies under attack, and the states that they visit without one."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,8 +9,13 @@ import numpy as np
 from jaxprune.attacks import Attack, AttackConfig, Victims, check_needs
 from jaxprune.cells import as_cells
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import VICTIMS, check_evaluation, episode_columns
-from jaxprune.evaluation.evaluator import Evaluator, dealt_out
+from jaxprune.evaluation.episodes import (
+    VICTIMS,
+    check_evaluation,
+    episode_columns,
+    episode_set,
+)
+from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.rollout import Play
 from jaxprune.types import Key, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, COUNT, FRACTION, check_arguments, lookup
@@ -77,7 +82,7 @@ def evaluate(
     play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
     evaluator = Evaluator(env, (attack,), config)
     params = evaluator.arm(attack, victims, play).params
-    result = evaluator.play(attack, victims, params, dealt_out(key, victims, play), play)
+    result = evaluator.play(attack, victims, params, episode_set(key, never), play)
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
 
 
@@ -107,20 +112,51 @@ def visited(
         InputError: no state, no episode, or a policy that does not fit the task.
     """
     check_arguments(visited, locals())
-    check_evaluation(env, policy, 0.0)
     key_play, key_draw = jax.random.split(jax.random.key(0) if key is None else key)
-    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
-    steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
-    victims = Victims(env, policies, cells, 0.0, key_play)
-    play = Play(times=steps)
-    parts = dealt_out(key_play, victims, play)
-    result = Evaluator(env, ("none",)).play("none", victims, (), parts, play)
+    found = trajectories(env, policy, masks, episodes, key_play)
+    shape = found.length.shape[:-1]
+    steps = np.arange(env.spec.horizon)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
     drawn = []
-    for obs, length in zip(result.visited, result.length, strict=True):
-        seen = obs[steps < length[:, None]]
+    for cell in np.ndindex(shape):
+        seen = found.obs[cell][steps < found.length[cell][:, None]]
         drawn.append(seen[rng.choice(len(seen), states, replace=len(seen) < states)])
     return np.stack(drawn).reshape(*shape, states, env.spec.obs_size)
+
+
+class Trajectories(NamedTuple):
+    """Holds whole unattacked episodes of masked policies; leading axes `[...]` of the masks."""
+
+    obs: np.ndarray  # raw [..., episodes, horizon, obs_size]; 0 after the end
+    length: np.ndarray  # int [..., episodes], steps
+    return_: np.ndarray  # [..., episodes], undiscounted
+
+
+def trajectories(
+    env: Environment, policy: Policy, masks: Masks | None, episodes: int, key: Key
+) -> Trajectories:
+    """Plays unattacked episodes of the deterministic policy and keeps every observation.
+
+    Episode i starts from the same state in every cell.
+
+    Args:
+        env: from `make_env`.
+        policy: leading axes `[...]` are agents.
+        masks: leading axes are those of the policy, then any number more; None for no pruning.
+        episodes: per cell.
+        key: consumed.
+
+    Raises:
+        InputError: a policy that does not fit the task.
+    """
+    check_evaluation(env, policy, 0.0)
+    shape, policies, cells = as_cells(*jax.device_get((policy, masks)))
+    steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
+    victims = Victims(env, policies, cells, 0.0, key)
+    play = Play(times=steps)
+    result = Evaluator(env, ("none",)).play("none", victims, (), episode_set(key, steps), play)
+    kept = (result.visited, result.length, result.return_)
+    return Trajectories(*(np.reshape(x, (*shape, *np.shape(x)[1:])) for x in kept))
 
 
 def spread(policy: Policy, shape: tuple[int, ...]) -> Policy:

@@ -8,11 +8,18 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, Victims, make_attack
 from jaxprune.attacks.members import ChosenMembers, blanks, choose, prepared
-from jaxprune.devices import map_population, take
+from jaxprune.devices import take
 from jaxprune.envs import Environment
-from jaxprune.evaluation.episodes import Shared, Split, cell_program, episode_keys, split, timeless
+from jaxprune.evaluation.episodes import (
+    EpisodeSet,
+    Shared,
+    cell_program,
+    choosing_sets,
+    timeless,
+    turns,
+)
+from jaxprune.queue import map_queue
 from jaxprune.rollout import Episode, Play
-from jaxprune.types import Key
 
 
 class Evaluator:
@@ -33,8 +40,10 @@ class Evaluator:
         config: AttackConfig | None = None,
     ):
         self.env, self.attacks = env, tuple(attacks)
+        config = config or AttackConfig()
+        self.selection = config.selection
         self.members = [make_attack(attack, config) for attack in attacks]
-        self.program = cell_program(env, self.attacks, config or AttackConfig())
+        self.program = cell_program(env, self.attacks, config)
 
     def arm(self, attack: str | Attack, victims: Victims, play: Play) -> ChosenMembers:
         """Prepares an attack and chooses the strongest of its members for every victim.
@@ -42,18 +51,21 @@ class Evaluator:
         Args:
             attack: one of `attacks`.
             victims: the population; its key is consumed.
-            play: how the episodes are played on which members are chosen; `times` has one row each.
+            play: how the episodes are played on which members are chosen.
         """
         key_prepare, key_choose = (jax.random.fold_in(victims.key, i) for i in range(2))
         member = self.members[self.attacks.index(attack)]
         params = prepared(member, victims._replace(key=key_prepare))
-        count = len(victims.cells.agent) * member.members
-        return self.choose(
-            attack, victims, params, dealt_out(key_choose, victims, play, count), play
-        )
+        rounds = choosing_sets(key_choose, self.selection.rounds, np.shape(play.times)[1])
+        return self.choose(attack, victims, params, rounds, play)
 
     def choose(
-        self, attack: str | Attack, victims: Victims, params: Any, parts: Split, play: Play
+        self,
+        attack: str | Attack,
+        victims: Victims,
+        params: Any,
+        rounds: Sequence[EpisodeSet],
+        play: Play,
     ) -> ChosenMembers:
         """Chooses the member that leaves each victim the lowest mean return.
 
@@ -61,23 +73,24 @@ class Evaluator:
             attack: one of `attacks`.
             victims: the population.
             params: of all members, `[N, members, ...]`.
-            parts: the episodes on which members are compared.
+            rounds: the episodes of both rounds of the choice.
             play: how they are played.
         """
 
-        def mean_returns(index: np.ndarray, params: Any) -> np.ndarray:
+        def returns(turn: int, index: np.ndarray, params: Any) -> np.ndarray:
             some = victims._replace(cells=take(victims.cells, index))
-            return np.asarray(self.play(attack, some, params, parts, play).return_).mean(-1)
+            return np.asarray(self.play(attack, some, params, rounds[turn], play).return_)
 
-        member = self.members[self.attacks.index(attack)]
-        return choose(member, params, victims, mean_returns)
+        members = self.members[self.attacks.index(attack)].members(self.env.spec)
+        shape = len(victims.cells.agent), members
+        return choose(self.selection, shape, params, returns)
 
     def play(
         self,
         attack: str | Attack,
         victims: Victims,
         params: Any,
-        parts: Split,
+        episodes: EpisodeSet,
         play: Play,
         advance: Callable[[int], None] | None = None,
     ) -> Episode:
@@ -87,49 +100,37 @@ class Evaluator:
             attack: one of `attacks`.
             victims: the population.
             params: what the attack knows of each victim, `[N, ...]`.
-            parts: the episodes.
+            episodes: those that every victim plays.
             play: how they are played.
             advance: is told how many more victims are done, after every call of the program.
         """
         which, count = self.attacks.index(attack), len(victims.cells.agent)
-        eps = np.float32(victims.eps)
-        shared = Shared(victims.policies, np.int32(which), eps, timeless(play))
         fillers = jax.tree.map(
             lambda x: np.broadcast_to(x, (count, *x.shape[1:])), self.fillers(victims.policies)
         )
         known = (*fillers[:which], params, *fillers[which + 1 :])
-        found, done = [], 0
-        for items, size in self._calls(count * parts.groups):
-            turns = parts.turns(victims.cells, known, items)
-            found.append(take(self._call(shared, turns, parts, victims.lanes), slice(size)))
+        eps, play = np.float32(victims.eps), timeless(play)
+        found = []
+        for index, size in self._calls(count, episodes.size):
+            cells, some = take((victims.cells, known), index)
+            shared = Shared(victims.policies, cells, some, episodes, np.int32(which), eps, play)
+            found.append(self._call(shared, size, victims.lanes))
             if advance is not None:
-                advance((done + size) // parts.groups - done // parts.groups)
-            done += size
-        return parts.joined(jax.tree.map(lambda *x: np.concatenate(x), *found))
+                advance(size)
+        return jax.tree.map(
+            lambda *x: np.concatenate(x).reshape(count, episodes.size, *x[0].shape[1:]), *found
+        )
 
     def fillers(self, policies: Any) -> tuple[Any, ...]:
         """Parameters `[1, ...]` of attacks that are not played, for policies (or shapes) `[n]`."""
         one = jax.eval_shape(lambda p: take(p, 0), policies)
         return blanks(self.members, one, self.env.spec, 1)
 
-    def _calls(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
-        """The items of every call, and how many of these are no padding."""
+    def _calls(self, count: int, episodes: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The cells of every call, and how many of these are no padding."""
+        del episodes  # all in one call
         yield np.arange(count), count
 
-    def _call(self, shared: Shared, turns: Any, parts: Split, lanes: int | None) -> Episode:
-        """The episodes of the items of one call."""
-        return map_population(self.program, shared, turns, parts.each, lanes)
-
-
-def dealt_out(key: Key, victims: Victims, play: Play, count: int | None = None) -> Split:
-    """Deals one episode per row of `play.times` to the items of a population.
-
-    Args:
-        key: of the episodes.
-        victims: the population.
-        play: how they are played.
-        count: how many cells play; default: one for every victim.
-    """
-    times = np.asarray(play.times)
-    count = len(victims.cells.agent) if count is None else count
-    return split(episode_keys(key, len(times)), times, count, victims.lanes)
+    def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
+        """The episodes of the first so many cells: `Episode [cells * E]`."""
+        return map_queue(self.program, shared, turns(cells, shared.episodes.size), lanes)

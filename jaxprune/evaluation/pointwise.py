@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -16,7 +17,7 @@ from jaxprune.attacks.gradient import mad
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.devices import Mapped, map_population
 from jaxprune.evaluation.evaluate import spread
-from jaxprune.policy import action_distribution, normalise
+from jaxprune.policy import action_distribution, actor_output, normalise
 from jaxprune.types import Array, Key, Masks, Policy
 from jaxprune.validation import InputError
 
@@ -28,7 +29,7 @@ def over_states(ask: Callable[[Key, Policy, Array, Array, Policy | None], Any]) 
     """The program for `at_states` that asks (key, victim, obs, eps, source) at every observation.
 
     Args:
-        ask: raw observation `[obs_size]` and eps `[]` -> scalars, a pytree. The key is the same at
+        ask: raw observation `[obs_size]` and eps `[]` -> a pytree. The key is the same at
             every observation.
     """
 
@@ -51,7 +52,7 @@ def at_states(
     key: Key,
     source: Policy | None = None,
 ) -> Any:
-    """What a program of `over_states` finds: leaves `[..., n]`, on the host.
+    """What a program of `over_states` finds: leaves `[..., n, ...]`, on the host.
 
     Args:
         program: from `over_states`.
@@ -78,7 +79,7 @@ def at_states(
         source = spread(source, shape)
     shared, items = (policies, np.float32(eps), key), (cells, np.asarray(obs, np.float32), source)
     found = map_population(program, shared, items, lanes_per_item=1, lanes=1)
-    return jax.tree.map(lambda x: x.reshape(*shape, rows), found)
+    return jax.tree.map(lambda x: x.reshape(*shape, rows, *x.shape[2:]), found)
 
 
 class Reached(NamedTuple):
@@ -86,6 +87,8 @@ class Reached(NamedTuple):
 
     value: np.ndarray  # of D, `[..., n]`
     total_variation: np.ndarray  # exact TV of that perturbation, `[..., n]`
+    action_distance: np.ndarray  # and ||mu(s) - mu(s')||_2, `[..., n]`; NaN of logits
+    outputs: np.ndarray  # without it: the mean action or the logits, `[..., n, outputs]`
 
 
 def reached(
@@ -96,7 +99,7 @@ def reached(
     key: Key,
     config: MADConfig | None = None,
 ) -> Reached:
-    """D and TV at the perturbation that the MAD attack finds at each observation, in float32.
+    """Returns how far the perturbation that MAD finds moves the policy, in float32.
 
     Args:
         policy: leading axes `[...]` are agents.
@@ -111,7 +114,7 @@ def reached(
 
 @lru_cache(maxsize=16)
 def _program(config: MADConfig) -> Mapped:
-    """(D, TV) at every observation."""
+    """The fields of `Reached` at every observation."""
     attack = mad(config)
 
     def ask(key: Key, victim: Policy, obs: Array, eps: Array, source: Policy | None):
@@ -119,6 +122,10 @@ def _program(config: MADConfig) -> Mapped:
         here = normalise(victim, obs)
         seen, _ = attack.perturb((), (), key, victim, here, eps)
         before, after = (action_distribution(victim, x) for x in (here, seen))
-        return before.distance(after), before.total_variation(after)
+        outputs = actor_output(victim, here)
+        moved = jnp.linalg.norm(actor_output(victim, seen) - outputs)
+        if victim.distribution != "normal":
+            moved = jnp.full_like(moved, jnp.nan)
+        return before.distance(after), before.total_variation(after), moved, outputs
 
     return over_states(ask)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from jaxprune.policy_io.addresses import as_path, copy_folder, is_address, remove_folder
 from jaxprune.policy_io.files import refusing
 from jaxprune.policy_io.npz import STATIC
 from jaxprune.types import ActionBox, Masks, ObsStats, Params, Policy
@@ -20,9 +22,19 @@ def save_agents(path: str | Path, policy: Policy, masks: Mapping[str, Masks]) ->
     Orbax writes to a temporary folder and renames it; an existing checkpoint is replaced. Under
     `jax.distributed` all processes have to save the same; what is of one alone goes through
     `agents_state`.
+
+    Args:
+        path: of a folder; an address gets a copy of one, since Orbax itself writes no s3://.
+        policy: `[agents]`.
+        masks: by method.
     """
     state, static = agents_state(policy, masks)
-    ocp.save(str(Path(path).absolute()), state, overwrite=True, custom_metadata=static)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "agents" if is_address(path) else Path(path).absolute()
+        ocp.save(str(folder), state, overwrite=True, custom_metadata=static)
+        if is_address(path):
+            remove_folder(as_path(path))
+            copy_folder(folder, as_path(path))
 
 
 def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
@@ -31,7 +43,15 @@ def load_agents(path: str | Path) -> tuple[Policy, dict[str, Masks]]:
     Raises:
         InputError: no checkpoint there, or a damaged one.
     """
-    folder = str(Path(path).absolute())
+    if is_address(path):
+        with TemporaryDirectory() as temporary:
+            copy_folder(as_path(path), Path(temporary))
+            return _load(Path(temporary), path)
+    return _load(Path(path).absolute(), path)
+
+
+def _load(place: Path, path: str | Path) -> tuple[Policy, dict[str, Masks]]:
+    folder = str(place)
     missing = (
         f"no checkpoint of agents at {path}, or no whole one: give the `agents` folder of a run"
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from jaxprune.policy_io.addresses import as_path, is_address, reaching
 from jaxprune.validation import InputError
 
 # Of a file, and of all that is read from an archive: a policy of 60 million numbers.
@@ -19,10 +20,21 @@ MAX_MEMBERS = 10_000
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write into; it takes the place of `path` once everything is written."""
+    """A file to write into; it takes the place of `path` once everything is written.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
     partial = Path(path).with_name(Path(path).name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        opened = open(partial, "wb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror}): give a path in a folder that is there and "
+            "writable"
+        ) from None
+    try:
+        with opened as file:
             yield file
         os.replace(partial, path)
     finally:
@@ -41,21 +53,32 @@ def refusing(message: str) -> Iterator[None]:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Returns what a regular file holds, at most `MAX_BYTES`.
+    """Returns what a regular file or an object holds, at most `MAX_BYTES`.
 
     Raises:
         InputError: it is a device, a pipe or a folder, which are not opened, or larger, or cannot
             be read.
     """
     try:
-        _check_regular(os.stat(path), path)
-        # What took its place since must not make us wait for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            opened = os.fstat(file.fileno())
-            _check_regular(opened, path)
-            return file.read(opened.st_size)
+        return _read_object(as_path(path)) if is_address(path) else _read_file(path)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give another file") from None
+
+
+def _read_file(path: str | Path) -> bytes:
+    _check_regular(os.stat(path), path)
+    # What took its place since must not make us wait for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        opened = os.fstat(file.fileno())
+        _check_regular(opened, path)
+        return file.read(opened.st_size)
+
+
+def _read_object(path: Path) -> bytes:
+    with reaching(path), path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    _check_size(len(data), path)
+    return data
 
 
 def _check_regular(found: os.stat_result, path: str | Path) -> None:
@@ -63,7 +86,11 @@ def _check_regular(found: os.stat_result, path: str | Path) -> None:
         raise InputError(
             f"{path} is no regular file: give one of jaxprune.save_policy or another library"
         )
-    if found.st_size > MAX_BYTES:
+    _check_size(found.st_size, path)
+
+
+def _check_size(size: int, path: str | Path) -> None:
+    if size > MAX_BYTES:
         raise InputError(_too_large(path))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jaxprune.policy import ACTIVATIONS
 from jaxprune.policy_io import cleanrl, npz, sb3, torch_file
+from jaxprune.policy_io.addresses import as_path
 from jaxprune.policy_io.checks import check_policy
 from jaxprune.policy_io.files import Archive, read_bytes, refusing
 from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
@@ -73,7 +74,7 @@ def load_policy(
     `jaxprune.policy_io.read_policy_file` also says in words what was assumed.
 
     Args:
-        path: one of
+        path: local, or an address such as s3://bucket/policy.npz (extra `cloud`), of one of
             - a .npz of `save_policy`;
             - a .zip of Stable-Baselines3's PPO, A2C or TRPO with an MlpPolicy;
             - a state dict with CleanRL's names (`actor_mean`, `actor_logstd`, `critic`, or `actor`
@@ -101,7 +102,7 @@ def read_policy_file(
     Raises:
         InputError: as `load_policy` does.
     """
-    path, stats = Path(path), None if obs_stats is None else Path(obs_stats)
+    path, stats = as_path(path), None if obs_stats is None else as_path(obs_stats)
     if activation is not None:
         lookup(ACTIVATIONS, activation, "activation")
     name = _kind(path)

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.certify.boxes import Box
 from jaxprune.certify.crown_ibp import output_changes
-from jaxprune.certify.interval import Box
 from jaxprune.certify.query import make_query
 from jaxprune.pgd import ascend, noisy_ascend
 from jaxprune.policy import (

@@ -10,6 +10,7 @@ from jaxprune.statistics.aggregates import (
 )
 from jaxprune.statistics.bootstrap import FEWEST, Interval, bootstrap, widening
 from jaxprune.statistics.means import bounded_mean, student_mean
+from jaxprune.statistics.ratios import pseudo_values
 
 __all__ = [
     "FEWEST",
@@ -21,6 +22,7 @@ __all__ = [
     "iqm",
     "paired_difference",
     "probability_of_improvement",
+    "pseudo_values",
     "simultaneous_band",
     "student_mean",
     "widening",

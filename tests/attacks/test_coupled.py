@@ -86,7 +86,7 @@ def test_parameters_memory_and_preparation_of_the_attack_inside():
         init=lambda params, key: 10 * params,
         blank=lambda victim, spec: jnp.int32(1),
         prepare=lambda victims: np.arange(6, dtype=np.int32).reshape(3, 2),
-        members=2,
+        members=lambda spec: 2,
         per_eps=False,
         cost=Cost(7, 5, 3, 1),
     )
@@ -94,7 +94,7 @@ def test_parameters_memory_and_preparation_of_the_attack_inside():
     moves, memory = played(attack)
     assert int(memory.inner) == 10 + STEPS
     np.testing.assert_allclose(moves[:, 0] / EPS, [0.5, *[1.0] * (STEPS - 1)], atol=1e-5)
-    assert (attack.members, attack.per_eps, attack.cost) == (2, False, inner.cost)
+    assert (attack.members(SPEC), attack.per_eps, attack.cost) == (2, False, inner.cost)
     victims = SimpleNamespace(
         cells=SimpleNamespace(agent=np.zeros(3, np.int32)), env=SimpleNamespace(spec=SPEC)
     )

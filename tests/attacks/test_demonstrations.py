@@ -162,7 +162,8 @@ def test_pupils_do_not_depend_on_the_neighbours():
 def test_members_start_where_the_settings_say(make):
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
     both, fresh = make(CONFIG, RS, MAD), make(replace(CONFIG, starts=("fresh",)), RS, MAD)
-    assert (both.members, fresh.members) == (4 + 1, 2)  # with the imitation itself
+    spec = Wage().spec
+    assert (both.members(spec), fresh.members(spec)) == (4 + 1, 2)  # with the imitation itself
     data = 2048 + (2 * TRIALS + 16) * LENGTH
     assert env_steps(RS) == data
     assert (both.cost.env_steps, fresh.cost.env_steps) == (4 * 64 + data, 2 * 64)

@@ -179,7 +179,7 @@ def test_members_are_the_grid_of_the_settings():
     config = replace(CONFIG, learning_rates=(1e-3, 1e-4), seeds=3)
     for make in (sa_rl, paad, paad_reference):
         attack = make(config, RS, MAD)
-        assert attack.members == 12 and attack.per_eps
+        assert attack.members(Drift().spec) == 12 and attack.per_eps
         assert attack.cost.env_steps == 12 * 128
     rates, log_stds = np.array([1e-3, 1e-4]), np.array([-0.5, -1.5])
     start = starts(jax.random.key(0), Size(2, 3), Hyper(entropy_weight=0.1), rates, log_stds)

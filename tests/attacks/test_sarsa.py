@@ -329,7 +329,7 @@ def test_adversarial_rounds_go_on_from_each_other(monkeypatch):
     victims = population(Drift(), 2)
     assert attack.prepare is not None
     final = attack.prepare(victims)["layer_2"]["kernel"]
-    assert final.shape == (2, attack.members, 64, 1) and attack.members == 2
+    assert final.shape == (2, 2, 64, 1) and attack.members(Drift().spec) == 2
     assert [eps for eps, _ in seen] == [0.0, victims.eps]
     assert np.array_equal(seen[1][1], lessons[0][2].critic["layer_2"]["kernel"])
     assert lessons[1][1] is lessons[0][2]
@@ -348,7 +348,7 @@ def test_parameters_have_the_shapes_of_the_blanks():
         params, blank = attack.prepare(victims), attack.blank(policy, Drift().spec)
         assert jax.tree.structure(params) == jax.tree.structure(blank)
         for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(blank), strict=True):
-            assert x.shape == (2, attack.members, *y.shape) and x.dtype == y.dtype
+            assert x.shape == (2, attack.members(Drift().spec), *y.shape) and x.dtype == y.dtype
         if isinstance(params, Mix):
             assert len(np.unique(params.share[0])) == 3 and len(few(config)) == 2
             kernels = params.critic["layer_2"]["kernel"][0]

@@ -27,7 +27,8 @@ from jaxprune.attacks import (
     Victims,
 )
 from jaxprune.cells import Cell
-from jaxprune.evaluation.evaluator import Evaluator, dealt_out
+from jaxprune.evaluation.episodes import episode_set
+from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
 from jaxprune.rollout import Play
 from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
@@ -142,8 +143,8 @@ def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     victims = Victims(Line(), policies, cells, EPS, jax.random.key(0), source=other)
     evaluator = Evaluator(Line(), MEMBERS, CONFIG)
     params = evaluator.arm(name, victims, FIRST).params
-    parts = dealt_out(jax.random.key(1), victims, FIRST)
-    result = evaluator.play(name, victims, params, parts, FIRST)
+    episodes = episode_set(jax.random.key(1), FIRST.times)
+    result = evaluator.play(name, victims, params, episodes, FIRST)
     return np.argmin(np.abs(result.visited[0, :, 0] - PLACE), axis=1), result.return_[0]
 
 
@@ -179,8 +180,8 @@ def test_a_learned_adversary_reaches_the_optimum_of_a_continuous_task():
     victims = Victims(Drift(steps), *one(policy), eps, jax.random.key(0))
     evaluator = Evaluator(Drift(steps), ("sa_rl",), CONFIG)
     params = evaluator.arm("sa_rl", victims, FIRST).params
-    parts = dealt_out(jax.random.key(1), victims, FIRST)
-    result = evaluator.play("sa_rl", victims, params, parts, FIRST)
+    episodes = episode_set(jax.random.key(1), FIRST.times)
+    result = evaluator.play("sa_rl", victims, params, episodes, FIRST)
     first, found = result.visited[0, :, 0], np.asarray(result.return_[0])
 
     def returns(radius: float) -> np.ndarray:

@@ -101,9 +101,9 @@ def test_all_victims_and_radii_share_them():
     other = prepare(population(signed_victim(), key=1))
     assert not np.array_equal(kernels, other.params.actor["layer_0"]["kernel"][0])
     assert (_program.cache_info().misses, program.compilations) == before
-    assert ATTACK.members == 2 and not ATTACK.per_eps
+    assert ATTACK.members(ENV.spec) == 2 and not ATTACK.per_eps
     assert ATTACK.cost.env_steps == 2 * 4096
-    assert worst_policy(replace(CONFIG, seeds=5), MAD).members == 5
+    assert worst_policy(replace(CONFIG, seeds=5), MAD).members(ENV.spec) == 5
 
 
 def test_a_target_out_of_reach_is_a_direction():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runtime.run_folder import RunFolder
+from jaxprune.pruning.storage import Sizes
 
 DENSE, LOSS, NOISE = 1000.0, 100.0, 50.0
 LEVELS = (0.0, 0.3, 0.6, 0.9)
@@ -19,8 +20,10 @@ EPISODES = 4
 SIZES = {"actor/layer_0/kernel": 60, "actor/layer_1/kernel": 40, "actor": 100, "critic": 50}
 SETTINGS: dict[str, Any] = {
     "ppo": {"epochs": 3, "regulariser": "none"},
-    "attack": {"rs": {"epochs": 2}},
-    "selection_episodes": 5,
+    "attack": {
+        "selection": {"episodes": 3, "finalists": 4, "final_episodes": 2},
+        "rs": {"epochs": 2},
+    },
 }
 
 
@@ -94,7 +97,7 @@ def _certificates(env: str, cells: list[Any], radii: tuple[float, ...]) -> dict[
 def _sparsity(env: str, cells: list[Any]) -> dict[str, Any]:
     nothing = dict.fromkeys(
         ("dead", "constant", "disconnected_obs", "disconnected_outputs", "compact"), 0
-    )
+    ) | {f"bytes_{name}": 0 for name in Sizes._fields}
     rows = []
     for (method, seed, level), (layer, size) in product(cells, (SIZES | {"all": 150}).items()):
         told = {"layer": layer, "size": size, "kept": size, "layer_sparsity": level}

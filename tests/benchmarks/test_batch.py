@@ -98,7 +98,9 @@ def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
     assert [words[0] for words in commands] == ["benchmarks.run", "benchmarks.merge"]
     (_, *run), (_, *merge) = commands
     experiment, options = parse(run)
-    paper, _ = parse(["--preset", "paper", "--chunk-seeds", str(experiment.chunk_seeds)])
+    paper, _ = parse(
+        ["--preset", "paper", "--env", "hopper", "--chunk-seeds", str(experiment.chunk_seeds)]
+    )
     assert experiment.settings() == paper.settings()
     assert options.out is not None
     assert [Path(folder).name for folder in merge] == [options.out.name]

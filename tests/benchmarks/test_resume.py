@@ -170,6 +170,9 @@ def test_damaged_chunks_are_computed_again(tmp_path: Path):
     expected, _ = tables_of(tmp_path)
     files = sorted((tmp_path / "chunks").glob("*.chunk"))
     assert len(files) == 2 * (1 + 3 + 1 + 1 + 1)  # train, attack, certify, diagnose, account
+    listed = pipeline.list_chunks(expand(TWO), range(2))
+    chunks = quiet_work(tmp_path).chunks
+    assert files == sorted(chunks.file(**what) for what in listed)
     content = [file.read_bytes() for file in files]
     files[0].write_bytes(content[0][:-20])
     files[3].write_bytes(content[3][:500] + bytes([content[3][500] ^ 1]) + content[3][501:])

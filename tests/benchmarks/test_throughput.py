@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import throughput
 from jaxprune.envs import make_env
+from jaxprune.policy import init_policy
+from jaxprune.policy_io import save_policy
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,17 @@ def test_training_is_timed_with_the_method_and_allocation_that_were_asked_for(tm
     assert all(rate["median"] > 0 for rate in rates)
 
 
+def test_an_evaluation_tells_how_many_of_its_steps_count(tmp_path):
+    save_policy(tmp_path / "policy.npz", init_policy(jax.random.key(0), 4, 2, discrete=True))
+    figures = tmp_path / "figures.json"
+    settings = f"--rates evaluation --attacks none --repeats 1 --policy {tmp_path / 'policy.npz'}"
+    settings += " --sparsity-grid 0,0.3,0.6,0.9 --episodes 3"
+    assert throughput.main(f"--env cartpole {settings} --json {figures}".split()) == 0
+    rate, share = json.loads(figures.read_text())["rates"]
+    assert rate["name"] == "evaluation, clean" and rate["median"] > 0
+    assert share["unit"] == "% of those simulated" and 0 < share["median"] <= 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -62,6 +75,7 @@ def test_training_is_timed_with_the_method_and_allocation_that_were_asked_for(tm
         ("--rates jumping", "unknown rate 'jumping'"),
         ("--rates mjx", "rate mjx times gym/ tasks, not 'cartpole'"),
         ("--repeats 0", "repeats 0 is below 1"),
+        ("--rates evaluation --policy nowhere.npz", "nowhere.npz"),
         ("--rates training --methods mikro", "unknown pruning method 'mikro'"),
         ("--rates training --allocation erk2", "unknown allocation 'erk2'"),
         ("--rates bounds --bounds pth", "unknown bound 'pth'"),

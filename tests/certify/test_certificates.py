@@ -398,3 +398,24 @@ def test_masks_of_other_agents():
     for other in (agents(2), agents(3, 2)):
         with pytest.raises(InputError, match="leading axes"):
             certify(other, masks, eps=0.1)
+
+
+@pytest.mark.parametrize("name", ["path", "spectral", "crown"])
+def test_action_units_are_those_of_the_mean_whatever_the_deviations(name):
+    """Equal deviations divide D; unequal ones stay between the smallest and the largest."""
+    policy = init_policy(jax.random.key(0), 4, 3, hidden=(8,))
+    policy = replace(policy, params=policy.params._replace(log_std=jnp.log(jnp.full(3, 0.5))))
+    obs = np.zeros((2, 4), np.float32)
+    equal = certify(policy, None, 0.1, obs, (name,))[name]
+    np.testing.assert_allclose(equal.action_distance, 0.5 * equal.value, rtol=1e-6)
+    other = policy.params._replace(log_std=jnp.log(jnp.array([0.1, 1.0, 3.0])))
+    unequal = certify(replace(policy, params=other), None, 0.1, obs, (name,))[name]
+    np.testing.assert_allclose(unequal.action_distance, equal.action_distance, rtol=1e-6)
+    assert np.all(unequal.action_distance <= 3 * unequal.value * (1 + 1e-6))
+    assert np.all(unequal.action_distance >= 0.1 * unequal.value)
+
+
+def test_logits_have_no_action_units():
+    policy = init_policy(jax.random.key(0), 4, 3, hidden=(8,), discrete=True)
+    found = certify(policy, None, 0.1, np.zeros((2, 4)), ("path", "ibp"))
+    assert [x.action_distance for x in found.values()] == [None, None]

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from jaxprune.certify import BOUNDS
+from jaxprune.certify.activations import ACTIVATIONS
+from jaxprune.certify.activations.base import Choice
+from jaxprune.certify.boxes import Box
 from jaxprune.certify.certificates import gaussian_local
-from jaxprune.certify.crown import RELAXATIONS, Choice, Layer, lines_around, units_over
-from jaxprune.certify.interval import Box
+from jaxprune.certify.crown import Layer, lines_around, units_over
 from jaxprune.certify.query import Query, make_query, with_rows
 from jaxprune.policy import Affine
 from jaxprune.validation import InputError
@@ -151,7 +153,7 @@ def test_nothing_in_the_ball_leaves_the_box_at_any_depth(activation, sizes, dtyp
 POINTS = 200
 LINES = {
     name: jax.jit(lambda layer, choice, r=r: lines_around(r, units_over(r, layer), choice))
-    for name, r in RELAXATIONS.items()
+    for name, r in ACTIVATIONS.items()
 }
 
 
@@ -160,7 +162,7 @@ def check_lines(activation, dtype, z, low, high, choice):
     with jax.enable_x64(True):
         z, low, high, choice = (jnp.asarray(x, dtype) for x in (z, low, high, choice))
         layer = Layer(z, Box(low - z, high - z), jnp.zeros_like(z))
-        units = units_over(RELAXATIONS[activation], layer)
+        units = units_over(ACTIVATIONS[activation], layer)
         middle, half = LINES[activation](layer, Choice(*choice))
     assert all(x.dtype == dtype for x in (*middle, *half))
     wide = lambda x: np.asarray(x, np.longdouble)[:, None]  # noqa: E731
@@ -365,5 +367,5 @@ def test_differences_of_outputs_are_bounded_better_together():
 @pytest.mark.parametrize("name", RELAXED)
 def test_unknown_activation(name):
     asked = query(network(0, SIZES), 0.1, np.zeros(5), "gelu")
-    with pytest.raises(InputError, match=r"activation with a linear relaxation.*tanh, relu"):
+    with pytest.raises(InputError, match=r"activation with rules for bounds.*tanh, relu"):
         BOUNDS[name].bound(asked)

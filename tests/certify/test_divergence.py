@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
+from jaxprune.certify.boxes import Box
 from jaxprune.certify.certificates import UNITS
 from jaxprune.certify.divergence import (
     TOTAL_VARIATION,
@@ -19,7 +20,6 @@ from jaxprune.certify.divergence import (
     gaussian_tv,
     tv_of_oscillation,
 )
-from jaxprune.certify.interval import Box
 from jaxprune.policy import HEADS, Categorical, Gaussian
 from jaxprune.validation import InputError
 

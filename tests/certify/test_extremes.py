@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprune.certify import BOUNDS, certify
-from jaxprune.certify.interval import Box, enclosing
+from jaxprune.certify.boxes import Box, enclosing
 from jaxprune.certify.norms import nonnegative_norm, spectral_norm
 from jaxprune.certify.rounding import known, product
 from jaxprune.policy_io import load_policy

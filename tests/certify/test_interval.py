@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.certify.interval import ACTIVATIONS, SLOPES, Box, ibp, pre_activations
+from jaxprune.certify.activations import ACTIVATIONS
+from jaxprune.certify.boxes import Box
+from jaxprune.certify.interval import ibp, pre_activations
 from jaxprune.certify.query import Query, length, make_query
 from jaxprune.policy import Affine
 from jaxprune.validation import InputError
@@ -22,8 +24,8 @@ EXACT = {  # in extended precision: value and slope
 }
 ACTIVATION = pytest.mark.parametrize("activation", EXACT)
 DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
-RULES = {name: jax.jit(rule) for name, rule in ACTIVATIONS.items()}
-SLOPE_RULES = {name: jax.jit(rule) for name, rule in SLOPES.items()}
+RULES = {name: jax.jit(rules.box) for name, rules in ACTIVATIONS.items()}
+SLOPE_RULES = {name: jax.jit(rules.slopes) for name, rules in ACTIVATIONS.items()}
 
 # XLA rounds subnormal numbers to zero, which no rule covers.
 ends = st.one_of(
@@ -82,7 +84,7 @@ def test_rules_hold_on_many_intervals(activation, dtype):
 def test_slopes_of_saturated_units_are_not_zero():
     """1 - tanh^2 is 0 in float32 from 9 on, which would not be a bound."""
     far = Box(jnp.array([9.0, -30.0]), jnp.array([12.0, -20.0]))
-    slopes = SLOPES["tanh"](far)
+    slopes = ACTIVATIONS["tanh"].slopes(far)
     truth = 4 * np.exp([-18.0, -40.0])
     assert np.all(truth * (1 - 1e-6) <= slopes.high) and np.all(slopes.high <= truth * (1 + 1e-5))
 
@@ -148,5 +150,5 @@ def test_a_wider_ball_has_wider_boxes():
 
 
 def test_unknown_activation():
-    with pytest.raises(InputError, match=r"activation with an interval rule.*tanh, relu"):
+    with pytest.raises(InputError, match=r"activation with rules for bounds.*tanh, relu"):
         ibp(query(network(0, (2, 3, 1)), 0.1, np.zeros(2), "gelu", "float32"))

@@ -1,71 +1,80 @@
-"""Episodes are dealt to as many items as keep the devices busy, and come back in order."""
+"""The episodes of a population: every one as if it were played alone."""
+
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.attacks import Victims
-from jaxprune.cells import as_cells
-from jaxprune.evaluation.episodes import episode_keys, split
-from jaxprune.evaluation.evaluator import Evaluator, dealt_out
+from jaxprune.attacks import Victims, make_attack
+from jaxprune.cells import as_cells, masked_policy
+from jaxprune.envs import make_env
+from jaxprune.evaluation.episodes import episode_set, turns
+from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
-from jaxprune.rollout import Episode, Play
-from tests.probes import Drift
+from jaxprune.pruning import prune
+from jaxprune.rollout import Play, episode
 
 KEY = jax.random.key(0)
+CARTPOLE = make_env("cartpole")
+# A step that is looked at in each of five episodes: one that is reached, or may be, or is not.
+PLAY = Play(stochastic=True, gamma=np.float32(0.9), times=np.array([[0], [9], [12], [3], [10**6]]))
+ATTACKS = ("random", "fixed")  # without a memory, and with one
 
 
-def parts_of(episodes: int, cells: int, lanes: int = 64):
-    times = np.arange(episodes * 2, dtype=np.int32).reshape(episodes, 2)
-    return split(episode_keys(KEY, episodes), times, cells, lanes)
-
-
-@pytest.mark.parametrize(
-    ("episodes", "cells", "groups"),
-    [
-        (8, 2, 1),  # two devices, two cells
-        (8, 1, 2),  # one cell, cut in two
-        (9, 1, 3),  # by a divisor
-        (128, 10, 2),  # more than 64 lanes
-        (130, 10, 5),
-        (7, 1, 7),  # a prime number of episodes: one each
-        (1, 1, 1),
-    ],
-)
-def test_as_few_parts_as_fit_the_lanes_and_fill_the_devices(episodes, cells, groups):
-    parts = parts_of(episodes, cells)
-    assert parts.groups == groups
-    assert parts.keys.shape == (groups, episodes // groups)
-
-
-def test_items_are_counted_cell_by_cell_and_joined_again():
-    parts = parts_of(6, 1)
-    _, _, cells = as_cells(init_policy(KEY, 2, 2), None)
-    cells = jax.tree.map(lambda x: np.repeat(np.asarray(x), 3), cells)._replace(
-        agent=np.array([10, 11, 12])
+def population():
+    """Two agents with three masks each, and the six cells that these are."""
+    make = lambda k: init_policy(k, 4, 2, discrete=True, hidden=(8,))  # noqa: E731
+    policy = jax.vmap(make)(jax.random.split(KEY, 2))
+    policy.params.actor["layer_1"]["kernel"] *= 100  # so that it acts on what it sees
+    _, policies, cells = as_cells(
+        *jax.device_get((policy, prune(policy, "random", [0.0, 0.5, 0.9])))
     )
-    turns = parts.turns(cells, (np.array([0.0, 0.1, 0.2]),), np.arange(6))
-    np.testing.assert_array_equal(turns.cell.agent, [10, 10, 11, 11, 12, 12])
-    np.testing.assert_allclose(turns.params[0], [0.0, 0.0, 0.1, 0.1, 0.2, 0.2])
-    assert turns.times.shape == (6, 3, 2) and turns.times[1, 0, 0] == 6
-    returns = np.arange(18).reshape(6, 3)
-    episodes = Episode(*([returns] * 6), np.zeros((6, 3, 0, 2)), returns)
-    joined = parts.joined(episodes)
-    np.testing.assert_array_equal(joined.return_, np.arange(18).reshape(3, 6))
-    assert joined.visited.shape == (3, 6, 0, 2)
+    return jax.device_put(policies), jax.device_get(cells)
 
 
-def test_the_parts_change_nothing():
-    """Few lanes, many lanes: the same episodes in the same order."""
-    policies = jax.vmap(lambda k: init_policy(k, 2, 2))(jax.random.split(KEY, 2))
-    _, flat, cells = as_cells(*jax.device_get((policies, None)))
-    play = Play(times=np.zeros((6, 0), np.int32))
-    evaluator = Evaluator(Drift(), ("random",))
+def test_turns_are_counted_cell_by_cell():
+    found = turns(2, 3)
+    np.testing.assert_array_equal(found.cell, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(found.episode, [0, 1, 2, 0, 1, 2])
+    assert found.cell.dtype == np.int32
 
-    def played(lanes: int):
-        victims = Victims(Drift(), flat, cells, 0.1, KEY, lanes=lanes)
-        return evaluator.play("random", victims, (), dealt_out(KEY, victims, play), play)
 
-    few, many = played(2), played(64)
-    np.testing.assert_allclose(few.return_, many.return_, rtol=1e-5)
-    assert few.return_.shape == (2, 6)
+@pytest.mark.parametrize("lanes", [2, 64])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_episodes_are_those_that_would_be_played_alone(name, lanes):
+    """Few lanes or more than there are episodes; of unequal lengths; by `rollout.episode`."""
+    policies, cells = population()
+    victims = Victims(CARTPOLE, policies, cells, 0.2, KEY, lanes=lanes)
+    evaluator = Evaluator(CARTPOLE, ATTACKS)
+    attack = make_attack(name)
+    params = attack.blank(init_policy(KEY, 4, 2, discrete=True, hidden=(8,)), CARTPOLE.spec)
+    every = jax.tree.map(lambda x: np.broadcast_to(x, (6, *np.shape(x))), params)
+    episodes = episode_set(KEY, PLAY.times)
+    found = evaluator.play(name, victims, every, episodes, PLAY)
+    assert found.visited.shape == (6, 5, 1, 4)
+    assert len(np.unique(found.length)) > 5
+
+    def alone(cell, key, times):
+        key_episode, key_memory = jax.random.split(key)
+        memory, perturb = attack.init(params, key_memory), partial(attack.perturb, params)
+        victim, play = masked_policy(policies, cell), PLAY._replace(times=times)
+        return episode(key_episode, CARTPOLE, victim, perturb, memory, jnp.float32(0.2), play)
+
+    over_episodes = jax.vmap(alone, in_axes=(None, 0, 0))
+    expected = jax.jit(jax.vmap(over_episodes, in_axes=(0, None, None)))(cells, *episodes)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cell_does_not_depend_on_its_neighbours():
+    """One cell alone, on two devices, plays what it plays among the others."""
+    policies, cells = population()
+    evaluator = Evaluator(CARTPOLE, ATTACKS)
+    episodes = episode_set(KEY, PLAY.times)
+    every = Victims(CARTPOLE, policies, cells, 0.2, KEY)
+    one = every._replace(cells=jax.tree.map(lambda x: x[4:5], cells))
+    among, alone = (evaluator.play("random", v, (), episodes, PLAY) for v in (every, one))
+    np.testing.assert_array_equal(among.length[4:5], alone.length)
+    np.testing.assert_allclose(among.distance[4:5], alone.distance, rtol=1e-5)

@@ -32,6 +32,13 @@ def policy_of(*, discrete=False, hidden=(8, 6), activation="tanh"):
     return replace(policy, obs_stats=stats, obs_clip=7.5, obs_std_offset=3e-7)
 
 
+def lively_policy(**kind):
+    """A policy whose actions differ widely from observation to observation."""
+    policy, rng = policy_of(**kind), np.random.default_rng(9)
+    actor = jax.tree.map(lambda w: rng.standard_normal(w.shape, np.float32), policy.params.actor)
+    return replace(policy, params=policy.params._replace(actor=actor))
+
+
 def assert_same_bits(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):

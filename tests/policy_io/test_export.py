@@ -1,5 +1,6 @@
 """Policies that leave: the same actions as here, in a file that says nothing about this machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -10,7 +11,13 @@ import pytest
 from jax import export
 
 from jaxprune.policy import action_distribution, normalise
-from jaxprune.policy_io import export_policy, load_exported, load_policy, numpy_policy
+from jaxprune.policy_io import (
+    export_policy,
+    load_exported,
+    load_policy,
+    numpy_policy,
+    save_policy,
+)
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.validation import InputError
 from tests.policy_io.policies import policy_of
@@ -105,6 +112,23 @@ def test_files_that_are_no_exported_policy(tmp_path):
         load_exported(path)
 
 
+def test_nothing_is_written_where_there_is_no_folder(tmp_path):
+    for write in (export_policy, save_policy):
+        with pytest.raises(InputError, match=r"cannot write .*missing.*No such file.*folder"):
+            write(tmp_path / "missing" / "policy.bin", policy_of())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_device_can_express():
+    policy = policy_of()
+    for field, value in (("activation", "swish"), ("distribution", "squashed")):
+        with pytest.raises(InputError, match=rf"'{value}' cannot be exported: (tanh|normal), "):
+            numpy_policy(replace(policy, **{field: value}))
+    lost = jax.tree.map(lambda x: x * jnp.nan, policy)
+    with pytest.raises(InputError, match="not finite"):
+        numpy_policy(lost)
+
+
 @pytest.mark.parametrize("out", [lambda p, m: export_policy("nowhere", p, m), numpy_policy])
 def test_populations_are_refused(out):
     policy = policy_of()
@@ -112,9 +136,10 @@ def test_populations_are_refused(out):
         out(policy, prune(policy, sparsity=[0.1, 0.5]))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("discrete", [False, True])
-def test_a_policy_for_numpy(discrete):
-    policy = policy_of(discrete=discrete)
+def test_a_policy_for_numpy(discrete, activation):
+    policy = policy_of(discrete=discrete, activation=activation)
     masks = prune(policy, "random", 0.5)
     act = numpy_policy(policy, masks)
     expected = actions_of(mask_policy(policy, masks), OBS)
@@ -123,6 +148,16 @@ def test_a_policy_for_numpy(discrete):
     np.testing.assert_allclose(many, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(one, expected[0], rtol=1e-6, atol=1e-7)
     assert np.shape(one) == (() if discrete else (3,))
+
+
+def test_numpy_alone_acts(monkeypatch):
+    """Nothing of JAX is called."""
+    policy = policy_of()
+    act = numpy_policy(policy)
+    expected = actions_of(policy, OBS)
+    for name in ("jit", "vmap", "device_put", "device_get"):
+        monkeypatch.delattr(jax, name)
+    np.testing.assert_allclose(act(OBS), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_gymnasium_loop_of_the_docstring():

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprune.certify.activations import ACTIVATIONS
 from jaxprune.certify.crown import crown
-from jaxprune.certify.crown_ibp import RAYS, Point, output_changes
+from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import make_query
 from jaxprune.policy import affine_layers, inverse_std
@@ -250,17 +251,18 @@ def test_lines_hold_over_any_box(activation):
     ends = rng.standard_normal((2, 3000)) * 10.0 ** rng.uniform(-3, 1.5, (2, 3000))
     low, high = np.min(ends, 0), np.max(ends, 0)
     with jax.enable_x64(True):
-        rays = RAYS[activation](*(Point(x, jnp.asarray(SIGMA[activation](x))) for x in (low, high)))
+        rules = ACTIVATIONS[activation]
+        rays = rules.rays(rules.point(jnp.asarray(low)), rules.point(jnp.asarray(high)))
         above, below = jax.tree.map(np.asarray, rays)
     for t in np.linspace(0, 1, 101):
         x = low + t * (high - low)
-        for sign, (slope, (at, value)) in ((1, above), (-1, below)):
+        for sign, (slope, (at, value, _)) in ((1, above), (-1, below)):
             gap = value + slope * (x - at) - SIGMA[activation](x)
             assert np.all(sign * gap >= -1e-12 * (1 + np.abs(x)))
 
 
 def test_unknown_activation():
-    with pytest.raises(InputError, match="unknown activation 'gelu'"):
+    with pytest.raises(InputError, match="unknown activation with rules for bounds 'gelu'"):
         values("convex", policy(0, activation="gelu"), states(0), 0.1)
 
 

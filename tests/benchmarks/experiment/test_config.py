@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import run
 from benchmarks.experiment import PRESETS, Experiment, check, parse, parse_grid
-from benchmarks.experiment.config import RunOptions
+from benchmarks.experiment.config import RunOptions, parse_tasks
 from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
 from jaxprune.envs import make_env
 from jaxprune.losses import Hyper
@@ -58,6 +59,51 @@ def test_presets_are_starting_points():
     assert parse(["--preset", "smoke"])[0] == PRESETS["smoke"]
     smoke = parse(["--preset=smoke", "--seeds", "3", "--no-resume"])
     assert smoke == (replace(PRESETS["smoke"], seeds=3), RunOptions(resume=False))
+
+
+def test_a_preset_may_have_settings_of_its_own_for_a_task():
+    laptop, paper = PRESETS["laptop"].ppo, PRESETS["paper"].ppo
+    assert (laptop.num_envs, laptop.epochs, paper.num_envs, paper.epochs) == (16, 5, 32, 10)
+    assert (laptop.hyper.gae_lambda, paper.hyper.gae_lambda) == (0.9, 0.95)
+    assert laptop.hyper.kappa == paper.hyper.kappa == 0.3  # what the task has in every preset
+    assert parse(["--env", "gym/Hopper-v4"])[0].ppo == laptop
+    assert parse(["--preset", "paper", "--env", "gym/Hopper-v4"])[0].ppo == paper
+    assert parse(["--env", "walker2d"])[0].ppo.num_envs == 32
+
+
+def test_each_of_several_tasks_is_a_run_in_a_folder_of_its_own():
+    words = ["--preset", "smoke", "--env=cartpole,gym/Hopper-v4", "--out", "there"]
+    (one, here), (other, there) = parse_tasks(words)
+    assert (one.env, other.env) == ("cartpole", "gym/Hopper-v4")
+    assert one == parse(["--preset", "smoke"])[0]
+    assert other == parse(["--preset", "smoke", "--env", "gym/Hopper-v4"])[0]
+    assert (here.out, there.out) == (Path("there/cartpole"), Path("there/gym-Hopper-v4"))
+    assert [o.out for _, o in parse_tasks(words[:-2])] == [None, None]
+    assert parse_tasks(["--out", "there"])[0][1].out == Path("there")
+
+
+def test_the_paper_preset_is_its_three_tasks_by_two_ways_of_training():
+    asked = [experiment for experiment, _ in parse_tasks(["--preset", "paper"])]
+    assert [experiment.env for experiment in asked] == ["hopper", "walker2d", "halfcheetah"]
+    assert {experiment.regimes for experiment in asked} == {("ppo", "sa_ppo")}
+    (alone,) = parse_tasks(["--preset", "paper", "--env", "walker2d"])
+    assert alone[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--env cartpole,cartpole", "'cartpole,cartpole' holds a task twice"),
+        ("--env cartpole, --dry-run", "unknown env ''"),
+        ("--env cartpole,hoper --dry-run", "hoper"),
+    ],
+)
+def test_a_list_of_tasks_is_checked_before_the_first_is_computed(words, named, capsys):
+    assert run.main(words.split()) == 2
+    streams = capsys.readouterr()
+    assert named in streams.err
+    assert streams.err.count("\n") == 1
+    assert not streams.out
 
 
 def test_every_preset_is_named_after_its_key_and_valid():
@@ -189,7 +235,7 @@ def test_runs_that_differ_in_names_alone_may_be_compared():
     base = Experiment(env="cartpole")
     for name, value in OTHER.items():
         material = Experiment.material(replace(base, **{name: value}).settings())
-        label = name in {"preset", "lanes", "policy", "policy_stats"}
+        label = name in {"preset", "lanes", "policy", "policy_stats", "reference"}
         assert (material == Experiment.material(base.settings())) == label, name
 
 
@@ -205,7 +251,6 @@ def test_a_sweep_multiplies_the_tasks_own_radius():
     env = make_env("cartpole")
     asked, _ = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
     assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
-    assert parse(["--episodes", "9"])[0].resolved(env).selection_episodes == 4
 
 
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
@@ -252,7 +297,7 @@ BAD = [
     ("--eps-sweep=-1,0", ["eps_sweep -1", "[0, 1000]"]),
     ("--eps-sweep 0,1 --eps 0.1,0.2", ["0,1", "2"]),
     ("--eps-sweep 0,1000 --eps 0.1", ["eps 100", "[0, 10]"]),
-    ("--selection-episodes 0", ["selection_episodes 0"]),
+    ("--selection.episodes 0", ["selection episodes 0"]),
     ("--rs.steps 100", ["rs steps 100", "too few to train"]),
     ("--adversary.steps 100", ["adversary steps 100", "too few to train"]),
     ("--adversary.minibatches 3", ["minibatches 3", "divisor of 2048"]),

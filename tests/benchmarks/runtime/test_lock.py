@@ -42,15 +42,15 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(tmp_path: Path, m
     """A process that opened the file just before must not hold a lock that no other sees."""
     stat, removed = os.stat, []
 
-    def first_removed(path):
-        if not removed:
+    def first_removed(path, **options):
+        if path == tmp_path / LOCK and not removed:
             removed.append(path)
             os.unlink(path)
-        return stat(path)
+        return stat(path, **options)
 
-    monkeypatch.setattr(os, "stat", first_removed)
-    lock = hold(tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", first_removed)
+        lock = hold(tmp_path)
     with lock, pytest.raises(InputError, match="is being written by"):
         hold(tmp_path)
     assert removed == [tmp_path / LOCK]

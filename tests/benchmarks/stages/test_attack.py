@@ -87,7 +87,7 @@ def run(prepared_for, tmp_path_factory) -> Run:
 
     def counting(attack, victims):
         if attack.prepare is not None:
-            prepared_for.append((attack.members, victims.eps))
+            prepared_for.append((attack.members(victims.env.spec), victims.eps))
         return original(attack, victims)
 
     def keeping(*about):
@@ -116,7 +116,7 @@ def test_every_attack_radius_and_cell_has_its_rows(run):
     for name in ("none", *SMALL.attacks):
         rows = attacks["attack"] == name
         cost = make_attack(name, TINY).cost
-        for what, spent in cost._asdict().items():
+        for what, spent in cost.spent(np.zeros(1)).items():
             assert set(attacks[what][rows]) == {spent}
 
 
@@ -207,7 +207,9 @@ def test_a_warm_start_walks_up_every_curve(run):
         cells = len(victims.cells.agent)
         return np.zeros((cells, 2)) if victims.start is None else victims.start + 1
 
-    attack = Attack(none().perturb, nothing, lambda *_: np.zeros(()), count, members=2, warms=True)
+    attack = Attack(
+        none().perturb, nothing, lambda *_: np.zeros(()), count, lambda _: 2, warms=True
+    )
     victims = victims_of(ENV, run.population, Case("mad", 0.1, "deterministic"), 0, None)
     found = warmed(attack, victims, run.population.rows)
     level = {0.0: 1, 0.5: 2, 0.9: 3}
@@ -216,12 +218,13 @@ def test_a_warm_start_walks_up_every_curve(run):
 
 
 def test_the_plan_counts_what_adversaries_learn_from():
-    """8 cells: rs once for both radii; its 2 members choose on 2 episodes at each radius."""
-    assert learned(expand(SMALL), 8) == (8 * 256, 8 * 2 * 2 * 2)
-    assert learned(expand(replace(SMALL, attacks=("rs_adversarial",))), 8)[0] == 2 * 8 * (
+    """8 cells: rs once for both radii; its 2 members play both rounds at each radius."""
+    spec = ENV.spec
+    assert learned(expand(SMALL), 8, spec) == (8 * 256, 8 * 2 * 2 * (4 + 8))
+    assert learned(expand(replace(SMALL, attacks=("rs_adversarial",))), 8, spec)[0] == 2 * 8 * (
         make_attack("rs_adversarial", TINY).cost.env_steps
     )
-    assert learned(expand(replace(SMALL, attacks=("mad",))), 8) == (0, 0)
+    assert learned(expand(replace(SMALL, attacks=("mad",))), 8, spec) == (0, 0)
 
 
 PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
@@ -254,7 +257,7 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
 
     monkeypatch.setattr(Mapped, "__call__", counting)
     victims = victims_of(ENV, run.population, case, 0, None)
-    prepare, members = runner.attacks[name].prepare, runner.attacks[name].members
+    prepare, members = runner.attacks[name].prepare, runner.attacks[name].members(ENV.spec)
     assert prepare is not None
     found = prepare(victims)
     assert not any(compiled) and (compiled or name == "transfer")  # which prepares nothing

@@ -6,22 +6,18 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.analysis.bounds import behaviour
 from benchmarks.experiment import PRESETS
 from benchmarks.runtime.arrays import part
 from benchmarks.stages.base import Population, Row
 from benchmarks.stages.certify import certified
 from benchmarks.stages.visitation import collect, visit_times
+from jaxprune.attacks import Victims
 from jaxprune.cells import Cell
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
-from jaxprune.evaluation.episodes import (
-    VICTIMS,
-    Shared,
-    cell_program,
-    episode_keys,
-    split,
-    timeless,
-)
+from jaxprune.evaluation import Evaluator
+from jaxprune.evaluation.episodes import VICTIMS, episode_set
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
 from jaxprune.rollout import Play
@@ -55,15 +51,9 @@ def table_of(settings, env, broken: bool = False):
         for s in (0.0, 0.5)
     ]
     play = Play(VICTIMS[settings.victim[0]], times=visit_times(settings, spec))
-    keys = episode_keys(jax.random.key(1), settings.episodes)
-    run = cell_program(env, ("none",), settings.attack)
-    clean = jax.device_get(
-        run(
-            Shared(policy, np.int32(0), np.float32(0), timeless(play)),
-            split(keys, play.times, 4).turns(cells, ((),), np.arange(4)),
-            2,
-        )
-    )
+    victims = Victims(env, policy, cells, 0.0, jax.random.key(0))
+    episodes = episode_set(jax.random.key(1), play.times)
+    clean = Evaluator(env, ("none",)).play("none", victims, (), episodes, play)
     visits = collect(play.times, float(settings.ppo.hyper.gamma), spec, clean)
     if broken:
         policy.params.actor["layer_1"]["bias"] = policy.params.actor["layer_1"]["bias"].copy()
@@ -153,6 +143,23 @@ def test_global_bounds_alone_need_no_states():
     assert set(table["bound"]) == {"path"}
 
 
+def test_actions_are_told_in_their_units_beside_what_the_policy_does():
+    """The attack below the local bound, and F of a behaviour between the same two."""
+    settings = replace(SETTINGS, victim=("stochastic",))
+    table, _ = table_of(settings, Drift(length=6))
+    for quantity in ("D_action", "D_action_mean"):
+        reached = rows(table, bound="attack", quantity=quantity)
+        assert np.all(reached > 0) and reached.shape == (4,)
+        assert np.all(reached <= rows(table, bound="ibp", quantity=quantity) * (1 + 1e-4))
+    assert np.all(rows(table, bound="attack", quantity="action_sd") >= 0)
+    found = behaviour(table, "magnitude", 0.05)
+    assert found is not None and np.all(found.f[0] <= found.f[1] + 1e-6)
+    spread = rows(table, bound="attack", quantity="action_sd").reshape(2, 2).mean(0)
+    np.testing.assert_allclose(found.spread, spread)
+    discrete, _ = table_of(SETTINGS, CARTPOLE)
+    assert behaviour(discrete, "magnitude", 0.05) is None
+
+
 def test_an_agent_that_diverged_costs_only_its_own_certificates():
     table, _ = table_of(SETTINGS, CARTPOLE, broken=True)
     numbers = np.isin(table["quantity"], ["D", "TV", "vacuity", "value_gap"])
@@ -178,7 +185,8 @@ def test_every_task_has_a_value_certificate_that_names_its_rewards(task, quantit
     """The vacuity times the trivial bound, (r_hi - r_lo) / (1 - gamma)."""
     table, _ = table_of(replace(SETTINGS, bounds=("path",)), make_env(task))
     undiscounted = quantity.replace("value_gap", "value_gap_undiscounted")
-    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted}
+    action = {"D_action"} if task == "mountain_car_continuous" else set()
+    assert set(table["quantity"]) == {"D", "TV", "vacuity", quantity, undiscounted} | action
     horizon = make_env(task).spec.horizon
     assert np.all(rows(table, quantity=undiscounted) <= width * horizon * (1 + 1e-9))
     mine = table["quantity"] == quantity

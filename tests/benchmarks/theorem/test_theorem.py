@@ -94,13 +94,13 @@ def test_the_curves_start_at_the_dense_network(small):
 def test_the_report_opens_with_a_verdict_from_the_numbers(small):
     report = (small / "report.md").read_text()
     top = report.split("![")[0]
-    assert "The claim holds for " in top and "It holds for path, centre_free" in top
+    assert "the claim holds for " in top and "It holds for path, centre_free" in top
     assert "It fails for spectral, which rose in " in top
     assert "No attack went beyond any bound." in top and "Please report" not in report
     assert "The price of monotonicity, before any pruning" in top
     assert f"`python -m benchmarks.theorem {SMALL}" in report
     for sweep in ("magnitude", "random", "one by one"):
-        assert f"## How often a step raised it: {sweep}\n" in report
+        assert f"## How often a step raised it, state by state: {sweep}\n" in report
     for level in ("0", "0.6"):
         assert f"## What bounds cost: magnitude, sparsity {level}\n" in report
     assert (small / "theorem.png").read_bytes().startswith(b"\x89PNG")
@@ -145,11 +145,12 @@ def test_the_truth_about_a_linear_policy():
     masks.actor["layer_0"]["kernel"] = masks.actor["layer_0"]["kernel"].at[1].set(False)
     options = Options(out=Path(), eps=0.1)
     found = measure.sensitivity(policy, masks, np.zeros((3, 2)), options)
-    assert list(found) == ["jacobian", "attack"]
     jacobian = np.linalg.norm(weight, 2) / 0.5
     np.testing.assert_allclose(found["jacobian"], [[jacobian] * 3, [0.0] * 3], rtol=1e-7)
     corner = 0.1 * np.hypot(3, 1) / 0.5
     np.testing.assert_allclose(found["attack"], [[corner] * 3, [0.0] * 3], rtol=1e-6)
+    moved = found["attack, action units"]  # without the deviations
+    np.testing.assert_allclose(moved, [[corner * 0.5] * 3, [0.0] * 3], rtol=1e-6)
 
 
 def test_chains_are_nested_and_single_weights_go_one_by_one():
@@ -225,9 +226,10 @@ def test_prices_are_ratios_at_each_state():
         attack=[[1, 4], [1, 1], [0, 0]],
         jacobian=[1] * 3,
     )
+    found = found._replace(actions={name: x / 2 for name, x in found.values.items()})
     price = prices([found], 0)
-    assert price["path"] == pytest.approx((8, 2, 4))  # sqrt(8/2 * 8/8), sqrt(8/1 * 8/4)
-    assert price["ibp"] == pytest.approx((4, 1, 2))
+    assert price["path"] == pytest.approx((8, 4, 2, 4))  # sqrt(8/2 * 8/8), sqrt(8/1 * 8/4)
+    assert price["ibp"] == pytest.approx((4, 2, 1, 2))
     assert relative([found], "path") == pytest.approx([1, 0.5, 0.25])
     assert relative([found], "attack") == pytest.approx([1, 0.5, 0])
 
@@ -236,7 +238,7 @@ def test_the_verdict_names_what_should_be_impossible():
     truth = {"jacobian": [1.0, 1.0, 1.0], "attack": [1.0, 1.0, 1.0]}
     good = line(path=[3, 2, 1], spectral=[2, 2.5, 1], **truth)
     fine = list(verdict(Findings([good])))
-    assert fine[0] == "The claim holds for 1 of 2 bounds."
+    assert fine[0].endswith("the claim holds for 1 of 2 bounds.")
     assert "not one of 2 pruning steps" in fine[1]
     assert fine[2] == (
         "It fails for spectral, which rose in 50.0% (magnitude) of the steps, at most to 1.25x in "

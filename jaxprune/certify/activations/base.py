@@ -1,0 +1,59 @@
+"""What bounds know of an activation: one record, and the geometry that its rules speak of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxprune.certify.boxes import Box
+from jaxprune.types import Array
+
+
+class Point(NamedTuple):
+    """A point of the graph of an activation."""
+
+    x: Array
+    value: Array
+    slope: Array
+
+
+class Choice(NamedTuple):
+    """Which line to take of those that an activation offers, each in [0, 1]."""
+
+    below: Array  # [n]
+    above: Array  # [n]
+
+
+class Contact(NamedTuple):
+    """The slope of a line on one side of an activation, and the points where it may touch."""
+
+    slope: Array  # [n]
+    points: tuple[Point, ...]
+
+
+class Ray(NamedTuple):
+    """The line of a slope through a point."""
+
+    slope: Array  # [n]
+    through: Point
+
+
+class Activation(NamedTuple):
+    """The rules of a nondecreasing activation sigma, element by element."""
+
+    box: Callable[[Box], Box]
+    """The values that sigma takes over a box, rounded outward."""
+    slopes: Callable[[Box], Box]
+    """The slopes that sigma has over a box, rounded outward."""
+    increment: Callable[[Array], Array]
+    """z -> the most that sigma changes when its input changes by z >= 0, wherever that is."""
+    point: Callable[[Array], Point]
+    """x -> the point of the graph at x."""
+    choose: Callable[[Point, Point], Choice]
+    """Ends (low, high) of a box -> the lines that plain CROWN takes."""
+    below: Callable[[Point, Point, Array], Contact]
+    """(low, high, choice `[n]`) -> a slope, and points one of which a line of that slope meets
+    first when it rises from below."""
+    above: Callable[[Point, Point, Array], Contact]
+    """The same for a line that descends from above."""
+    rays: Callable[[Point, Point], tuple[Ray, Ray]]
+    """(low, high) -> lines above and below sigma over the box, with cheap gradients and no outward
+    rounding."""
