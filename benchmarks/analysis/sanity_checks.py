@@ -31,7 +31,7 @@ class Check(NamedTuple):
     value: float
     limit: float  # the largest value that passes
     where: str
-    meaning: str  # of a failure, and what to do about it
+    meaning: str  # of a failure, with {value} and {where}, and what to do about it
 
 
 class _Rule(NamedTuple):
@@ -48,24 +48,26 @@ class _Rule(NamedTuple):
 RIVALS = {
     "white box at least as strong as transfer": (
         "transfer",
-        "an attack made for another policy does more than one made for this, whose gradients may "
-        "be masked: believe the transferred attack, and give the others more steps and restarts",
+        "An attack made for another policy lowers the return by {value:.3g} more than one made "
+        "for this policy {where}. The gradients may be masked: believe the transferred attack, "
+        "and give the others more steps and restarts.",
     ),
     "white box at least as strong as gradient-free search": (
         "search",
-        "asking at points does more than following gradients, which may be masked: believe the "
-        "search, and give the gradient attacks more steps and restarts",
+        "A search without gradients lowers the return by {value:.3g} more than the gradient "
+        "attacks {where}. The gradients may be masked: believe the search, and give the gradient "
+        "attacks more steps and restarts.",
     ),
     "white box at least as strong as noise": (
         "noise",
-        "noise does more than an attack, so that the attack is broken or aims at the wrong thing: "
-        "add attacks on the return, and give them more steps or a longer training",
+        "Noise lowers the return by {value:.3g} more than the attacks {where}. The attacks aim at "
+        "the wrong thing: add attacks on the return, such as director, and give them more steps.",
     ),
 }
 GROWTH = (
     "stronger with eps",
-    "an attack is weaker in a larger ball, which holds all that the smaller one does: it has not "
-    "found what there is; give it more steps, restarts or a longer training",
+    "An attack leaves {value:.3g} more return in a larger ball, which holds the smaller one "
+    "{where}. Give the attack more steps, restarts or a longer training.",
 )
 
 
@@ -78,38 +80,40 @@ RULES = [
         "gradient attack at least as strong as corners",
         1.02,
         lambda told: _ratio(told["corners"], told["gradient"]),
-        "random corners of the ball move the policy so many times as far as the gradient attack: "
-        "give it more restarts; where that does not help, its gradients are masked",
+        "Random corners of the ball move the policy {value:.3g} times as far as the gradient "
+        "attack does {where}. Give the attack more restarts; if that does not help, the gradients "
+        "are masked.",
     ),
     _Rule(
         "gradient attack has converged",
         1.1,
         lambda told: _ratio(told["doubled"], told["gradient"]),
-        "twice the steps and restarts move the policy this many times as far, so that its "
-        "robustness is overstated: give the gradient attack more steps and restarts",
+        "Twice the steps and restarts move the policy {value:.3g} times as far {where}. The "
+        "robustness is overstated: give the gradient attack more steps and restarts.",
     ),
     _Rule(
         "gradients exist",
         0.5,
         lambda told: told["zero_gradient"],
-        "the policy has no gradient in this share of the coordinates that its weights connect to "
-        "the action: its units are dead or saturated, and only attacks without gradients tell its "
-        "robustness",
+        "The policy has no gradient in a share of {value:.3g} of the coordinates that its weights "
+        "connect to the action {where}. Its units are dead or saturated: use attacks without "
+        "gradients.",
     ),
     _Rule(
         "objective is a number",
         0.0,
         lambda told: told.get("undefined", np.full(1, np.nan)),  # committed runs did not count
-        "the divergence is not finite at this share of the corners of the ball, where the policy "
-        "overflows: no attack sees what it does there, so that its robustness is not known",
+        "The policy overflows at a share of {value:.3g} of the corners of the ball {where}. No "
+        "attack sees what it does there: its robustness is not known.",
         optional=True,
     ),
     _Rule(
         "gradient at least as strong as transfer in D",
         1.02,
         lambda told: _ratio(told["transferred"], told["gradient"]),
-        "the perturbation made for another policy moves this one so many times as far as its own: "
-        "give the gradient attack more restarts; where that does not help, gradients are masked",
+        "A perturbation made for another policy moves this one {value:.3g} times as far as its "
+        "own does {where}. Give the gradient attack more restarts; if that does not help, the "
+        "gradients are masked.",
         optional=True,
     ),
 ]
@@ -150,13 +154,11 @@ def checks(results: Results, diagnosis: Columns) -> list[Check]:
 
 
 def warnings_of(found: Sequence[Check]) -> Iterator[str]:
-    """A sentence for every check that failed."""
+    """Yields what every failed check means."""
     for check in found:
         if not check.passed:
-            yield (
-                f"check failed: {check.name} ({check.where}: {check.value:.3g}, at most "
-                f"{check.limit:.3g} is sound): {check.meaning}"
-            )
+            where = f"({check.where}; at most {check.limit:.3g} is sound)"
+            yield check.meaning.format(value=check.value, where=where)
 
 
 # --- returns --------------------------------------------------------------------------------------

@@ -20,8 +20,10 @@ def main(argv: Sequence[str]) -> int:
     path = read_options(Options, argv, "benchmarks.report", addresses=True).run
     check_devices()
     folder = RunFolder(path, read_json(path / "experiment.json").get("settings") or {})
+    console = make_console()
     with folder.locked():
-        write_report(folder, make_console())
+        write_report(folder, console)
+    console.print(f"wrote {path}/report.html", markup=False)
     return 0
 
 

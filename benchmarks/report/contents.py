@@ -1,6 +1,6 @@
 """All that a report says, computed once from the tables of a run; its writers only lay it out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.analysis import bounds, curves, versus_dense, worst_case
 from benchmarks.analysis.bounds import Behaviour, BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
+from benchmarks.analysis.curves import TIE as TIE
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
@@ -18,24 +19,26 @@ from benchmarks.analysis.curves import (
     cvar_interval,
     labelled,
     of_victim,
+    replicated_interval,
 )
 from benchmarks.analysis.meaning import meaning_rows
 from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
-from benchmarks.analysis.verdict import ERROR as ERROR
 from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
-from benchmarks.analysis.verdict import Choice as Choice
+from benchmarks.analysis.verdict import SweetSpot as SweetSpot
 from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
-from jaxprune.attacks import ATTACKS
+from jaxprune.attacks import ATTACKS, label_of
 from jaxprune.statistics import FEWEST, Interval
 
 # Fewer training seeds than this say nothing about a method.
 SEEDS = FEWEST
+# The attack that the literature reports, and under which sweet spots appear.
+USUAL = "mad"
 # What the terms of the regret are differences of.
 QUANTITIES = ("returns", "discounted")
 # What every count of diverged episodes is followed by.
@@ -61,6 +64,18 @@ class Line(NamedTuple):
     interval: Interval  # [S]
     seeds: np.ndarray  # [seeds, S], means over the episodes
 
+    @property
+    def few(self) -> bool:
+        """Whether the seeds are too few for an interval: then their range says more."""
+        return 1 < len(self.seeds) < SEEDS
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ends of the interval, or the range of few seeds, `[S]` each."""
+        if self.few:
+            return self.seeds.min(0), self.seeds.max(0)
+        return np.asarray(self.interval.low), np.asarray(self.interval.high)
+
 
 class Panel(NamedTuple):
     """Holds the numbers of one method at one radius."""
@@ -70,6 +85,8 @@ class Panel(NamedTuple):
     dense: str  # the unpruned agents that it is compared with
     nested: bool  # whether monotone bounds promise anything along its curve
     sparsity: np.ndarray  # [S]
+    levels: np.ndarray  # [L], the same with 0 in front, for the main lines
+    main: dict[str, Line]  # [L], what answers the question: clean, MAD, worst of all
     clean: Line
     attacks: list[Line]  # of many, the strongest first
     worst: Line  # of all adversaries
@@ -89,6 +106,11 @@ class Panel(NamedTuple):
     regrets: dict[str, RegretCurve]  # by quantity
     bracket: Bracket | None
     verdict: Verdict | None  # None where nothing is pruned
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it is about pruned agents."""
+        return self.method != self.dense
 
     @property
     def shown(self) -> int:
@@ -174,7 +196,7 @@ class Contents(NamedTuple):
     @property
     def pruned(self) -> bool:
         """Whether anything was pruned."""
-        return any(panel.method != panel.dense for panel in self.panels)
+        return any(panel.pruned for panel in self.panels)
 
     @property
     def by_radius(self) -> list[list[Panel]]:
@@ -188,16 +210,18 @@ class Contents(NamedTuple):
         return {name: [p for p in self.panels if p.method == name] for name in methods}
 
     @property
+    def size(self) -> str:
+        """Returns how many agents there are, in words."""
+        return "1 agent" if self.seeds == 1 else f"{self.seeds} agents"
+
+    @property
     def few_seeds(self) -> str:
         """Returns a warning about too few seeds; empty where they suffice."""
         if self.seeds >= SEEDS or (self.regime == "file" and self.seeds == 1):
             return ""
-        told = "there are no intervals over agents and no tests"
-        if self.seeds == 1:
-            told = "intervals and tests are about this one agent, over its episodes"
         return (
-            f"With {self.seeds} seed{'s' if self.seeds > 1 else ''} {told}; use --seeds 5 or more, "
-            "10 for a claim about a method."
+            f"The run has {self.size}, and a statement about a method needs at least {SEEDS}: "
+            "use --seeds 10."
         )
 
     @property
@@ -309,6 +333,8 @@ def panel(
         dense=dense.name,
         nested=results.nested[method],
         sparsity=clean.sparsity,
+        levels=np.union1d(0, clean.sparsity),
+        main=_main(results, method, eps),
         clean=_line(results, clean),
         attacks=[_line(results, curve) for curve in attacked],
         worst=_line(results, worst.curve),
@@ -329,6 +355,25 @@ def panel(
         bracket=bounds.bracket(results, certificates, method, eps),
         verdict=verdict,
     )
+
+
+def _main(results: Results, method: str, eps: float) -> dict[str, Line]:
+    """Name -> clean, MAD and worst of all, each from the dense agents at sparsity 0 on."""
+    attacks = [curve.attack for curve in results.attacked(method, eps)]
+    worst = f"worst of {len(attacks)} attacks" if len(attacks) > 1 else label_of(attacks[0])
+    curves: dict[str, Callable[[str], Curve]] = {"clean": results.clean}
+    if USUAL in attacks and len(attacks) > 1:
+        curves["MAD"] = lambda label: results.by_key[label, USUAL, eps]
+    curves[worst] = lambda label: worst_of(results, label, eps).curve
+    dense = [] if 0 in results.clean(method).sparsity else [results.dense_of[method]]
+    returns = {
+        name: np.concatenate([curve(x).returns for x in (*dense, method)], axis=1)
+        for name, curve in curves.items()
+    }
+    return {
+        name: Line(name, replicated_interval(x, results.limits()), x.mean(-1))
+        for name, x in returns.items()
+    }
 
 
 def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str, np.ndarray]:

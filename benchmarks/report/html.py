@@ -6,48 +6,39 @@ written, because parts of it are names from tables.
 
 import base64
 import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from plotly.offline import get_plotlyjs
 
-from benchmarks.report.html_figures import Chart
+from benchmarks.report.charts import Chart, Facet
+from benchmarks.report.html_figures import render
+from benchmarks.report.markdown import Section
 
 DATA = Path(__file__).parent
-# Tables with more rows are folded.
-FOLDED = 12
-
-
-class Heading(NamedTuple):
-    """A line of the table of contents."""
-
-    anchor: str
-    text: str
 
 
 def page(
-    lines: Iterable[str], charts: Mapping[str, Sequence[Chart]], pictures: Mapping[str, bytes]
+    title: str,
+    sections: Iterable[Section],
+    charts: Mapping[str, Chart],
+    pictures: Mapping[str, bytes],
 ) -> str:
-    """The whole document.
+    """Returns the whole document.
 
     Args:
-        lines: of Markdown; a picture is replaced by the charts of its name or by its bytes, and
-            left out where there are neither.
-        charts: by name of a picture.
-        pictures: the bytes of PNG and GIF files, likewise.
+        title: of the report.
+        sections: of Markdown; a picture NAME.png is replaced by the chart of its name, or by its
+            bytes, and left out where there are neither.
+        charts: by name.
+        pictures: the bytes of PNG and GIF files by name.
     """
-    parser = _parser()
-    tokens = parser.parse("\n".join(lines))
-    title, contents = _name_headings(tokens)
-    _fold_tables(tokens)
-    drawn: list[str] = []
+    parser, drawn = _parser(), []
     known = {"charts": charts, "pictures": pictures, "drawn": drawn}
-    body = parser.renderer.render(tokens, parser.options, known)
-    items = "".join(f'<li><a href="#{x.anchor}">{html.escape(x.text)}</a></li>' for x in contents)
+    body = "".join(_section(parser, section, known) for section in sections)
     style, script = ((DATA / name).read_text("utf-8") for name in ("report.css", "report.js"))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -61,13 +52,21 @@ def page(
 <script>{get_plotlyjs()}</script>
 </head>
 <body>
-<nav aria-label="Contents"><details open><summary>Contents</summary><ul>{items}</ul></details></nav>
-<main>{body}</main>
+<main><h1>{html.escape(title)}</h1>{body}</main>
 <script type="application/json" id="figures">[{",".join(drawn)}]</script>
 <script>{script}</script>
 </body>
 </html>
 """
+
+
+def _section(parser: MarkdownIt, section: Section, known: dict[str, Any]) -> str:
+    """A section, folded or not."""
+    heading, name = f"<h2>{html.escape(section.title)}</h2>", section.title.split()[0].lower()
+    body = parser.render("\n".join(section.lines), known)
+    if section.folded:
+        return f"<details><summary>{heading}</summary>{body}</details>"
+    return f'<section class="{html.escape(name)}">{heading}{body}</section>'
 
 
 def _parser() -> MarkdownIt:
@@ -80,56 +79,25 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-def _name_headings(tokens: Sequence[Token]) -> tuple[str, list[Heading]]:
-    """Gives every heading an anchor; the title, and what the table of contents shows."""
-    title, contents = "", []
-    for i, token in enumerate(tokens):
-        if token.type != "heading_open":
-            continue
-        text = tokens[i + 1].content
-        anchor = f"{re.sub('[^a-z0-9]+', '-', text.lower()).strip('-')}-{i}"
-        token.attrSet("id", anchor)
-        if token.tag == "h1":
-            title = text
-        if token.tag == "h2":
-            contents.append(Heading(anchor, text))
-    return title, contents
-
-
-def _fold_tables(tokens: Sequence[Token]) -> None:
-    """Tells every table how many rows it has."""
-    opened: Token | None = None
-    rows = 0
-    for token in tokens:
-        if token.type == "table_open":
-            opened, rows = token, -1  # the header is a row too
-        rows += token.type == "tr_open"
-        if token.type == "table_close" and opened is not None:
-            opened.meta["rows"] = token.meta["rows"] = rows
-
-
 def _table(
     renderer: Any, tokens: Sequence[Token], index: int, options: Any, environment: Any
 ) -> str:
-    """A box in which a wide table scrolls; a long one waits until it is asked for."""
-    del renderer, options, environment  # the tags depend on the table alone
-    rows = tokens[index].meta["rows"]
-    folded = rows > FOLDED
+    """A box in which a wide table scrolls, and a button that saves the table."""
+    del renderer, options, environment  # the tags depend on the token alone
     if tokens[index].type == "table_open":
-        fold = f"<details><summary>Table of {rows} rows</summary>" if folded else ""
-        return f'{fold}<div class="scroll" tabindex="0"><table>'
-    return f"</table></div>{'</details>' if folded else ''}"
+        return '<div class="table"><div class="scroll" tabindex="0"><table>'
+    return '</table></div><button data-save="csv">CSV</button></div>'
 
 
 def _picture(
     renderer: Any, tokens: Sequence[Token], index: int, options: Any, environment: Any
 ) -> str:
-    """The charts or the picture of this name."""
+    """The chart or the picture of this name."""
     del renderer, options  # nothing inside is rendered further
     token = tokens[index]
     name, caption = str(token.attrGet("src")), html.escape(token.content)
-    if found := environment["charts"].get(name):
-        figures = [_figure(chart, environment["drawn"]) for chart in found]
+    if chart := environment["charts"].get(Path(name).stem):
+        figures = [_figure(chart, facet, environment["drawn"]) for facet in chart.facets]
         return f'<div class="charts">{"".join(figures)}</div>'
     if name not in environment["pictures"]:
         return ""
@@ -138,9 +106,10 @@ def _picture(
     return f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
 
 
-def _figure(chart: Chart, drawn: list[str]) -> str:
-    """The place of a chart; what the script draws there is added to `drawn`."""
+def _figure(chart: Chart, facet: Facet, drawn: list[str]) -> str:
+    """The place of a panel; what the script draws there is added to `drawn`."""
     # Nothing in a script may look like its end.
-    drawn.append(str(chart.figure.to_json()).replace("<", "\\u003c"))
-    caption = html.escape(chart.caption)
-    return f'<figure><figcaption>{caption}</figcaption><div class="chart"></div></figure>'
+    drawn.append(str(render(chart, facet).to_json()).replace("<", "\\u003c"))
+    buttons = "".join(f'<button data-save="{x}">{x.upper()}</button>' for x in ("png", "svg"))
+    caption = f"<figcaption><span>{html.escape(facet.title)}</span>{buttons}</figcaption>"
+    return f'<figure>{caption}<div class="chart"></div></figure>'

@@ -1,13 +1,15 @@
-"""What a report says and in which order, as lines of Markdown: one text for all its forms.
+"""What a report says and in which order, as Markdown: one text for all its forms.
 
-A line that is a picture, `![caption](file.png)`, is an interactive chart in report.html, and stays
+A line that is a picture, `![caption](NAME.png)`, is an interactive chart in report.html, and stays
 in report.md where there is such a file.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from benchmarks.report.contents import GIF, QUANTITIES, Contents, Dense, Panel
-from benchmarks.report.findings import headlines, preface
+from benchmarks.report.contents import GIF, QUANTITIES, SEEDS, Contents
+from benchmarks.report.findings import details, name_of, verdict_lines
 from benchmarks.report.rows import (
     adversary_rows,
     behaviour_rows,
@@ -18,12 +20,13 @@ from benchmarks.report.rows import (
     compute_rows,
     cost_rows,
     judged_rows,
+    main_rows,
     regret_rows,
     return_rows,
     sparsity_rows,
     sweep_rows,
 )
-from benchmarks.runtime.tables import interval_text, markdown_table
+from benchmarks.runtime.tables import markdown_table
 from jaxprune.validation import MESSAGE, shown
 
 FOOTNOTES = """\
@@ -97,69 +100,88 @@ REGRETS = dict(
     zip(QUANTITIES, ("Regret terms", "Regret terms of the discounted return"), strict=True)
 )
 AREA = "the mean over the radii from 0 to the largest, by trapezoids"
+FILM = "Dense and pruned policies"
 PROVENANCE = ("command", "device", "cores", "python", "git", "versions", "programs", "stages")
 
 
-def lines(contents: Contents) -> Iterator[str]:
-    """The whole report."""
-    yield from (f"# What pruning does to the robustness of {contents.title}", "")
-    yield from (_where(contents), "")
-    findings = [*preface(contents), *_dense(contents), *headlines(contents)]
-    yield from _list("Findings", findings)
-    yield from _list("Warnings", contents.warnings)
-    yield from _returns(contents)
-    if contents.pruned:
-        yield from _worst(contents)
-    if GIF in contents.pictures:
-        yield from ("## What it looks like", "", f"![Dense and pruned policies]({GIF})", "")
-    yield from _others(contents)
-    yield from _certificates(contents)
-    yield from _regret(contents)
-    if contents.training:
-        yield from ("## Training", "", "![Return while training](training.png)", "")
-    yield from _sparsity(contents)
-    yield from sections(contents)
-    yield from _published(contents)
-    yield from ("## How to read this", "", _footnotes(contents))
-    yield from ("## Compute", "", *markdown_table(*compute_rows(contents.compute)), "")
-    described = contents.described
-    facts = [
-        f"{name}: {shown(_told(described[name]), MESSAGE)}"
-        for name in PROVENANCE
-        if described.get(name)
+INTRODUCTION = """\
+What an adversary may spend decides what it finds. *Queries* are forward passes of a policy or a
+critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
+steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
+cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
+chosen on other episodes. *Worst for* is the share of cells, and halves of their episodes, for which
+it alone was the strongest."""
+CHECKS = """\
+An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
+follows would tell; a NO is repeated among the warnings with its meaning."""
+PICTURE = re.compile(r"!\[.*\]\((.+)\)")
+
+
+class Section(NamedTuple):
+    """A heading and what is below it."""
+
+    title: str
+    lines: list[str]
+    folded: bool = True  # in report.html, until a reader opens it
+
+
+def heading(contents: Contents) -> str:
+    """Returns the title of the report."""
+    return f"What pruning does to the robustness of {contents.title}"
+
+
+def text(title: str, sections: Sequence[Section], files: Sequence[str]) -> str:
+    """Returns report.md; pictures that are no files beside it are left out."""
+    lines = [f"# {title}", ""]
+    for section in sections:
+        lines += [f"## {section.title}", "", *section.lines, ""]
+    found = [(line, PICTURE.fullmatch(line)) for line in lines]
+    kept = [line for line, picture in found if picture is None or picture[1] in files]
+    return "\n".join(kept) + "\n"
+
+
+def sections(contents: Contents) -> list[Section]:
+    """Returns the whole report: the verdict, its figure and its table, doubts, and the details."""
+    verdict = [*_items(verdict_lines(contents)), "", _where(contents)]
+    found = [
+        Section("Verdict", verdict, folded=False),
+        Section("Return", _picture("Return against sparsity", "returns.png"), folded=False),
+        Section("The numbers", list(_numbers(contents)), folded=False),
+        Section("Warnings", _items(contents.warnings), folded=False),
+        Section("What it looks like", _picture(FILM, GIF, GIF in contents.pictures), folded=False),
+        Section("Each attack", list(_attacks(contents)), folded=contents.pruned),
+        Section("What pruning changes under attack", list(_change(contents))),
+        *_others(contents),
+        Section("Against eps", list(_sweeps(contents))),
+        Section("What is proved", list(_certificates(contents))),
+        Section("Regret", list(_regret(contents))),
+        Section(
+            "Training", ["![Return while training](training.png)"] if contents.training else []
+        ),
+        Section("What is left of the network", list(_sparsity(contents))),
+        Section("Sanity checks", list(_checks(contents))),
+        Section("What the attacks cost", list(_costs(contents))),
+        Section("Beside published numbers", list(_published(contents))),
+        Section("How to read this", [_footnotes(contents)]),
+        Section("Compute", markdown_table(*compute_rows(contents.compute))),
+        Section("Provenance", _items(_provenance(contents))),
     ]
-    yield from _list("Provenance", facts)
+    return [section for section in found if section.lines]
 
 
 def _where(contents: Contents) -> str:
     """Who made the numbers, in a line without a date."""
     described = contents.described
     radii = ", ".join(f"{eps:g}" for eps in contents.radii)
-    words = [f"{contents.seeds} seed{'s' if contents.seeds > 1 else ''}", f"eps {radii}"]
+    words = [contents.size, f"eps {radii}"]
     words += [f"{' and '.join(victims(contents))} policy"]
     words += [f"on {shown(described['device'])}"] if "device" in described else []
     words += [f"jaxprune {shown(described['git'])}"] if described.get("git") else []
     return "*" + ", ".join(words) + "*"
 
 
-def _list(title: str, items: list[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
-
-
-def _dense(contents: Contents) -> Iterator[str]:
-    for dense in contents.dense:
-        alone = len(contents.dense) == 1
-        called = "Dense" if alone else f"Dense ({dense.name.removesuffix(' none')})"
-        yield f"{called}, clean: {interval_text(dense.clean)}."
-        if contents.others:
-            worst = [f"at eps {x:g} {_dense_worst(contents, dense, x)}" for x in contents.radii]
-            yield f"{called}, under the worst adversary of each: {'; '.join(worst)}."
-
-
-def _dense_worst(contents: Contents, dense: Dense, eps: float) -> str:
-    """The worst-of return, victim by victim."""
-    found = zip(dense.worst[eps], victims(contents), strict=True)
-    return ", ".join(f"{interval_text(x)} as a {victim} policy" for x, victim in found)
+def _items(sentences: Iterable[str]) -> list[str]:
+    return [f"- {sentence}" for sentence in sentences]
 
 
 def victims(contents: Contents) -> list[str]:
@@ -167,51 +189,77 @@ def victims(contents: Contents) -> list[str]:
     return [contents.victim, *(other.victim for other in contents.others)]
 
 
-def _each(title: str, panel: Panel) -> list[str]:
-    return [f"### {title} of {panel.method}, eps = {panel.eps:g}", ""]
-
-
-def _returns(contents: Contents) -> Iterator[str]:
-    yield from ("## Return under attack", "", "![Return against sparsity](returns.png)", "")
+def _numbers(contents: Contents) -> Iterator[str]:
+    """The main table of every method and radius."""
+    few = 1 < contents.seeds < SEEDS
+    spread = "the range of the agents" if few else "a 95 % interval"
+    yield f"Mean return per episode with {spread}. *Change*: the worst-of return of the pruned"
+    yield "policies less that of the dense policies of the same seeds in the same episodes."
     for panel in contents.panels:
-        yield from _each("Returns", panel)
-        yield from (*markdown_table(*return_rows(panel)), "")
+        yield from ("", f"### {name_of(contents, panel)}", "", *markdown_table(*main_rows(panel)))
 
 
-def _worst(contents: Contents) -> Iterator[str]:
+def _picture(caption: str, file: str, there: bool = True) -> list[str]:
+    return [f"![{caption}]({file})"] if there else []
+
+
+def _attacks(contents: Contents) -> Iterator[str]:
+    """Return under each attack."""
+    yield "![Return under each attack](attacks.png)"
+    for panel in contents.panels:
+        yield from ("", f"### Return under attack, {name_of(contents, panel)}", "")
+        yield from markdown_table(*return_rows(panel))
+        if len(panel.attacks) > panel.shown:
+            yield from ("", f"### Every attack, {name_of(contents, panel)}", "")
+            yield from markdown_table(*adversary_rows(panel))
+
+
+def _change(contents: Contents) -> Iterator[str]:
     """Against the dense agents."""
-    yield from ("## The worst of all adversaries", "")
-    yield from ("![Return under each agent's worst adversary](worst.png)", "")
+    if not contents.pruned:
+        return
     yield (
-        "What pruning changes: the return under each agent's worst adversary, less that of the "
-        "dense agents of the same seeds on the same episodes. The band holds at all sparsities, "
-        "for all methods and radii at once; P is the share of pairs in which a pruned agent does "
-        "better than a dense one, ties by half."
+        "The return under each agent's worst attack, less that of the dense agents of the same "
+        "seeds in the same episodes. The band holds for all sparsities, methods and radii at once. "
+        "P is the share of pairs in which a pruned agent returns more than a dense one; ties count "
+        "by half."
     )
-    yield from ("", "![Change to the dense agents](change.png)", "")
+    found = [panel.verdict for panel in contents.panels if panel.verdict is not None]
+    yield from ("", *_items(map(details, found)))
+    yield from ("", "![Change of the return under attack](change.png)")
     for panels in contents.by_radius:
-        yield from (f"### Change to the dense agents, eps = {panels[0].eps:g}", "")
-        yield from (*markdown_table(*change_rows(panels)), "")
+        yield from ("", f"### Change, eps {panels[0].eps:g}", "")
+        yield from markdown_table(*change_rows(panels))
 
 
-def _others(contents: Contents) -> Iterator[str]:
+def _others(contents: Contents) -> Iterator[Section]:
     """The victims that nothing else is about."""
     for victim, judged, costs in contents.others:
-        yield from (f"## As a {victim} policy", "")
-        yield OTHERS.format(victim=VICTIM_NOTES[victim], first=contents.victim)
-        yield ""
+        lines = [OTHERS.format(victim=VICTIM_NOTES[victim], first=contents.victim)]
         for found in judged:
-            yield from (f"### {found.method} as a {victim} policy, eps = {found.eps:g}", "")
-            yield from (*markdown_table(*judged_rows(found)), "")
+            lines += ["", f"### {found.method} as a {victim} policy, eps {found.eps:g}", ""]
+            lines += markdown_table(*judged_rows(found))
         if costs:
-            yield from (f"### What the adversaries of the {victim} policy cost", "")
-            yield from (*markdown_table(*cost_rows(costs)), "")
+            lines += ["", f"### What the attacks on the {victim} policy cost", ""]
+            lines += markdown_table(*cost_rows(costs))
+        yield Section(f"As a {victim} policy", lines)
+
+
+def _sweeps(contents: Contents) -> Iterator[str]:
+    """Return against eps."""
+    if not contents.sweeps:
+        return
+    yield f"The return under the worst attack; the area is {AREA}."
+    yield from ("", "![Worst-of return against eps](sweep.png)")
+    for method, found in contents.sweeps.items():
+        yield from ("", f"### {method} against eps", "", *markdown_table(*sweep_rows(found)))
 
 
 def _certificates(contents: Contents) -> Iterator[str]:
-    yield from ("## Certificates", "", "![What can move the policy](certificates.png)", "")
+    """Bounds, and what they say of the return."""
+    yield "![What can move the policy](certificates.png)"
     for panel in contents.panels:
-        yield from _each("Certificates", panel)
+        yield from ("", f"### Bounds, {name_of(contents, panel)}", "")
         yield from (*markdown_table(*bound_rows(panel)), "")
         if panel.behaviour is not None:
             yield from ("In action units, beside what the policy does where it goes:", "")
@@ -219,38 +267,50 @@ def _certificates(contents: Contents) -> Iterator[str]:
         if panel.meaning[1]:
             yield from ("Where a monotone bound says anything:", "")
             yield from (*markdown_table(*panel.meaning, left=1), "")
-        found = panel.bracket
-        if found is None:
+        if panel.bracket is None:
             yield "No certificate bounds the return of this policy as it acted (see below)."
         else:
-            yield (
-                f"Where the attacked return is, by attack and certificate ({found.bound} at first):"
-            )
-            yield from ("", *markdown_table(*bracket_rows(found)))
-        yield ""
+            yield f"Attacks show what the return is at most, certificates ({panel.bracket.bound}"
+            yield "at first) what it is at least:"
+            yield from ("", *markdown_table(*bracket_rows(panel.bracket)))
 
 
 def _regret(contents: Contents) -> Iterator[str]:
-    yield from ("## Regret", "", "![Regret to the reference](regret.png)", "")
+    """Its terms."""
+    yield "![Regret to the reference](regret.png)"
     for panel in contents.panels:
         for quantity, title in REGRETS.items():
-            yield from _each(title, panel)
-            rows = regret_rows(panel.sparsity, panel.regrets[quantity])
-            yield from (*markdown_table(*rows), "")
+            yield from ("", f"### {title}, {name_of(contents, panel)}", "")
+            yield from markdown_table(*regret_rows(panel.sparsity, panel.regrets[quantity]))
 
 
 def _sparsity(contents: Contents) -> Iterator[str]:
-    yield from ("## What is left of the network", "", "![Sparsity by layer](layers.png)", "")
+    """What is left."""
+    yield "![Sparsity of each layer](layers.png)"
     for method, found in contents.remains.items():
-        yield from (f"### What {method} leaves of the network", "")
-        yield from (*markdown_table(*sparsity_rows(found)), "")
+        yield from ("", f"### What {method} leaves of the network", "")
+        yield from markdown_table(*sparsity_rows(found))
+
+
+def _checks(contents: Contents) -> Iterator[str]:
+    if contents.checks:
+        yield from (CHECKS, "", *markdown_table(*check_rows(contents.checks)))
+
+
+def _costs(contents: Contents) -> Iterator[str]:
+    if contents.costs:
+        yield from (INTRODUCTION, "", *markdown_table(*cost_rows(contents.costs)))
 
 
 def _published(contents: Contents) -> Iterator[str]:
-    found = contents.comparison
-    if found is not None:
-        yield from ("## Beside published numbers", "", found.note, "")
-        yield from (*markdown_table(found.header, found.rows), "")
+    if (found := contents.comparison) is not None:
+        yield from (found.note, "", *markdown_table(found.header, found.rows))
+
+
+def _provenance(contents: Contents) -> Iterator[str]:
+    for name in PROVENANCE:
+        if contents.described.get(name):
+            yield f"{name}: {shown(_told(contents.described[name]), MESSAGE)}"
 
 
 def _footnotes(contents: Contents) -> str:
@@ -275,35 +335,3 @@ def _told(value: object) -> str:
     if not isinstance(value, dict):
         return f"`{value}`"
     return ", ".join(f"{name} {item}" for name, item in value.items())
-
-
-INTRODUCTION = """\
-What an adversary may spend decides what it finds. *Queries* are forward passes of a policy or a
-critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
-steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
-cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
-chosen on other episodes. *Worst for* is the share of cells, and halves of their
-episodes, for which it alone was the strongest."""
-CHECKS = """\
-An attack that is too weak, or a policy whose gradients tell nothing, looks like robustness. What
-follows would tell; a NO is repeated among the warnings with its meaning."""
-
-
-def sections(contents: Contents) -> Iterator[str]:
-    """Yields the sections about the adversaries, as lines of Markdown."""
-    if contents.sweeps:
-        yield from ("## Against eps", "")
-        yield from (f"Worst-of return; the area is {AREA}.", "")
-        yield from ("![Worst-of return against eps](sweep.png)", "")
-        for method, found in contents.sweeps.items():
-            yield from (f"{method}:", "", *markdown_table(*sweep_rows(found)), "")
-    if contents.checks:
-        yield from ("## Sanity checks", "", CHECKS, "")
-        yield from (*markdown_table(*check_rows(contents.checks)), "")
-    for panel in (panel for panels in contents.by_method.values() for panel in panels):
-        if len(panel.attacks) > panel.shown:
-            yield from (f"## Every adversary of {panel.method}, eps = {panel.eps:g}", "")
-            yield from (*markdown_table(*adversary_rows(panel)), "")
-    if contents.costs:
-        yield from ("## What the adversaries cost", "", INTRODUCTION, "")
-        yield from (*markdown_table(*cost_rows(contents.costs)), "")

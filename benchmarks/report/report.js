@@ -1,4 +1,4 @@
-// Draws the charts in the colours of the page, which follow the reader's scheme.
+// Draws the charts in the colours of the page, which follow the reader's scheme, and saves them.
 (() => {
   const INK = "#444444"; // the colour that a figure leaves to the page
   const config = { responsive: true, displayModeBar: false };
@@ -7,6 +7,7 @@
 
   // On a narrow screen the legend has a line per entry.
   const isNarrow = (chart) => chart.clientWidth < 500;
+  const isFolded = (chart) => chart.closest("details:not([open])") !== null;
 
   function inPageColours(trace, ink) {
     const painted = { ...trace };
@@ -16,7 +17,8 @@
     return painted;
   }
 
-  function draw(chart, { data, layout }) {
+  function draw(chart) {
+    const { data, layout } = figures[charts.indexOf(chart)];
     const style = getComputedStyle(document.documentElement);
     const [ink, paper, line] = ["--ink", "--paper", "--line"].map((name) => style.getPropertyValue(name).trim());
     const lines = { gridcolor: line, linecolor: line, tickcolor: line };
@@ -32,7 +34,6 @@
         hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink } },
         xaxis: { ...layout.xaxis, ...lines },
         yaxis: { ...layout.yaxis, ...lines },
-        updatemenus: layout.updatemenus?.map((menu) => ({ ...menu, bgcolor: paper, bordercolor: line })),
         // On a touch screen a drag scrolls the page; with a mouse it zooms.
         dragmode: window.matchMedia("(hover: hover)").matches ? "zoom" : false,
       },
@@ -40,11 +41,44 @@
     );
   }
 
-  const drawAll = () => charts.forEach((chart, i) => draw(chart, figures[i]));
+  const drawAll = () => charts.filter((chart) => !isFolded(chart)).forEach(draw);
   drawAll();
   for (const query of ["(prefers-color-scheme: dark)", "(orientation: portrait)"]) {
     window.matchMedia(query).addEventListener("change", drawAll);
   }
-  // A phone has no room for an open table of contents.
-  if (window.innerWidth < 700) document.querySelector("nav details").open = false;
+  // Charts have no size before their section is opened; the event does not bubble.
+  document.addEventListener("toggle", (event) => {
+    charts.filter((chart) => event.target.open && event.target.contains(chart)).forEach(draw);
+  }, true);
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details").forEach((details) => (details.open = true));
+  });
+
+  const fileName = (text) => text.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-");
+
+  function saveChart(figure, format) {
+    const chart = figure.querySelector(".chart");
+    const { data, layout } = figures[charts.indexOf(chart)];
+    const filename = fileName(figure.querySelector("figcaption span").textContent);
+    const size = { width: Math.max(chart.clientWidth, 640), height: layout.height, scale: 2 };
+    Plotly.downloadImage({ data, layout: { ...layout, paper_bgcolor: "#ffffff" } }, { format, filename, ...size });
+  }
+
+  function saveTable(box) {
+    const quoted = (cell) => `"${cell.textContent.replaceAll('"', '""')}"`;
+    const rows = [...box.querySelectorAll("tr")].map((row) => [...row.cells].map(quoted).join(","));
+    const before = [...document.querySelectorAll("h2, h3")].filter(
+      (heading) => heading.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING,
+    );
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([rows.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = `${fileName(before.at(-1).textContent)}.csv`;
+    link.click();
+  }
+
+  document.addEventListener("click", ({ target }) => {
+    const format = target.dataset?.save;
+    if (format === "csv") saveTable(target.closest(".table"));
+    else if (format) saveChart(target.closest("figure"), format);
+  });
 })();

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.report.charts import ROUNDING, TERMS, short
 from benchmarks.report.contents import (
     SECONDS,
     Bracket,
     Check,
     Cost,
     Judged,
+    Line,
     Panel,
     RegretCurve,
     Remains,
     Stage,
     Sweep,
 )
-from benchmarks.report.png_figures import ROUNDING, TERMS
 from benchmarks.runtime.tables import interval_text
 from jaxprune.statistics import Interval
 
@@ -31,23 +32,47 @@ def at(interval: Interval, i: int) -> str:
     return interval_text(Interval(*(x[i] for x in interval)))
 
 
-def return_rows(panel: Panel, wide: bool = True) -> Table:
-    """Sparsity, clean, every agent's worst adversary, and the leading ones: mean with interval.
+def cell(line: Line, i: int) -> str:
+    """Returns a mean with its interval, or with the range of few seeds."""
+    low, high = (edge[i] for edge in line.edges)
+    if line.few:
+        return f"{line.interval.mean[i]:.0f} ({low:.0f} to {high:.0f})"
+    return interval_text(Interval(line.interval.mean[i], low, high))
 
-    On a terminal, which is not `wide`, a choice among many adversaries is left out.
+
+def main_rows(panel: Panel, wide: bool = True) -> Table:
+    """Returns sparsity, clean, MAD, worst of all, and its change: five columns at most.
+
+    Without the intervals of the first three where it is not `wide`, for a terminal.
     """
+    missing = len(panel.levels) - len(panel.sparsity)  # of the change: that of the dense agents
+    rows = [
+        [f"{level:.3g}"]
+        + [cell(x, i) if wide else f"{x.interval.mean[i]:.0f}" for x in panel.main.values()]
+        + ["" if i < missing else cell(panel.change, i - missing)] * panel.pruned
+        for i, level in enumerate(panel.levels)
+    ]
+    return ["sparsity", *panel.main, *["change"] * panel.pruned], rows
+
+
+def return_rows(panel: Panel) -> Table:
+    """Returns sparsity, CVaR under the worst attacks, and the return under the leading ones."""
     shown = panel.attacks[: panel.shown]
-    if not wide and len(panel.attacks) > len(shown):
-        shown = []
-    header = ["sparsity", "clean", "worst of", "its CVaR 10 %", *(line.name for line in shown)]
-    lines = [panel.clean.interval, panel.worst.interval, panel.cvar, *(x.interval for x in shown)]
-    return header, _by_sparsity(panel.sparsity, lines)
+    rows = [
+        [f"{level:.3g}", at(panel.cvar, i), *(cell(line, i) for line in shown)]
+        for i, level in enumerate(panel.sparsity)
+    ]
+    return ["sparsity", "CVaR 10 % of the worst", *(line.name for line in shown)], rows
 
 
 def judged_rows(judged: Judged) -> Table:
     """Sparsity, clean, worst of, and the adversaries that are shown: mean with interval."""
     header = ["sparsity", "clean", "worst of", *(line.name for line in judged.lines[2:])]
-    return header, _by_sparsity(judged.sparsity, [line.interval for line in judged.lines])
+    rows = [
+        [f"{level:.3g}", *(cell(line, i) for line in judged.lines)]
+        for i, level in enumerate(judged.sparsity)
+    ]
+    return header, rows
 
 
 def change_rows(panels: Sequence[Panel]) -> Table:
@@ -60,7 +85,7 @@ def change_rows(panels: Sequence[Panel]) -> Table:
     rows = [
         [f"{level:.3g}"]
         + [
-            f"{at(panel.change.interval, i)}, P {panel.better.mean[i]:.0%}" if i is not None else ""
+            f"{cell(panel.change, i)}, P {panel.better.mean[i]:.0%}" if i is not None else ""
             for panel, place in zip(panels, places, strict=True)
             for i in [place.get(level)]
         ]
@@ -127,11 +152,6 @@ def sparsity_rows(found: Remains) -> Table:
         line += [f"{found.floor[i]:.3g}", f"{found.condition[i]:.3g}"]
         lines.append(line + [f"{count[i]:.4g}" for count in found.counts.values()])
     return header, lines
-
-
-def short(path: str) -> str:
-    """actor/layer_0/kernel -> layer 0."""
-    return path.split("/")[1].replace("_", " ")
 
 
 def _by_sparsity(sparsity: np.ndarray, intervals: Sequence[Interval]) -> list[list[str]]:

@@ -3,8 +3,6 @@
 python -m benchmarks.report results/RUN      # draw an existing run again
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +10,14 @@ import tyro
 from rich.console import Console
 
 from benchmarks.report import png_figures, terminal
+from benchmarks.report.charts import charts
 from benchmarks.report.contents import gather
 from benchmarks.report.html import page
-from benchmarks.report.html_figures import charts
-from benchmarks.report.markdown import lines
+from benchmarks.report.markdown import heading, sections, text
 from benchmarks.runtime.run_folder import RunFolder
 
-PICTURE = re.compile(r"!\[.*\]\((.+)\)")
+# The charts that report.md shows too.
+PNG = ("returns", "certificates", "regret", "training")
 
 
 def write_report(folder: RunFolder, console: Console) -> None:
@@ -28,22 +27,14 @@ def write_report(folder: RunFolder, console: Console) -> None:
         InputError: a table is missing, damaged or of another version; nothing is written.
     """
     contents = gather(folder.path)
-    text = list(lines(contents))
+    told, drawn = sections(contents), charts(contents)
     folder.write_json("metrics.json", contents.metrics)
-    drawn = png_figures.draw(contents, folder.path)
-    files = [*drawn.values(), *contents.pictures]
-    folder.write_text("report.md", "\n".join(_with_pictures(text, files)) + "\n")
-    pictures = {name: (folder.path / name).read_bytes() for name in files}
-    folder.write_text("report.html", page(text, charts(contents), pictures))
+    on_paper = {name: drawn[name] for name in PNG if name in drawn}
+    files = [*png_figures.draw(on_paper, folder.path), *contents.pictures]
+    folder.write_text("report.md", text(heading(contents), told, files))
+    pictures = {name: (folder.path / name).read_bytes() for name in contents.pictures}
+    folder.write_text("report.html", page(heading(contents), told, drawn, pictures))
     terminal.show(contents, console)
-
-
-def _with_pictures(text: Iterable[str], files: Sequence[str]) -> Iterator[str]:
-    """Without the pictures that only report.html has."""
-    for line in text:
-        picture = PICTURE.fullmatch(line)
-        if picture is None or picture[1] in files:
-            yield line
 
 
 @dataclass(frozen=True)

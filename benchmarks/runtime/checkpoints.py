@@ -123,8 +123,8 @@ class Progress(Protocol):
         """So many units of the current stage are done."""
         ...
 
-    def chunk(self, resumed: bool) -> None:
-        """A chunk of the current stage is there: computed, or resumed from a killed run."""
+    def chunk(self, resumed: bool, steps: int = 0) -> None:
+        """A chunk of the current stage is there, computed (so many env steps) or resumed."""
         ...
 
 
@@ -164,6 +164,16 @@ class Work(NamedTuple):
             return held
         held = compute()
         self.chunks.put(held, **what)
-        self.record(table, part(table, held))
-        self.progress.chunk(resumed=False)
+        rows = part(table, held)
+        self.record(table, rows)
+        self.progress.chunk(resumed=False, steps=env_steps(rows))
         return held
+
+
+def env_steps(rows: Arrays) -> int:
+    """Returns the env steps that a table is about: of its episodes, or of the training."""
+    if "length" in rows:
+        return int(rows["length"].sum())
+    if "env_steps" in rows:
+        return int(rows["env_steps"][rows["iteration"] == rows["iteration"].max()].sum())
+    return 0

@@ -79,7 +79,7 @@ class Display:
         self._current, self._began = "", 0.0
         self._console, self._chunks = console, chunks
         self._done, self._resumed = 0, 0
-        self._started = time.monotonic()
+        self._started = self._chunk_began = time.monotonic()
 
     def stage(self, name: str, total: int) -> None:
         """Begin a stage of `total` units of work, or go on with it in another block."""
@@ -94,14 +94,22 @@ class Display:
         """So many units of the current stage are done."""
         self._bars.advance(self._tasks[self._current], units)
 
-    def chunk(self, resumed: bool) -> None:
-        """A chunk of the current stage is there: computed, or resumed from a killed run."""
+    def chunk(self, resumed: bool, steps: int = 0) -> None:
+        """A chunk of the current stage is there: computed, or resumed from a killed run.
+
+        Args:
+            resumed: whether a killed run had computed it.
+            steps: env steps of its episodes; 0 where there are none.
+        """
+        now = time.monotonic()
         self._done += 1
         self._resumed += resumed
         if not self._console.is_terminal:
-            place = f"{self._current:<8} chunk {self._done} of {self._chunks}"
-            how = "resumed" if resumed else f"done, {self._times()}"
-            self._console.print(f"{place} {how}", markup=False)
+            place = f"{self._current:<8} {self._done} of {self._chunks} chunks"
+            rate = f"{steps / (now - self._chunk_began):,.0f} steps/s" if steps else ""
+            facts = ["resumed"] if resumed else [rate, f"about {self._left(now)} left"]
+            self._console.print(", ".join([place, *filter(None, facts)]), markup=False)
+        self._chunk_began = now
 
     def resumed(self) -> str:
         """How many chunks a killed run had left; empty where there was none."""
@@ -109,12 +117,10 @@ class Display:
             return ""
         return f"resumed {self._resumed} of {self._chunks} chunks"
 
-    def _times(self) -> str:
-        """Elapsed, and left if the rest takes as long per chunk as what was computed."""
-        elapsed = time.monotonic() - self._started
-        left = elapsed / (self._done - self._resumed) * (self._chunks - self._done)
-        spent, rest = (timedelta(seconds=round(x)) for x in (elapsed, left))
-        return f"{spent} elapsed, about {rest} left"
+    def _left(self, now: float) -> timedelta:
+        """The time left if the rest takes as long per chunk as what was computed."""
+        per_chunk = (now - self._started) / (self._done - self._resumed)
+        return timedelta(seconds=round(per_chunk * (self._chunks - self._done)))
 
     def seconds(self) -> dict[str, float]:
         """How long every stage took so far."""

@@ -254,10 +254,10 @@ def test_what_a_person_reads():
     found = checks(results(mad_0p1=-10, random_0p1=-13), table((1, 0.5), doubled=1.25))
     (noise, converged) = warnings_of(found)
     assert noise.startswith(
-        "check failed: white box at least as strong as noise (micro, eps 0.1, sparsity 0"
+        "Noise lowers the return by 3 more than the attacks (micro, eps 0.1, sparsity 0"
     )
-    assert "mad beside random: 3, at most" in noise
-    assert "sparsity 0.5, seed 1: 1.25, at most 1.1 is sound): twice the steps" in converged
+    assert "mad beside random; at most" in noise
+    assert "times as far (micro, eps 0.1, sparsity 0.5, seed 1; at most 1.1 is sound)." in converged
     header, rows = check_rows(found)
     assert header == ["check", "passed", "value", "limit", "where"]
     assert len(rows) == len(found)

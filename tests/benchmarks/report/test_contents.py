@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,12 @@ from benchmarks.analysis import worst_case
 from benchmarks.analysis.compute_cost import compute, total
 from benchmarks.analysis.curves import Results, collect, victims
 from benchmarks.analysis.published import OURS, STRONGEST, compare, published
-from benchmarks.report.contents import Contents, Line, gather, warnings
-from benchmarks.report.findings import headlines, preface
-from benchmarks.report.html_figures import charts
-from benchmarks.report.markdown import lines
+from benchmarks.report.contents import Contents, gather, warnings
+from benchmarks.report.findings import verdict_lines
+from benchmarks.report.markdown import sections
 from benchmarks.report.write import write_report
 from benchmarks.runtime.run_folder import RunFolder, read_table
 from jaxprune.ppo.robust import STEPS
-from jaxprune.statistics import Interval
 from tests.benchmarks.made_up import (
     DENSE,
     EPISODES,
@@ -69,57 +68,48 @@ def test_the_difference_to_dense_agents_is_paired(contents: Contents):
         np.testing.assert_allclose(panel.dense_worst.mean, DENSE - 10 * LOSS * panel.eps + 1)
 
 
-def test_too_few_seeds_are_said_first(contents: Contents):
-    (first,) = preface(contents)
-    assert first.startswith("**With 3 seeds there are no intervals over agents and no tests;")
-    assert contents.few_seeds in contents.warnings
-    enough = contents._replace(seeds=5)
-    assert not enough.few_seeds and not list(preface(enough))
-
-
-def test_a_finding_says_how_sparse_for_free_and_what_it_does_under_attack(contents: Contents):
-    first, _ = headlines(contents)
-    assert first == (
-        "magnitude, eps 0.075: 0% of the weights can go within 5% of the clean return, which "
-        "changes by 0 (3 agents). Under the strongest of 2 attacks (tie) the dense policies keep "
-        "926, these 926: too few replicates for a test of sweet spots. Pruned less dense, "
-        "attacked: -300."
+def test_too_few_seeds_are_a_warning(contents: Contents):
+    assert contents.few_seeds == (
+        "The run has 3 agents, and a statement about a method needs at least 5: use --seeds 10."
     )
+    assert contents.few_seeds in contents.warnings
+    assert not contents._replace(seeds=5).few_seeds
+    assert not contents._replace(seeds=1, regime="file").few_seeds
 
 
-def test_both_reports_hold_the_words(folder: Path, contents: Contents):
-    write_report(RunFolder(folder, SETTINGS), Console(quiet=True))
+def test_all_forms_of_the_report_hold_the_verdict_in_their_order(folder: Path, contents: Contents):
+    console = Console(width=1000, highlight=False)
+    with console.capture() as printed:
+        write_report(RunFolder(folder, SETTINGS), console)
     text, html = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
-    for line in headlines(contents):
+    found = list(verdict_lines(contents))
+    for line in found:
         assert f"- {line}\n" in text
-    assert "certainly" not in html and "apparently" not in html
+        assert line in printed.get()
+    assert printed.get().strip().endswith(found[-1])
+    order = ["Verdict", "Return", "The numbers", "Warnings", "Each attack", "How to read this"]
+    assert re.findall("\n## (.*)\n", text)[:5] == order[:5]
+    for before, now in pairwise(order):
+        assert html.index(f"<h2>{before}</h2>") < html.index(f"<h2>{now}</h2>")
+    assert "<summary><h2>Each attack</h2></summary>" in html
     assert "| training | 1,800 | 5.4e+06 |" in text
     assert '<td style="text-align:right">5.4e+06</td>' in html
-    assert "](worst.png)" not in text and "](returns.png)" in text
+    assert "](change.png)" not in text and "](returns.png)" in text
     assert not list(folder.glob(".*"))
 
 
-# --- axes -----------------------------------------------------------------------------------------
-
-
-def test_axes_follow_what_was_measured_and_not_the_bands(contents: Contents):
-    def blown(line: Line) -> Line:
-        mean = np.asarray(line.interval.mean)
-        return line._replace(interval=Interval(mean, mean - 1e6, mean + 1e6))
-
-    panels = [
-        panel._replace(
-            clean=blown(panel.clean), worst=blown(panel.worst), change=blown(panel.change)
-        )
-        for panel in contents.panels
-    ]
-    for name in ("returns.png", "worst.png", "change.png"):
-        expected, found = (
-            charts(e)[name][0].figure.layout.yaxis.range
-            for e in (contents, contents._replace(panels=panels))
-        )
-        assert expected == found
-        assert max(map(abs, found)) < 2 * DENSE
+def test_the_terminal_shows_five_columns_in_eighty_characters(folder: Path, contents: Contents):
+    console = Console(width=80, highlight=False)
+    with console.capture() as printed:
+        write_report(RunFolder(folder, SETTINGS), console)
+    lines = printed.get().splitlines()
+    (header, _) = (line for line in lines if line.startswith("┃"))
+    names = [name.strip() for name in header.strip("┃").split("┃")]
+    assert names == ["sparsity", "clean", "MAD", "worst of 2 attacks", "change"]
+    rows = [line for line in lines if line.startswith("│")]
+    assert len(rows) == len(contents.panels) * len(LEVELS)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
 
 
 # --- compute --------------------------------------------------------------------------------------
@@ -213,14 +203,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_but_one_section_is_about_the_first_victim(both: Path, contents: Contents):
-    told, expected = ("\n".join(lines(e)) for e in (gather(both), contents))
-    start = told.index("## As a stochastic policy")
-    others = told[start : told.index("## Certificates")]
-    told = told.replace(others, "").replace("deterministic and stochastic", "deterministic")
-    told = re.sub(r"- Dense, under the worst adversary of each: .*\n", "", told)
-    before_compute = told.split("## Compute")[0]
-    assert before_compute == expected.split("## Compute")[0]
-    assert "stochastic" not in before_compute.split("## How to read this")[0]
+    told, expected = ({s.title: s.lines for s in sections(e)} for e in (gather(both), contents))
+    del told["As a stochastic policy"], told["Compute"], expected["Compute"]
+    first, *verdict = told["Verdict"]
+    assert first == "- This verdict is about the deterministic policies."
+    verdict[-1] = verdict[-1].replace("deterministic and stochastic", "deterministic")
+    assert told | {"Verdict": verdict} == expected
 
 
 def test_another_victim_has_its_tables(both: Path):
@@ -229,37 +217,25 @@ def test_another_victim_has_its_tables(both: Path):
     (other,) = contents.others
     assert other.victim == "stochastic"
     assert [(x.method, x.eps) for x in other.judged] == [("magnitude", 0.075), ("magnitude", 0.2)]
-    text = "\n".join(lines(contents))
-    section = text.split("## As a stochastic policy\n")[1].split("\n## ")[0]
+    (found,) = [s for s in sections(contents) if s.title == "As a stochastic policy"]
+    section = "\n".join(found.lines)
     assert "actions drawn from its distribution" in section
     for eps in (0.075, 0.2):
-        title = f"### magnitude as a stochastic policy, eps = {eps:g}\n"
+        title = f"### magnitude as a stochastic policy, eps {eps:g}\n"
         rows = section.split(title)[1].strip().split("\n\n")[0].splitlines()
         assert rows[0] == "| sparsity | clean | worst of | mad | rs |"
         for row, level in zip(rows[2:], LEVELS, strict=True):
             clean = DENSE * (1 - level) - NOISE + 1  # the mean over the seeds
             attacked = clean - NOISE - 10 * LOSS * eps
-            told = [cell.split("[")[0].strip() for cell in row.strip("|").split("|")]
+            told = [cell.split("(")[0].strip() for cell in row.strip("|").split("|")]
             assert told == [f"{level:g}", f"{clean:.0f}", *[f"{attacked:.0f}"] * 3]
-    cost = section.split("### What the adversaries of the stochastic policy cost\n")[1]
+    cost = section.split("### What the attacks on the stochastic policy cost\n")[1]
     mean = DENSE * (1 - np.mean([0, *LEVELS])) + 1 - 2 * NOISE - 10 * LOSS * 0.2  # of 5 x 3 cells
     assert f"| rs | 0.2 | Robust Sarsa | {mean:.0f} |" in cost
 
 
-def test_a_finding_sets_the_dense_victims_side_by_side(both: Path):
-    (line,) = [x for x in lines(gather(both)) if "under the worst adversary of each" in x]
-    assert line == (
-        "- Dense, under the worst adversary of each: at eps 0.075 926 as a deterministic policy, "
-        "826 as a stochastic policy; at eps 0.2 801 as a deterministic policy, 701 as a stochastic "
-        "policy."
-    )
-
-
 def test_all_forms_of_the_report_hold_every_victim(both: Path):
-    console = Console(width=200, highlight=False)
-    with console.capture() as printed:
-        write_report(RunFolder(both, SETTINGS), console)
-    assert "magnitude, eps = 0.2, as a stochastic policy" in printed.get()
+    write_report(RunFolder(both, SETTINGS), Console(quiet=True))
     text, html = ((both / f"report.{kind}").read_text() for kind in ("md", "html"))
     assert "## As a stochastic policy\n" in text and "As a stochastic policy</h2>" in html
     metrics = {row["key"]: row["value"] for row in json.loads((both / "metrics.json").read_text())}

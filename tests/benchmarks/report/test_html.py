@@ -1,5 +1,7 @@
 """report.html in a real browser: whole on a phone and on a screen, and silent."""
 
+import csv
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks.report.html import page
+from benchmarks.report.markdown import Section
 from benchmarks.report.write import write_report
 from tests.benchmarks.chromium import BINARY, Chromium
-from tests.benchmarks.made_up import write_run
+from tests.benchmarks.made_up import LEVELS, write_run
 
 EVIL = "<img src=http://127.0.0.1/x onerror=alert(1)>"
 WIDTHS = (1280, 390)
@@ -48,9 +51,14 @@ def test_it_opens_offline_without_a_complaint(
     assert browser.requests == []
     assert browser.evaluate("window.innerWidth") == width
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    # returns, certificates, regret, layers and sweep of two methods, worst and change of all
+    # Two methods at two radii are drawn at once, all else when it is unfolded.
     drawn = "document.querySelectorAll('.chart .main-svg:first-child').length"
-    assert browser.evaluate(drawn) == 5 * 2 + 2
+    assert browser.evaluate(drawn) == 4
+    browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    # returns, attacks, certificates and regret; change by radius; layers and sweep; training
+    browser.wait(f"{drawn} === {4 * 4 + 2 + 2 + 2 + 1}")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
     wide = "[...document.querySelectorAll('.chart')].every(c => c.getBoundingClientRect().right"
     assert browser.evaluate(f"{wide} <= window.innerWidth)")
 
@@ -74,19 +82,35 @@ def test_tables_scroll_in_their_boxes_and_charts_follow_the_window(report: Path,
 
 
 @needs_chromium
-def test_the_menu_shows_another_radius(report: Path, browser: Chromium):
+def test_the_first_chart_is_seen_without_scrolling(report: Path, browser: Chromium):
+    browser.open(report.as_uri(), 1280, 800)
+    browser.wait("document.querySelectorAll('.chart .main-svg').length > 0")
+    chart, verdict = (
+        browser.evaluate(f"document.querySelector('{name}').getBoundingClientRect().toJSON()")
+        for name in (".chart", ".verdict")
+    )
+    assert 0 <= chart["top"] < chart["bottom"] <= 800
+    assert 0 <= verdict["top"] < 800 and verdict["right"] <= chart["left"]
+
+
+@needs_chromium
+def test_charts_and_tables_can_be_saved(report: Path, browser: Chromium, tmp_path: Path):
     browser.open(report.as_uri(), 1280)
     browser.wait("document.querySelectorAll('.chart .main-svg').length > 0")
-    visible = (
-        "document.querySelector('.chart').data.filter(t => t.name === 'MAD (PGD on KL)' && "
-        "t.mode === 'lines+markers').map(t => t.visible === true)"
-    )
-    assert browser.evaluate(visible) == [True, False]
-    buttons = "document.querySelector('.chart').layout.updatemenus[0].buttons"
-    assert browser.evaluate(f"{buttons}.map(b => b.label)") == ["eps = 0.1", "eps = 0.2"]
-    chart = "document.querySelector('.chart')"
-    browser.evaluate(f"void Plotly.restyle({chart}, {buttons}[1].args[0])")
-    assert browser.evaluate(visible) == [False, True]
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for format in ("png", "svg", "csv"):
+        browser.evaluate(f"document.querySelector('[data-save={format}]').click()")
+        end = time.monotonic() + 30
+        while not list(tmp_path.glob(f"*.{format}")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    (png,), (svg,), (table,) = (list(tmp_path.glob(f"*.{x}")) for x in ("png", "svg", "csv"))
+    assert png.read_bytes().startswith(b"\x89PNG") and "<svg" in svg.read_text()
+    assert table.name == "magnitude-eps-0-1.csv"
+    header, *rows = csv.reader(table.read_text().splitlines())
+    assert header == ["sparsity", "clean", "MAD", "worst of 6 attacks", "change"]
+    assert [float(row[0]) for row in rows] == list(LEVELS)
+    assert browser.complaints == [] and browser.requests == []
 
 
 @needs_chromium
@@ -108,13 +132,14 @@ def test_names_from_tables_are_text(report: Path):
 
 
 def test_foreign_pictures_links_and_scripts_stay_text():
-    lines = ["# Title", "", "![x](http://127.0.0.1/x.png)", "", "[y](http://127.0.0.1/y) </script>"]
-    text = page(lines, {}, {})
+    lines = ["![x](http://127.0.0.1/x.png)", "", "[y](http://127.0.0.1/y) </script>"]
+    text = page("Title", [Section("Verdict", lines)], {}, {})
     body = text.split("<main>")[1].split("</main>")[0]
     assert "<img" not in body and "<a" not in body and "</script>" not in body
     assert "<title>Title</title>" in text
 
 
 def test_a_picture_is_embedded():
-    text = page(["![film](policies.gif)"], {}, {"policies.gif": b"GIF89a"})
+    section = Section("Film", ["![film](policies.gif)"])
+    text = page("Title", [section], {}, {"policies.gif": b"GIF89a"})
     assert '<img alt="film" src="data:image/gif;base64,R0lGODlh">' in text

@@ -95,7 +95,7 @@ def test_the_warnings_are_in_the_report_and_on_the_terminal(run: Path):
     listed = re.search(r"## Warnings\n\n((- .*\n)+)", text)
     assert listed is not None
     expected = [*found(run), gather(run).few_seeds]
-    assert expected[-1].startswith("With 1 seed intervals and tests are about this one agent")
+    assert expected[-1].startswith("The run has 1 agent, and a statement about a method needs")
     assert listed[1].splitlines() == [f"- {line}" for line in expected]
     for line in expected:
         assert f"warning: {line}\n" in printed

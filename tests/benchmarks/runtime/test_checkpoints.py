@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.runtime.arrays import decoded, encoded, packed, skeleton, unpacked
 from benchmarks.runtime.atomic import sweep, write_whole
-from benchmarks.runtime.checkpoints import Chunks, Work
+from benchmarks.runtime.checkpoints import Chunks, Work, env_steps
 from jaxprune.rollout import Episode
 
 ARRAYS = {
@@ -106,21 +106,28 @@ def test_a_stage_computes_a_piece_once_and_reports_it(tmp_path: Path):
         def advance(self, units: int) -> None:
             done.append(units)
 
-        def chunk(self, resumed: bool) -> None:
-            pieces.append(resumed)
+        def chunk(self, resumed: bool, steps: int = 0) -> None:
+            pieces.append((resumed, steps))
 
     work = Work(Chunks(tmp_path, {}), Counting(), lambda stage, table: told.append((stage, table)))
 
     def compute() -> dict[str, np.ndarray]:
-        return {"returns/eps": np.array([0.1]), "clean/x": np.zeros(2)}
+        return {"returns/length": np.array([3, 4]), "clean/x": np.zeros(2)}
 
     first = work.piece(compute, 5, "returns", stage="attack")
     second = work.piece(lambda: pytest.fail("computed again"), 5, "returns", stage="attack")
     assert same(first, second)
-    assert pieces == [False, True]
+    assert pieces == [(False, 7), (True, 0)]
     assert done == [5]  # the second time: `compute` reports for itself
     ((name, table),) = told
-    assert name == "returns" and list(table) == ["eps"]
+    assert name == "returns" and list(table) == ["length"]
+
+
+def test_training_counts_the_steps_of_every_agent_once():
+    """Two agents; the table counts their steps up from iteration to iteration."""
+    rows = {"iteration": np.array([1, 2, 1, 2]), "env_steps": np.array([10, 20, 10, 30])}
+    assert env_steps(rows) == 50
+    assert env_steps({"value": np.ones(3)}) == 0
 
 
 def test_trees_with_keys_and_tuples_come_back():

@@ -180,13 +180,13 @@ def test_a_critic_attack_on_a_policy_without_a_critic():
 
 
 def test_the_report_tells_prices_and_the_sweep(run):
-    lines = list(sections(contents(run.tables, {})))
-    text = "\n".join(lines)
-    assert "## Against eps" in text and "eps 0.2" in text
-    assert "## Sanity checks" in text and "gradients exist" in text
-    (row,) = [line for line in lines if line.startswith("| rs | 0.1 | Robust Sarsa |")]
+    told = {s.title: "\n".join(s.lines) for s in sections(contents(run.tables, {}))}
+    assert "eps 0.2" in told["Against eps"]
+    assert "gradients exist" in told["Sanity checks"]
+    costs = told["What the attacks cost"].splitlines()
+    (row,) = [line for line in costs if line.startswith("| rs | 0.1 | Robust Sarsa |")]
     assert "| 2 |" in row and "| 256 |" in row
-    assert "## Every adversary" not in text  # three are shown in the main table
+    assert "### Every attack" not in told["Each attack"]  # three have a column each
 
 
 def test_the_diagnosis_has_a_row_per_quantity_radius_and_cell(run):
