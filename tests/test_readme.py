@@ -25,6 +25,7 @@ from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS
 from jaxprune.policy import init_policy
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
+from tests.policy_io.runs import write_run
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -87,8 +88,9 @@ def check_own_bound(names: dict[str, Any]) -> None:
 def check_files(names: dict[str, Any]) -> None:
     obs = np.zeros((2, 3), np.float32)
     actions = np.stack([names["act"](row) for row in obs])
-    np.testing.assert_allclose(np.asarray(names["run"](obs)), actions, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(names["exported"](obs)), actions, rtol=1e-5)
     assert "static inline void pruned_act(" in Path("pruned.h").read_text()
+    assert "Policy for hopper: 4-8-6-3" in Path("hopper.h").read_text()
     assert Path("pruned.onnx").exists() and Path("dense.h").exists()
 
 
@@ -112,6 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     }.items():
         shutil.copy(DATA / source, tmp_path / name)
     save_policy(tmp_path / "hopper.npz", init_policy(jax.random.key(0), 11, 3))
+    write_run(tmp_path / "results" / "hopper")
     monkeypatch.chdir(tmp_path)
     before = [dict(registry) for registry in REGISTRIES]
     yield tmp_path

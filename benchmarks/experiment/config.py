@@ -46,7 +46,7 @@ from jaxprune.validation import (
 
 REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
-CONTROLS = ("narrow", "rescaled")
+CONTROLS = ("narrow", "rescaled", "int8")
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -171,7 +171,7 @@ class Experiment:
         default_factory=lambda: parse_grid("0:0.95:20")
     )
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
-    seeds: Annotated[int, COUNT] = 2
+    seeds: Annotated[int, COUNT] = 6
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude", "random")
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
@@ -184,7 +184,8 @@ class Experiment:
     """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
     controls: Some = ()
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
-    removed, kernels shrunk to the norm that magnitude pruning leaves)."""
+    removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
+    leaves, the actor's weights rounded to 8-bit integers with a scale per output)."""
     attacks: Names = ("none", "random", "mad")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
@@ -283,6 +284,7 @@ PRESETS = {
         preset="smoke",
         env="cartpole",
         sparsity_grid=parse_grid("0:0.9:4"),
+        seeds=2,
         methods=("magnitude", "random", "micro"),
         episodes=6,
         attack=AttackConfig(
@@ -302,9 +304,7 @@ PRESETS = {
         ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
-    "laptop": Experiment(
-        ppo=tuned("hopper", PPOConfig(steps=800_000)),
-    ),
+    "laptop": Experiment(ppo=tuned("hopper", PPOConfig(steps=600_000), "laptop")),
     "paper": Experiment(
         preset="paper",
         seeds=10,
@@ -366,7 +366,8 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
     task = _option(argv, "--env", preset.env)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
-        preset = replace(preset, ppo=tuned(task, PPOConfig(steps=preset.ppo.steps)))
+        learner = tuned(task, PPOConfig(steps=preset.ppo.steps), preset.preset)
+        preset = replace(preset, ppo=learner)
     asked = read_options(
         CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
     )

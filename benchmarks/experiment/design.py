@@ -19,8 +19,10 @@ from jaxprune.types import Key
 AFTER, ENDPOINT, TRAJECTORY = "after", "endpoint", "trajectory"
 # The regime of a policy that was read from a file.
 FILE = "file"
-# What is trained beside pruned agents, to tell an effect of pruning from one of something else.
-NARROW, RESCALED = "narrow", "rescaled"
+# What is beside pruned agents, to tell an effect of pruning from one of something else.
+NARROW, RESCALED, INT8 = "narrow", "rescaled", "int8"
+# Those that are made of a trained policy and the masks of magnitude pruning.
+COPIES = (RESCALED, INT8)
 # Calls that training is split into, between which the host shows progress.
 TRAINING_CALLS = 20
 
@@ -140,12 +142,11 @@ def list_cells(
         for method in posthoc_methods(experiment.methods)
         for allocation in honoured_by(method, experiment.allocations)
     ]
-    if RESCALED in experiment.controls:
-        curves.append((RESCALED, "none"))
+    curves += [(control, "none") for control in COPIES if control in experiment.controls]
     grid = experiment.sparsity_grid
     for curve, (index, dense), level in itertools.product(curves, unpruned, grid):
         about = Agent(dense.seed, dense.regime, *curve, AFTER, level)
-        if about.method == RESCALED:
+        if about.method in COPIES:
             cells.append(PlannedCell(about, len(policies), nested=False))
             policies.append(about)
         else:

@@ -19,7 +19,7 @@ from jaxprune.validation import InputError
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
 STEPS_PER_SECOND = {
     "analytic": 120_000,
-    "mjx": 9_000,
+    "mjx": 20_000,
     "generalized": 12_000,
     "positional": 30_000,
     "spring": 55_000,
@@ -30,10 +30,10 @@ TASK_COST = {
     "ant": 3.0,
     "halfcheetah": 1.5,
     "walker2d": 1.5,
-    "gym/Hopper": 1.2,
-    "gym/Walker2d": 1.7,
-    "gym/Ant": 5.8,
-    "gym/Humanoid": 15.0,
+    "gym/Hopper": 2.7,
+    "gym/Walker2d": 3.8,
+    "gym/Ant": 13.0,
+    "gym/Humanoid": 33.0,
 }
 # Floating-point operations of its small networks, likewise.
 FLOPS_PER_SECOND = 5e9

@@ -1,8 +1,8 @@
 """Tuned settings of the learner by task: data files beside this module, one for each task.
 
 A file names its tasks (Brax's and Gymnasium's versions share what they can), the static and the
-traced settings of the learner that differ from the defaults, and the returns that were reached
-with them: by which command, in how many steps, on what.
+traced settings of the learner that differ from the defaults, under the name of a preset those that
+it has besides, and the returns that were reached: by which command, in how many steps, on what.
 """
 
 import tomllib
@@ -26,10 +26,15 @@ def files() -> dict[str, dict[str, Any]]:
     return found
 
 
-def tuned(task: str, config: PPOConfig) -> PPOConfig:
-    """The learner with the settings of a task; as it is where the task has no file."""
+def tuned(task: str, config: PPOConfig, preset: str = "") -> PPOConfig:
+    """The learner with the settings of a task, and with those that a preset has besides.
+
+    It is as it was where the task has no file.
+    """
     content = files().get(task, {})
     names = {field.name for field in fields(PPOConfig)}
-    static = {name: value for name, value in content.get("learner", {}).items() if name in names}
-    hyper = replace(config.hyper, **content.get("hyper", {}))
-    return replace(config, hyper=hyper, **static)
+    for part in (content, content.get(preset, {})):
+        static = {name: value for name, value in part.get("learner", {}).items() if name in names}
+        hyper = replace(config.hyper, **part.get("hyper", {}))
+        config = replace(config, hyper=hyper, **static)
+    return config

@@ -24,7 +24,8 @@ from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_whole
-from benchmarks.runtime.run_folder import checksum, in_memory, read_json, read_table, values_of
+from benchmarks.runtime.run_folder import checksum, read_json, read_table, values_of
+from jaxprune.policy_io.addresses import in_memory
 from jaxprune.validation import InputError
 
 VERSION = 1

@@ -1,7 +1,6 @@
 """Result folders: tables that explain themselves, each file whole or absent."""
 
 import hashlib
-import io
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from benchmarks.runtime.identity import differences, identity
 from benchmarks.runtime.lock import LOCK, hold
 from benchmarks.runtime.schemas import SCHEMAS
 from jaxprune.policy_io.addresses import files_below, is_address
+from jaxprune.policy_io.runs import read_arrow
 from jaxprune.validation import MESSAGE, InputError, shown
 
 # The folder of the shards of a run, inside of it.
@@ -158,7 +158,7 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     """
     file, schema = path / f"{name}.parquet", SCHEMAS[name]
     try:
-        held = _with_victim(pq.read_table(in_memory(file)))
+        held = _with_victim(read_arrow(path, name))
         absent = set(schema.names) - set(held.column_names)
         if absent:
             raise InputError(
@@ -173,12 +173,6 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
         raise InputError(
             f"{file} is missing or damaged: give the folder of a complete run"
         ) from None
-
-
-def in_memory(file: Path) -> io.BytesIO:
-    """Returns a file as pyarrow and numpy read it wherever it is: addresses they open themselves,
-    with other credentials."""
-    return io.BytesIO(file.read_bytes())
 
 
 def _column(table: pa.Table, field: pa.Field, file: Path) -> pa.ChunkedArray:

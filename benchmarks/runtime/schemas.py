@@ -81,6 +81,12 @@ SPARSITY = pa.schema(
         ("disconnected_obs", pa.int32()),
         ("disconnected_outputs", pa.int32()),
         ("compact", pa.int32()),
+        # On a device, see jaxprune.pruning.storage.
+        ("bytes_dense", pa.int64()),
+        ("bytes_rows", pa.int64()),
+        ("bytes_compact", pa.int64()),
+        ("bytes_int8", pa.int64()),
+        ("bytes_int8_rows", pa.int64()),
     ]
 )
 ATTACKS = pa.schema(

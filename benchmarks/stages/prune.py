@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import (
     AFTER,
+    INT8,
     PRUNE,
     PRUNE_DATA,
     RESCALED,
@@ -24,7 +25,7 @@ from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import collect_batch
 from jaxprune.pruning import find_method, prune, sparsity_of
-from jaxprune.pruning.controls import rescaled
+from jaxprune.pruning.controls import quantised, rescaled
 from jaxprune.types import Masks, Policy
 
 
@@ -51,11 +52,16 @@ def make_population(
             return take(agents.masks, cell.agent)
         if about.method == RESCALED:  # nothing is removed
             return take(agents.masks, unpruned[about.regime, about.seed])
+        if about.method == INT8:
+            return masks_at(about, "magnitude", "global")
         return masks_at(about, about.method, about.allocation)
 
     def copy_of(about: Agent) -> Policy:
         policy = take(agents.policy, unpruned[about.regime, about.seed])
-        return rescaled(policy, masks_at(about, "magnitude", "global"), prunable)
+        masks = masks_at(about, "magnitude", "global")
+        return (
+            quantised(policy, masks) if about.method == INT8 else rescaled(policy, masks, prunable)
+        )
 
     masks = [masks_for(cell) for cell in block.cells]
     achieved = [float(sparsity_of(kept, prunable)) for kept in masks]

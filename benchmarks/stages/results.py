@@ -14,11 +14,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import joined
 from benchmarks.runtime.atomic import write_whole
-from benchmarks.runtime.run_folder import RunFolder, checksum, in_memory
+from benchmarks.runtime.run_folder import RunFolder, checksum
 from benchmarks.stages.attack import Seconds
 from benchmarks.stages.base import Columns
 from jaxprune.devices import take
 from jaxprune.policy_io import save_agents
+from jaxprune.policy_io.addresses import in_memory
 from jaxprune.policy_io.agents import agents_of, agents_state
 from jaxprune.types import Masks, Policy
 

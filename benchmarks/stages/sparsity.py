@@ -14,10 +14,12 @@ from jaxprune.envs import EnvSpec
 from jaxprune.pruning.accounting import account
 from jaxprune.pruning.compact import compact, parameter_count
 from jaxprune.pruning.scope import Prunable, Scope, named_leaves
+from jaxprune.pruning.storage import Sizes, storage_bytes
 from jaxprune.types import Masks, Policy
 
 # The line of a cell that speaks of all its parameters.
 EVERYTHING = "all"
+NO_SIZE = Sizes(0, 0, 0, 0, 0)
 
 
 def account_population(scope: Scope, spec: EnvSpec, population: Population, work: Work) -> Columns:
@@ -52,7 +54,8 @@ def accounted(scope: Scope, spec: EnvSpec, population: Population, progress: Pro
 def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, Any]]:
     """The lines of one masked policy.
 
-    A policy that diverged has no condition numbers and no smaller copy (0 parameters).
+    Only whole networks have a smaller copy and sizes in bytes, other lines 0. A policy that
+    diverged has neither, and no condition numbers.
     """
     finite = all(np.isfinite(x).all() for x in jax.tree.leaves(policy.params))
     found = account(jax.tree.map(np.nan_to_num, policy), masks, prunable)
@@ -63,6 +66,7 @@ def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, 
         "disconnected_obs": 0,
         "disconnected_outputs": 0,
         "compact": 0,
+        **_bytes(NO_SIZE),
     }
     lines = []
     for layer in found.layers:
@@ -74,9 +78,16 @@ def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, 
         line = network._asdict()
         line |= {"layer": line.pop("network"), "layer_sparsity": line.pop("sparsity")}
         del line["hidden"]
-        size = 0 if smaller is None else parameter_count(smaller, line["layer"])
-        lines.append(nothing | line | {"compact": size})
+        lines.append(nothing | line)
+        if smaller is not None:
+            lines[-1]["compact"] = parameter_count(smaller, network.network)
+            lines[-1] |= _bytes(storage_bytes(policy, masks, network.network))
     sizes = [(leaf.size, int(np.sum(leaf))) for _, leaf in named_leaves(masks)]
     size, kept = (sum(x) for x in zip(*sizes, strict=True))
     line = {"layer": EVERYTHING, "layer_sparsity": found.total_sparsity, "size": size, "kept": kept}
     return [*lines, nothing | line]
+
+
+def _bytes(sizes: Sizes) -> dict[str, int]:
+    """As columns of the table."""
+    return {f"bytes_{name}": size for name, size in sizes._asdict().items()}

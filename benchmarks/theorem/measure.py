@@ -344,10 +344,9 @@ def at_visits(
     least = np.min([bound.total_variation for bound in bounds.values()], axis=0)
     tv = {ATTACK: attack.total_variation, BOUND: least}
     actions = {ATTACK: attack.action_distance}
-    if policy.distribution == "normal":
-        actions[BOUND] = np.min(
-            [x for bound in bounds.values() if (x := bound.action_distance) is not None], axis=0
-        )
+    moved = [x.action_distance for x in bounds.values() if x.action_distance is not None]
+    if moved:
+        actions[BOUND] = np.min(moved, axis=0)
     monotone = {
         name: bound.total_variation[:, 0] for name, bound in bounds.items() if bound.monotone
     }

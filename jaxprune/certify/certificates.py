@@ -398,8 +398,12 @@ def _certificate(
     found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
     action = outward(np.linalg.norm(found.change, axis=-1), found.change.shape[-1])
     action = np.maximum(action, found.change.max(-1))  # squares may vanish
-    low, high = found.box
-    reach = action if gaussian else None
     return Certificate(
-        found.distance, found.total_variation, *facts, reach, low, high, found.fixed_action
+        found.distance,
+        found.total_variation,
+        *facts,
+        action if gaussian else None,
+        low=found.box.low,
+        high=found.box.high,
+        fixed_action=found.fixed_action,
     )

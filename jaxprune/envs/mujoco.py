@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.gym_tasks import TASKS, Outcome
-from jaxprune.envs.physics import Data, Physics
+from jaxprune.envs.physics import Data, Physics, load_model
 from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 from jaxprune.validation import InputError
 
@@ -45,7 +45,7 @@ class MujocoEnv:
         reward_clip: tuple[float, float],
     ):
         self.task = TASKS[name.removeprefix("gym/")]
-        self.physics = Physics(_asset(self.task.model), self.task.frame_skip)
+        self.physics = Physics(load_model(_asset(self.task.model)), self.task.frame_skip)
         obs = jax.eval_shape(lambda key: self.reset(key)[1], jax.random.key(0))
         self.spec = EnvSpec(
             name=name,

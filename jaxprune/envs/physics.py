@@ -46,18 +46,22 @@ MOVING: tuple[Stage, ...] = (
 )
 
 
+def load_model(path: str) -> Any:
+    """Reads the `MjModel` of an XML file."""
+    with quiet():
+        return simulator.MjModel.from_xml_path(path)
+
+
 class Physics:
     """The simulator of one model.
 
     Args:
-        path: an XML model of hinges and slides behind at most one free root joint, with limits and
+        model: an `MjModel` of hinges and slides behind at most one free root joint, with limits and
             pyramidal contacts as its only constraints.
         frame_skip: simulator steps per control step.
     """
 
-    def __init__(self, path: str, frame_skip: int):
-        with quiet():
-            model = simulator.MjModel.from_xml_path(path)
+    def __init__(self, model: Any, frame_skip: int):
         # MJX has no projected Gauss-Seidel (humanoid.xml); both minimise the same function.
         model.opt.solver = simulator.mjtSolver.mjSOL_NEWTON
         self.c_model = model
@@ -80,7 +84,12 @@ class Physics:
         As after `mj_step`, positions and velocities are those at the end, and all that is derived
         from them (body positions, forces, inertias) is of the last evaluation before the end.
         """
-        start = self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
+        return self.control_step(
+            self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
+        )
+
+    def control_step(self, start: Data) -> Data:
+        """`simulate` from the positions, velocities, warm start and controls that `start` holds."""
         return jax.lax.fori_loop(0, self.frame_skip, lambda _, data: self._substep(data), start)
 
     def with_contact_forces(self, data: Data) -> Data:

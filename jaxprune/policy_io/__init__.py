@@ -12,15 +12,18 @@ from jaxprune.policy_io.export import export_policy, load_exported
 from jaxprune.policy_io.load import PolicyFile, load_policy, read_policy_file
 from jaxprune.policy_io.npz import save_policy
 from jaxprune.policy_io.onnx_graph import export_onnx
+from jaxprune.policy_io.runs import Run, load_run
 
 __all__ = [
     "PolicyFile",
+    "Run",
     "export_c",
     "export_onnx",
     "export_policy",
     "load_agents",
     "load_exported",
     "load_policy",
+    "load_run",
     "numpy_policy",
     "read_policy_file",
     "save_agents",

@@ -2,6 +2,7 @@
 
 An effect of pruning should be absent in a network with weights as *small* but none removed
 (`rescaled`), and in a dense network with as *few* weights (`narrow_width`, `narrow_policy`).
+Few bits make a network small too, with and without pruning (`quantised`).
 """
 
 import itertools
@@ -15,8 +16,9 @@ import numpy as np
 
 from jaxprune.pruning.accounting import Network, check_one_agent, in_order
 from jaxprune.pruning.allocation import exact
-from jaxprune.pruning.masks import dense
+from jaxprune.pruning.masks import dense, mask_policy
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
+from jaxprune.pruning.storage import as_int8
 from jaxprune.types import Masks, Params, Policy
 from jaxprune.validation import InputError
 
@@ -69,6 +71,37 @@ def _frobenius(kernels: np.ndarray) -> np.ndarray:
     # One axis: over two, the order of the sum and its last bit depend on the leading axes.
     flat = kernels.reshape(*kernels.shape[:-2], -1)
     return np.sqrt(np.sum(np.square(flat, dtype=np.float64), axis=-1))
+
+
+# --- in fewer bits --------------------------------------------------------------------------------
+
+
+def quantised(policy: Policy, masks: Masks | None = None) -> Policy:
+    """Returns the policy that a device computes which holds the actor's kernels as int8.
+
+    W' = q s with q = round(W / s) and s = max |W| / 127 per output, of the masked kernels, so that
+    what the masks remove stays 0 (`jaxprune.pruning.storage.as_int8`). Biases, log_std and the
+    critic are those of the masked policy.
+
+    Args:
+        policy: leading axes `[...]` are agents.
+        masks: True = keep, of the same axes; None keeps everything.
+
+    Returns:
+        Policies `[...]`, with numpy leaves.
+    """
+    policy = jax.device_get(mask_policy(policy, masks))
+    with np.errstate(invalid="ignore"):  # weights that diverged have no value here either
+        actor = {
+            name: layer | {"kernel": _dequantised(np.asarray(layer["kernel"]))}
+            for name, layer in policy.params.actor.items()
+        }
+    return replace(policy, params=policy.params._replace(actor=actor))
+
+
+def _dequantised(kernel: np.ndarray) -> np.ndarray:
+    levels, scale = as_int8(kernel)
+    return levels * scale[..., None, :]
 
 
 # --- as few, nothing removed ----------------------------------------------------------------------

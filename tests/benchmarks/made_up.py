@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runtime.run_folder import RunFolder
+from jaxprune.pruning.storage import Sizes
 
 DENSE, LOSS, NOISE = 1000.0, 100.0, 50.0
 LEVELS = (0.0, 0.3, 0.6, 0.9)
@@ -96,7 +97,7 @@ def _certificates(env: str, cells: list[Any], radii: tuple[float, ...]) -> dict[
 def _sparsity(env: str, cells: list[Any]) -> dict[str, Any]:
     nothing = dict.fromkeys(
         ("dead", "constant", "disconnected_obs", "disconnected_outputs", "compact"), 0
-    )
+    ) | {f"bytes_{name}": 0 for name in Sizes._fields}
     rows = []
     for (method, seed, level), (layer, size) in product(cells, (SIZES | {"all": 150}).items()):
         told = {"layer": layer, "size": size, "kept": size, "layer_sparsity": level}

@@ -340,11 +340,15 @@ def test_cartpole_resets_like_gymnasium():
 
 @cache
 def brax_original(name: str, backend: str):
+    """Brax's task; on mjx, where Brax stops its solver after 4 iterations, with 30 of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Brax's own deprecation notice
         from brax import envs as brax_envs
 
-        return brax_envs.get_environment(name, backend=backend)
+        original = brax_envs.get_environment(name, backend=backend)
+    if backend == "mjx" and original.sys.opt.iterations > 1:
+        original.sys = original.sys.tree_replace({"opt.iterations": 30})
+    return original
 
 
 def assert_same_as_brax(name: str, backend: str, steps: int, tolerance: float):
@@ -352,7 +356,7 @@ def assert_same_as_brax(name: str, backend: str, steps: int, tolerance: float):
 
     Bit for bit where one compiled program, Brax's own, steps from the whole state and from ours
     with zeros for the rest; to `tolerance` between that program and ours, which XLA fuses
-    differently: a few ulps on hopper, a hundred where an iterative solver handles more contacts.
+    differently, and which on mjx solves by `jaxprune.envs.newton`.
     """
     env, original = environment((name, backend)), brax_original(name, backend)
     reset, step = programs((name, backend))
@@ -373,6 +377,17 @@ def assert_same_as_brax(name: str, backend: str, steps: int, tolerance: float):
         assert bool(ours.terminated) == bool(whole.done)
 
 
+# Where solvers handle more contacts: the same one to 1e-5, ours and MJX's to what single precision
+# leaves of the stiff contacts of two feet (see SOLVER_AGREEMENT).
+BRAX_AGREEMENT = {
+    ("ant", "mjx"): 1e-5,
+    ("ant", "generalized"): 1e-5,
+    ("walker2d", "generalized"): 1e-5,
+    ("halfcheetah", "mjx"): 1e-5,
+    ("walker2d", "mjx"): 1e-4,
+}
+
+
 def test_hopper_is_brax_hopper():
     assert_same_as_brax("hopper", "mjx", steps=30, tolerance=1e-6)
 
@@ -380,8 +395,7 @@ def test_hopper_is_brax_hopper():
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", BRAX, ids="-".join)
 def test_every_task_is_the_one_of_brax(pair):
-    many_contacts = pair[0] in ("ant", "walker2d") and pair[1] in ("mjx", "generalized")
-    assert_same_as_brax(*pair, steps=10, tolerance=1e-5 if many_contacts else 1e-6)
+    assert_same_as_brax(*pair, steps=10, tolerance=BRAX_AGREEMENT.get(pair, 1e-6))
 
 
 def test_swimmer_runs_although_brax_calls_a_removed_argument():

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from jaxprune.policy import action_distribution, init_policy, state_value
 from jaxprune.pruning.accounting import account, in_order
-from jaxprune.pruning.controls import narrow_policy, narrow_width, rescaled
-from jaxprune.pruning.masks import apply_masks, dense
-from jaxprune.pruning.scope import Scope
+from jaxprune.pruning.controls import narrow_policy, narrow_width, quantised, rescaled
+from jaxprune.pruning.masks import apply_masks, dense, mask_policy
+from jaxprune.pruning.posthoc import prune
+from jaxprune.pruning.scope import Scope, named_leaves
 from jaxprune.types import Policy
 from jaxprune.validation import InputError
 
@@ -114,6 +115,55 @@ def test_one_agent_is_rescaled():
     stack = jax.tree.map(lambda x: np.stack([x, x]), policy)
     with pytest.raises(InputError, match="one agent"):
         rescaled(stack, random_masks(policy, ()))
+
+
+# --- int8 -----------------------------------------------------------------------------------------
+
+
+def test_int8_kernels_are_on_levels_and_removed_weights_stay_removed():
+    policy = make_policy()
+    masks = random_masks(policy, ())
+    found = quantised(policy, masks)
+    masked = mask_policy(policy, masks)
+    for name, layer in found.params.actor.items():
+        kernel, given = layer["kernel"], np.asarray(masked.params.actor[name]["kernel"])
+        largest = np.abs(given).max(0)
+        assert kernel.dtype == np.float32 and not kernel[given == 0].any()
+        levels = 127 * kernel / np.where(largest > 0, largest, 1)
+        np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
+        assert (np.abs(kernel - given) <= 0.501 * largest / 127).all()
+        assert (kernel != given).any()
+    kept = [x for x in named_leaves(found.params) if "actor" not in x[0] or "bias" in x[0]]
+    given = dict(named_leaves(masked.params))
+    for name, leaf in kept:
+        np.testing.assert_array_equal(leaf, given[name])
+
+
+def test_int8_agents_are_the_loop():
+    policies = jax.tree.map(lambda a, b: np.stack([a, b]), make_policy(), make_policy(seed=1))
+    together = quantised(policies)
+    for i in range(2):
+        alone = quantised(jax.tree.map(lambda x, i=i: x[i], policies))
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert np.array_equal(a[i], b)
+
+
+def test_magnitude_masks_and_rounding_commute():
+    """The largest weight of an output, which gives the scale, is the last to go."""
+    policy = make_policy()
+    for sparsity in (0.3, 0.6, 0.9):
+        masks = prune(policy, "magnitude", sparsity)
+        one, other = quantised(policy, masks), mask_policy(quantised(policy), masks)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_diverged_weights_have_no_value_in_int8():
+    policy = make_policy()
+    kernel = policy.params.actor["layer_1"]["kernel"]
+    kernel[0, 0], kernel[1, 1] = np.nan, np.inf
+    found = quantised(policy).params.actor["layer_1"]["kernel"]
+    assert np.isnan(found[:, :2]).any(0).all() and np.isfinite(found[:, 2:]).all()
 
 
 # --- narrow networks ------------------------------------------------------------------------------

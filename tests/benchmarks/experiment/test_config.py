@@ -61,6 +61,16 @@ def test_presets_are_starting_points():
     assert smoke == (replace(PRESETS["smoke"], seeds=3), RunOptions(resume=False))
 
 
+def test_a_preset_may_have_settings_of_its_own_for_a_task():
+    laptop, paper = PRESETS["laptop"].ppo, PRESETS["paper"].ppo
+    assert (laptop.num_envs, laptop.epochs, paper.num_envs, paper.epochs) == (16, 5, 32, 10)
+    assert (laptop.hyper.gae_lambda, paper.hyper.gae_lambda) == (0.9, 0.95)
+    assert laptop.hyper.kappa == paper.hyper.kappa == 0.3  # what the task has in every preset
+    assert parse(["--env", "gym/Hopper-v4"])[0].ppo == laptop
+    assert parse(["--preset", "paper", "--env", "gym/Hopper-v4"])[0].ppo == paper
+    assert parse(["--env", "walker2d"])[0].ppo.num_envs == 32
+
+
 def test_each_of_several_tasks_is_a_run_in_a_folder_of_its_own():
     words = ["--preset", "smoke", "--env=cartpole,gym/Hopper-v4", "--out", "there"]
     (one, here), (other, there) = parse_tasks(words)
@@ -224,7 +234,7 @@ def test_runs_that_differ_in_names_alone_may_be_compared():
     base = Experiment(env="cartpole")
     for name, value in OTHER.items():
         material = Experiment.material(replace(base, **{name: value}).settings())
-        label = name in {"preset", "lanes", "policy", "policy_stats"}
+        label = name in {"preset", "lanes", "policy", "policy_stats", "reference"}
         assert (material == Experiment.material(base.settings())) == label, name
 
 

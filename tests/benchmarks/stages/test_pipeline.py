@@ -23,10 +23,12 @@ from benchmarks.stages import train
 from benchmarks.stages.base import blocks
 from benchmarks.stages.pipeline import policy_shapes
 from benchmarks.stages.prune import make_population
+from jaxprune.devices import take
 from jaxprune.envs import make_env
 from jaxprune.policy import init_policy
 from jaxprune.ppo import Snapshot, make_learner
 from jaxprune.pruning import dense
+from jaxprune.pruning.controls import quantised
 from jaxprune.validation import InputError
 
 ENV = make_env("cartpole")
@@ -81,18 +83,18 @@ def test_cells_of_every_regime_allocation_and_control_are_as_many_as_announced()
         methods=("micro", "magnitude", "wanda"),
         allocations=("global", "uniform"),
         regimes=("ppo", "sa_ppo"),
-        controls=("rescaled", "narrow"),
+        controls=("rescaled", "narrow", "int8"),
     )
     population, block = people(asked)
-    # Per regime: dense, micro and magnitude by two allocations, wanda by one, two controls.
-    expected = 2 * (2 + (2 + 2 + 1 + 2) * 4)
+    # Per regime: dense, micro and magnitude by two allocations, wanda by one, three controls.
+    expected = 2 * (2 + (2 + 2 + 1 + 3) * 4)
     assert len(population.rows) == len(block.cells) == expected
-    # Trained ones, and a policy per rescaled cell.
-    policies = 2 * (2 + (2 + 1) * 4 + 4)
+    # Trained ones, and a policy per rescaled and per int8 cell.
+    policies = 2 * (2 + (2 + 1) * 4 + 2 * 4)
     assert len(population.policy.params.log_std) == len(block.policies) == policies
     shapes = policy_shapes(asked.ppo, len(block.policies), ENV, None)
     assert jax.tree.map(jax.numpy.shape, shapes) == jax.tree.map(jax.numpy.shape, population.policy)
-    order = ["none", "micro", "magnitude", "wanda", "rescaled", "narrow"]
+    order = ["none", "micro", "magnitude", "wanda", "rescaled", "narrow", "int8"]
     assert list(dict.fromkeys(row.method for row in population.rows)) == order
     assert {(r.method, r.nested) for r in population.rows} == {
         ("none", True),
@@ -101,7 +103,30 @@ def test_cells_of_every_regime_allocation_and_control_are_as_many_as_announced()
         ("wanda", True),
         ("rescaled", False),
         ("narrow", False),
+        ("int8", False),
     }
+
+
+def test_int8_cells_are_what_magnitude_leaves_on_few_levels():
+    grid = (0.0, 0.75)
+    asked = replace(SMOKE, seeds=2, sparsity_grid=grid, methods=("magnitude",), controls=("int8",))
+    population, _ = people(asked)
+    for i, row in enumerate(population.rows):
+        if row.method != "int8":
+            continue
+        key = (row.seed, row.sparsity)
+        (pruned,) = (
+            j
+            for j, other in enumerate(population.rows)
+            if other.method == "magnitude" and (other.seed, other.sparsity) == key
+        )
+        here, there = (take(population.cells, j) for j in (i, pruned))
+        jax.tree.map(np.testing.assert_array_equal, here.masks, there.masks)
+        policy = take(population.policy, here.agent)
+        expected = quantised(take(population.policy, there.agent), there.masks)
+        jax.tree.map(np.testing.assert_array_equal, policy, expected)
+        assert row.sparsity_achieved == pytest.approx(row.sparsity)
+    assert [row.method for row in population.rows].count("int8") == 4
 
 
 def test_rescaled_cells_keep_all_weights_at_the_norms_that_magnitude_leaves():

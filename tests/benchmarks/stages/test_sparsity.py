@@ -113,6 +113,17 @@ def test_counts_of_a_pruned_agent_are_those_by_hand(table):
         assert np.isinf(lines(table, cell)["actor/layer_0/kernel"]["condition"])
 
 
+def test_bytes_of_an_actor_of_3_4_and_2_units_by_hand(table):
+    """20 weights and 6 biases, 9 of the weights left; a row of either kernel starts at one byte."""
+    actor = [lines(table, cell)["actor"] for cell in range(3)]
+    assert [line["bytes_dense"] for line in actor] == [4 * 26] * 3
+    assert [line["bytes_rows"] for line in actor] == [5 * 20 + 24 + 8] + [5 * 9 + 24 + 8] * 2
+    assert [line["bytes_compact"] for line in actor] == [4 * 26] + [4 * 14] * 2
+    assert [line["bytes_int8"] for line in actor] == [20 + 2 * 24] * 3
+    assert all(1 < line["bytes_int8_rows"] <= 2 * 9 + 2 * 24 + 8 for line in actor[1:])
+    assert column(table, 0, "bytes_dense") == [0, 0, 0, 0, 4 * 26, 4 * 21, 0]
+
+
 def test_only_prunable_layers_are_at_the_floor(table):
     """Three weights are left of the actor's last layer, and min_weights is 3."""
     assert column(table, 1, "at_floor") == [False, True, False, False, False, False, False]
@@ -134,7 +145,7 @@ def test_networks_and_everything_have_no_condition_number(table):
 def test_a_policy_that_diverged_has_counts_but_no_condition_and_no_smaller_copy(table, bad: float):
     found = table_of(SETTINGS, SPEC, population(bad))
     assert np.isnan(column(found, 2, "condition")).all()
-    assert not any(column(found, 2, "compact"))
+    assert not any(column(found, 2, "compact")) and not any(column(found, 2, "bytes_rows"))
     for name in ("size", "kept", "dead", "constant", "disconnected_obs", "at_floor"):
         assert column(found, 2, name) == column(table, 2, name)
     for cell in (0, 1):  # the agents beside it are untouched

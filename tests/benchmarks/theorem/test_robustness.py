@@ -30,7 +30,7 @@ LEFT = np.array([3.5, 3.0, 2.0])  # sum of |w| after the smallest went
 def linear() -> Along:
     """A linear policy of the pendulum, at three sparsities."""
     options = Options(
-        out=Path(), eps=EPS, sparsity_grid="0,0.34,0.67", episodes=4, visits=3, steps=3,
+        out=Path(), eps=EPS, sparsity_grid="0,0.34,0.67", episodes=5, visits=3, steps=3,
         restarts=2, bounds=("path", "crown"),
     )  # fmt: skip
     policy, env = linear_policy(WEIGHT, STD), make_env("pendulum")
@@ -48,7 +48,7 @@ def test_f_of_a_linear_policy(linear):
         assert rises_of(seen, BOUND)[:2] == (2, 0)
         np.testing.assert_allclose(seen.monotone["path"], truth, rtol=1e-7)
         for moved in seen.actions.values():
-            expected = np.broadcast_to(EPS * LEFT[:, None, None], (3, 4, 3))
+            expected = np.broadcast_to(EPS * LEFT[:, None, None], (3, 5, 3))
             np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
 
