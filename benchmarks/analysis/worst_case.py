@@ -1,6 +1,6 @@
 """Every agent under its strongest adversary, chosen on other episodes than judge it.
 
-The member of a learned attack, too, was chosen on other episodes: `selection_episodes` of a run.
+The member of a learned attack, too, was chosen on other episodes: `attack.selection` of a run.
 """
 
 from collections.abc import Iterator

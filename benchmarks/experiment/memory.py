@@ -93,7 +93,7 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"states that {cells:,} cells visit",
-            "fewer --states or --episodes, or smaller --chunk-seeds",
+            "fewer --states, --episodes or --selection.episodes, or smaller --chunk-seeds",
             cells * played * kept * FLOAT * spec.obs_size,
             False,
         ),

@@ -121,7 +121,7 @@ def watched(config: DirectorConfig, victims: Victims) -> np.ndarray:
     size, count = victims.env.spec.obs_size, len(victims.cells.agent)
     if size <= config.inputs:
         return np.broadcast_to(np.eye(size), (count, size, size))
-    masked = jax.vmap(masked_policy, (None, 0))(victims.policies, victims.cells)
+    masked = jax.jit(jax.vmap(masked_policy, (None, 0)))(victims.policies, victims.cells)
     left, *_ = np.linalg.svd(np.asarray(masked.params.actor["layer_0"]["kernel"]))
     return np.swapaxes(left, 1, 2)[:, : config.inputs]
 

@@ -24,7 +24,7 @@ from jaxprune.attacks.director import (
 )
 from jaxprune.attacks.members import choose
 from jaxprune.cells import as_cells
-from jaxprune.envs import make_env
+from jaxprune.envs import EnvSpec, make_env
 from jaxprune.evaluation import evaluate
 from jaxprune.pgd import ascend_from_corner
 from jaxprune.policy import actor_output
@@ -34,6 +34,7 @@ from tests.attacks.victims import linear_policy, tanh_policy
 from tests.probes import Drift, probe_spec
 
 STEPS, EPS, EPISODES = 10, 0.5, 16
+HALF = jnp.float32(0.5)
 SLOPE = np.array([1.0, -0.5], np.float32)
 CONFIG = DirectorConfig(individuals=16, generations=12, episodes=8)
 ATTACKS = {"direction": direction(CONFIG), "director": director(CONFIG)}
@@ -46,6 +47,14 @@ class Slope(Drift):
     def step(self, state: EnvState, action) -> tuple[EnvState, TimeStep]:
         state, after = super().step(state, action)
         return state, after._replace(reward=after.obs @ jnp.asarray(SLOPE))
+
+
+class Wide(Drift):
+    """Of fifty observations, which nobody plays."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        return replace(super().spec, obs_size=50)
 
 
 def returns_of(task: Drift, attack: str) -> np.ndarray:
@@ -116,7 +125,7 @@ def test_a_choice_is_pushed_away_from_what_it_wants():
 def test_the_corner_is_the_summit_of_a_linear_objective():
     slope = jnp.array([1.0, -2.0, 0.0])
     centre = jnp.array([3.0, 1.0, -1.0])
-    found = ascend_from_corner(lambda x: slope @ x, centre, 0.5, steps=1, step_size=0.1)
+    found = ascend_from_corner(lambda x: slope @ x, centre, HALF, steps=1, step_size=HALF)
     np.testing.assert_array_equal(found, centre + 0.5 * jnp.sign(slope))
 
 
@@ -124,7 +133,7 @@ def test_the_best_iterate_is_kept_and_steps_mend_a_corner_that_is_too_far():
     """-(x - 0.3)^2 in a ball of 1: the corner is 1, and a step of 0.6 back is 0.4."""
     objective = lambda x: -jnp.sum((x - 0.3) ** 2)  # noqa: E731
     ascend = lambda steps: ascend_from_corner(  # noqa: E731
-        objective, jnp.zeros(1), 1.0, steps=steps, step_size=0.6
+        objective, jnp.zeros(1), 2 * HALF, steps=steps, step_size=1.2 * HALF
     )
     np.testing.assert_allclose(ascend(1), 0.0)  # the centre is better than the corner
     np.testing.assert_allclose(ascend(2), 0.4, atol=1e-6)
@@ -213,9 +222,7 @@ def test_a_long_observation_is_seen_through_the_first_layer_of_the_victim():
     weight = np.zeros((2, 50))
     weight[0, 7], weight[1, 20] = 2.0, -1.0
     _, policies, cells = as_cells(*jax.device_get((linear_policy(weight), None)))
-    wide = replace(Drift().spec, obs_size=50)
-    env = type("Wide", (), {"spec": wide})()
-    victims = Victims(env, policies, cells, 0.1, jax.random.key(0))
+    victims = Victims(Wide(), policies, cells, 0.1, jax.random.key(0))
     rows = np.abs(watched(replace(CONFIG, inputs=2), victims)[0])
     np.testing.assert_allclose(rows, np.eye(50)[[7, 20]], atol=1e-6)
     np.testing.assert_array_equal(watched(replace(CONFIG, inputs=50), victims)[0], np.eye(50))

@@ -194,7 +194,6 @@ OTHER = {
     "lanes": 8,
     "attack": AttackConfig(mad=MADConfig(steps=3)),
     "eps_sweep": (0.0, 1.0),
-    "selection_episodes": 3,
     "ppo": replace(PRESETS["smoke"].ppo, steps=2048),
 }
 # Of the learner, what decides who is pruned and trained how.

@@ -60,8 +60,8 @@ def small_machine(monkeypatch):
         ("--seeds 2147483647", ["GiB", "--seeds"]),
         ("--steps 1000000000000", ["976,562,500 iterations", "--steps"]),
         (
-            "--attacks sa_rl --adversary.seeds 2 --selection-episodes 2147483647",
-            ["--selection-episodes"],
+            "--attacks sa_rl --adversary.seeds 2 --selection.episodes 2147483647",
+            ["--selection.episodes"],
         ),
         ("--attacks rs --rs.steps 2147483647", ["2,147,483,647 steps", "--rs.steps"]),
         ("--attacks snooping --search.clone-steps 2147483647", ["--search.clone-steps"]),
