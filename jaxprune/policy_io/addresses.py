@@ -88,6 +88,19 @@ def put(path: Path, data: bytes) -> None:
         store.pipe_file(name, data)
 
 
+def contents(path: Path) -> bytes:
+    """Returns what a file or an object holds, the latter by one request.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+    """
+    if not is_address(path):
+        return path.read_bytes()
+    with reaching(path):
+        store, name = _store(path)
+        return store.cat_file(name)
+
+
 def files_below(folder: Path) -> list[Path]:
     """Returns the files in a folder and in those inside of it, sorted."""
     if not is_address(folder):
