@@ -63,5 +63,7 @@ def s3() -> Iterator[tuple[str, dict[str, str]]]:
             patch.setenv(name, value)
         store = fsspec.filesystem("s3", endpoint_url=told["AWS_ENDPOINT_URL"])
         store.mkdir("bucket")
-        yield "s3://bucket", told
-    server.stop()
+        try:
+            yield "s3://bucket", told
+        finally:
+            server.stop()

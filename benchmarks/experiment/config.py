@@ -28,7 +28,7 @@ from jaxprune.attacks import (
     find_attack,
 )
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.policy_io.addresses import as_path
+from jaxprune.policy_io.addresses import as_path, is_address
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method
 from jaxprune.types import Policy
@@ -144,6 +144,15 @@ class RunOptions:
     distributed: bool = False
     """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
     shard."""
+    engine: str = "none"
+    """What computes the blocks: none (this process), ray (tasks of a cluster, of this machine or at
+    RAY_ADDRESS)."""
+    task_cpus: Annotated[int, Range(1, 1024)] = 1
+    """CPUs that one task of the engine asks for, and CPU devices that it computes on."""
+    task_gpus: Annotated[int, Range(0, 64)] = 0
+    """GPUs that one task asks for and computes on."""
+    task_tpus: Annotated[int, Range(0, 64)] = 0
+    """TPU chips that one task asks for and computes on."""
     sink: str = "none"
     """Where else tables go after every chunk: none, tensorboard, wandb."""
     resume: bool = True
@@ -154,6 +163,10 @@ class RunOptions:
     def folder(self, experiment: "Experiment") -> Path:
         """Returns where the results of an experiment go."""
         return self.out or experiment.folder()
+
+    def at(self, folder: Path) -> "RunOptions":
+        """Returns the same with a folder that is found from everywhere."""
+        return replace(self, out=folder if is_address(folder) else folder.absolute())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
 from benchmarks.runtime.atomic import write_whole
-from jaxprune.policy_io.addresses import reaching, remove_folder
+from jaxprune.policy_io.addresses import contents, remove_folder
 
 What: TypeAlias = Mapping[str, Any]
 
@@ -48,8 +48,7 @@ class Chunks:
         """
         file = self.file(**what)
         try:
-            with reaching(file):
-                content = file.read_bytes()
+            content = contents(file)
         except FileNotFoundError:
             return None
         except IsADirectoryError:

@@ -35,7 +35,7 @@ def make_console() -> Console:
     What its encoding lacks is written as an escape: a name of a file may hold any character.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     console = Patient(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH

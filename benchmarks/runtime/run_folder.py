@@ -19,7 +19,7 @@ from benchmarks.runtime.atomic import sweep, write_whole
 from benchmarks.runtime.identity import differences, identity
 from benchmarks.runtime.lock import LOCK, hold
 from benchmarks.runtime.schemas import SCHEMAS
-from jaxprune.policy_io.addresses import files_below, is_address
+from jaxprune.policy_io.addresses import contents, files_below, is_address
 from jaxprune.policy_io.runs import read_arrow
 from jaxprune.validation import MESSAGE, InputError, shown
 
@@ -219,7 +219,7 @@ def checksum(path: Path) -> str | None:
     """Returns the SHA-256 of a file, or of all files of a folder; None if it is missing."""
     try:
         if not path.is_dir():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return hashlib.sha256(contents(path)).hexdigest()
         found = hashlib.sha256()
         for file in files_below(path):
             found.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())

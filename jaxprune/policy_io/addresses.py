@@ -89,6 +89,25 @@ def put(path: Path, data: bytes) -> None:
         store.pipe_file(name, data)
 
 
+def contents(path: Path) -> bytes:
+    """Returns what a file or an object holds, the latter by one request.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+    """
+    if not is_address(path):
+        return path.read_bytes()
+    with reaching(path):
+        store, name = _store(path)
+        return store.cat_file(name)
+
+
+def in_memory(file: Path) -> io.BytesIO:
+    """Returns a file as pyarrow and numpy read it wherever it is: addresses they open themselves,
+    with other credentials."""
+    return io.BytesIO(contents(file))
+
+
 def files_below(folder: Path) -> list[Path]:
     """Returns the files in a folder and in those inside of it, sorted."""
     if not is_address(folder):
@@ -141,9 +160,3 @@ def _written(about: Mapping[str, Any]) -> float:
 def _store(path: Path) -> tuple[Any, str]:
     """Returns the file system of an address, and its name there."""
     return fsspec.url_to_fs(str(path))
-
-
-def in_memory(file: Path) -> io.BytesIO:
-    """Returns a file as pyarrow and numpy read it wherever it is: addresses they open themselves,
-    with other credentials."""
-    return io.BytesIO(file.read_bytes())

@@ -1,0 +1,120 @@
+"""Ray: whoever computed what, and whoever was killed, the tables are those of a single process."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import run
+from benchmarks.experiment import parse
+from benchmarks.runtime.run_folder import CHUNKS, read_json
+from benchmarks.stages import engines
+from benchmarks.stages.execution import prepared
+from jaxprune.validation import InputError
+from tests.benchmarks.test_resume import SMALL, TABLES
+
+ROOT = Path(__file__).parents[2]
+WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--engine rya", "engine 'rya'"),
+        ("--engine ray --shard 0/3", "leave out --shard"),
+        ("--engine ray --distributed", "leave out --shard and --distributed"),
+        ("--engine ray --sink wandb", "sink 'wandb' is fed by one process"),
+        ("--engine ray --task-cpus 0", "task_cpus"),
+    ],
+)
+def test_an_engine_that_cannot_be_used_so_is_refused(options: str, words: str, capsys: Any):
+    assert run.main([*WORDS, *options.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'jaxprune\[ray\]'"), engines.cluster():
+        pass
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    class Ray:
+        @staticmethod
+        def init(address: str, **_: Any) -> None:
+            raise ConnectionError(f"no cluster at {address}\nand much more")
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    for address, reason in (("127.0.0.1:1", ".*refused"), ("auto", "no cluster at auto")):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        named = rf"RAY_ADDRESS={address} \({reason}\): start that cluster"
+        with pytest.raises(InputError, match=named), engines.cluster():
+            pass
+
+
+def test_a_worker_with_other_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before it computes anything; devices are not configured again in this process."""
+    monkeypatch.setattr(engines, "_configure", lambda cpus: None)
+    asked, options = parse([*WORDS, "--out", str(tmp_path / "run")])
+    assert engines.begin_task(asked, options, {"command": "run"})
+    folder = prepared(asked, options).folder
+    file = folder.path / "experiment.json"
+    folder.write_json(file.name, read_json(file) | {"code": "other", "device": "8 x TPU"})
+    with pytest.raises(InputError, match=r"differs from the one that began .* in code, device"):
+        engines.block_task(asked, options, engines.Shard(0, 3))
+    assert not (folder.path / CHUNKS).exists()
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+# Starts a program on one device: the tasks have a CPU each.
+ON_ONE_DEVICE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.execv(sys.executable, sys.argv[1:])
+"""
+
+
+def written(out: Path) -> int:
+    return len(list((out / CHUNKS).glob("*.chunk")))
+
+
+def workers(log: Path) -> list[int]:
+    return [int(pid) for pid in re.findall(r"block_task pid=(\d+)", log.read_text())]
+
+
+def until(reached: Any, process: subprocess.Popen) -> None:
+    while not reached():
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_killed_driver_lose_nothing(tmp_path: Path):
+    pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
+    command = [sys.executable, "-m", "benchmarks.run", *WORDS, "--out"]
+    one, out, log = tmp_path / "one", tmp_path / "ray", tmp_path / "log"
+    alone = [sys.executable, "-c", ON_ONE_DEVICE, *command, str(one)]
+    subprocess.run(alone, cwd=ROOT, check=True, capture_output=True)
+    command += [str(out), "--engine", "ray"]
+    with log.open("w") as file:
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        until(lambda: written(out) >= 2 and workers(log), driver)
+        os.kill(workers(log)[0], signal.SIGKILL)
+        before = written(out)
+        until(lambda: written(out) >= before + 3, driver)
+        driver.kill()
+        driver.wait()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
+    for name in TABLES:
+        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (out, one))
+        assert ours == theirs, name
+    assert {path.name for path in out.iterdir()} == {path.name for path in one.iterdir()}
