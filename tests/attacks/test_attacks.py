@@ -13,6 +13,7 @@ from jaxprune.attacks import (
     AdversaryConfig,
     Attack,
     AttackConfig,
+    DirectorConfig,
     Kind,
     MADConfig,
     SarsaConfig,
@@ -45,6 +46,7 @@ POSSIBLE = [
 ]
 TINY = AttackConfig(
     mad=MADConfig(steps=6),
+    director=DirectorConfig(individuals=8, episodes=1, generations=1),
     search=SearchConfig(queries=16, generations=2, clone_steps=256, clone_epochs=1),
     rs=SarsaConfig(
         steps=256, num_envs=8, epochs=1, batch=64, radii=(0.1,), weights=(1.0,), rounds=2

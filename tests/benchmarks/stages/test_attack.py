@@ -260,7 +260,7 @@ def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
     prepare, members = runner.attacks[name].prepare, runner.attacks[name].members(ENV.spec)
     assert prepare is not None
     found = prepare(victims)
-    assert not any(compiled) and (compiled or name == "transfer")  # which prepares nothing
+    assert not any(compiled) and (compiled or name in ("transfer", "direction"))  # nothing to do
     sizes = [np.shape(leaf)[:2] for leaf in jax.tree.leaves(found)]
     assert set(sizes) == {(len(run.population.rows), members)}
 
