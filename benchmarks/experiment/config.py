@@ -20,6 +20,7 @@ from jaxprune.attacks import (
     ATTACKS,
     AdversaryConfig,
     AttackConfig,
+    DirectorConfig,
     MADConfig,
     SarsaConfig,
     SearchConfig,
@@ -186,7 +187,7 @@ class Experiment:
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
     removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
     leaves, the actor's weights rounded to 8-bit integers with a scale per output)."""
-    attacks: Names = ("none", "random", "mad")
+    attacks: Names = ("none", "random", "mad", "direction", "director")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
     eps: Annotated[Radii, RADIUS] = ()
@@ -289,6 +290,7 @@ PRESETS = {
         episodes=6,
         attack=AttackConfig(
             selection=SelectionConfig(episodes=2, finalists=4, final_episodes=2),
+            director=DirectorConfig(individuals=8, episodes=1, generations=4),
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
             ),
@@ -304,12 +306,19 @@ PRESETS = {
         ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
-    "laptop": Experiment(ppo=tuned("hopper", PPOConfig(steps=600_000), "laptop")),
+    "laptop": Experiment(
+        attack=AttackConfig(
+            selection=SelectionConfig(episodes=1, finalists=4, final_episodes=4),
+            director=DirectorConfig(individuals=16, episodes=1, generations=9),
+        ),
+        ppo=tuned("hopper", PPOConfig(steps=700_000), "laptop"),
+    ),
     "paper": Experiment(
         preset="paper",
         seeds=10,
         methods=("magnitude", "random", "micro"),
         regimes=("ppo", "sa_ppo"),
+        attacks=("none", "random", "mad", "direction", "director", "rs", "critic", "paad"),
         episodes=50,
         attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
         ppo=tuned("hopper", PPOConfig(steps=2_000_000)),
