@@ -174,7 +174,7 @@ class Experiment:
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
     seeds: Annotated[int, COUNT] = 6
     """Agents trained per arm; the unit of replication of the intervals."""
-    methods: Names = ("magnitude", "random")
+    methods: Names = ("magnitude",)
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
     allocations: Names = ("global",)
     """How the layers share what goes: global (all ranked together), uniform, erk."""
@@ -202,7 +202,7 @@ class Experiment:
     """Certificates: global ones hold everywhere, local ones at visited states."""
     states: Annotated[int, COUNT] = 256
     """Visited states per cell at which local bounds are computed and attacked."""
-    episodes: Annotated[int, COUNT] = 10
+    episodes: Annotated[int, COUNT] = 8
     """Per cell (agent, method, sparsity, attack, eps)."""
     prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
@@ -309,9 +309,9 @@ PRESETS = {
     "laptop": Experiment(
         attack=AttackConfig(
             selection=SelectionConfig(episodes=1, finalists=4, final_episodes=4),
-            director=DirectorConfig(individuals=16, episodes=1, generations=9),
+            director=DirectorConfig(individuals=16, episodes=1, generations=7),
         ),
-        ppo=tuned("hopper", PPOConfig(steps=700_000), "laptop"),
+        ppo=tuned("hopper", PPOConfig(steps=800_000), "laptop"),
     ),
     "paper": Experiment(
         preset="paper",
