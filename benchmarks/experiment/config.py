@@ -20,6 +20,7 @@ from jaxprune.attacks import (
     ATTACKS,
     AdversaryConfig,
     AttackConfig,
+    DirectorConfig,
     MADConfig,
     SarsaConfig,
     SearchConfig,
@@ -186,7 +187,7 @@ class Experiment:
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
     seeds: Annotated[int, COUNT] = 6
     """Agents trained per arm; the unit of replication of the intervals."""
-    methods: Names = ("magnitude", "random")
+    methods: Names = ("magnitude",)
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""
     allocations: Names = ("global",)
     """How the layers share what goes: global (all ranked together), uniform, erk."""
@@ -199,7 +200,7 @@ class Experiment:
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
     removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
     leaves, the actor's weights rounded to 8-bit integers with a scale per output)."""
-    attacks: Names = ("none", "random", "mad")
+    attacks: Names = ("none", "random", "mad", "direction", "director")
     """Adversaries, or "all" that this task and these policies allow; the clean run "none" is always
     included."""
     eps: Annotated[Radii, RADIUS] = ()
@@ -214,7 +215,7 @@ class Experiment:
     """Certificates: global ones hold everywhere, local ones at visited states."""
     states: Annotated[int, COUNT] = 256
     """Visited states per cell at which local bounds are computed and attacked."""
-    episodes: Annotated[int, COUNT] = 10
+    episodes: Annotated[int, COUNT] = 8
     """Per cell (agent, method, sparsity, attack, eps)."""
     prune_window: Annotated[tuple[float, float], FRACTION] = (0.2, 0.8)
     """Fractions of training between which "micro" prunes."""
@@ -302,6 +303,7 @@ PRESETS = {
         episodes=6,
         attack=AttackConfig(
             selection=SelectionConfig(episodes=2, finalists=4, final_episodes=2),
+            director=DirectorConfig(individuals=8, episodes=1, generations=4),
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10
             ),
@@ -317,12 +319,19 @@ PRESETS = {
         ),
         ppo=tuned("cartpole", PPOConfig()),
     ),
-    "laptop": Experiment(ppo=tuned("hopper", PPOConfig(steps=600_000), "laptop")),
+    "laptop": Experiment(
+        attack=AttackConfig(
+            selection=SelectionConfig(episodes=1, finalists=4, final_episodes=4),
+            director=DirectorConfig(individuals=16, episodes=1, generations=7),
+        ),
+        ppo=tuned("hopper", PPOConfig(steps=800_000), "laptop"),
+    ),
     "paper": Experiment(
         preset="paper",
         seeds=10,
         methods=("magnitude", "random", "micro"),
         regimes=("ppo", "sa_ppo"),
+        attacks=("none", "random", "mad", "direction", "director", "rs", "critic", "paad"),
         episodes=50,
         attack=AttackConfig(mad=MADConfig(steps=20, restarts=5)),
         ppo=tuned("hopper", PPOConfig(steps=2_000_000)),

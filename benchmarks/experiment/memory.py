@@ -117,7 +117,8 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
         ),
         Need(
             f"{members:,} members of an adversary against {cells:,} cells",
-            "fewer --adversary.seeds, --adversary.learning-rates, --rs.radii or --rs.weights",
+            "fewer --seeds, --adversary.seeds, --adversary.learning-rates, --rs.radii or "
+            "--rs.weights",
             cells * members * FLOAT * network_size((64, 64), spec) if members > 1 else 0,
             True,
         ),

@@ -63,9 +63,9 @@ def test_presets_are_starting_points():
 
 def test_a_preset_may_have_settings_of_its_own_for_a_task():
     laptop, paper = PRESETS["laptop"].ppo, PRESETS["paper"].ppo
-    assert (laptop.num_envs, laptop.epochs, paper.num_envs, paper.epochs) == (16, 5, 32, 10)
-    assert (laptop.hyper.gae_lambda, paper.hyper.gae_lambda) == (0.9, 0.95)
-    assert laptop.hyper.kappa == paper.hyper.kappa == 0.3  # what the task has in every preset
+    assert (laptop.num_envs, laptop.epochs, paper.num_envs, paper.epochs) == (16, 8, 32, 10)
+    assert (laptop.hyper.learning_rate, paper.hyper.learning_rate) == (6e-4, 3e-4)
+    assert laptop.hyper.kappa == paper.hyper.kappa == 0.3  # of the task, in any preset
     assert parse(["--env", "gym/Hopper-v4"])[0].ppo == laptop
     assert parse(["--preset", "paper", "--env", "gym/Hopper-v4"])[0].ppo == paper
     assert parse(["--env", "walker2d"])[0].ppo.num_envs == 32
