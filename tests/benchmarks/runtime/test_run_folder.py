@@ -55,6 +55,17 @@ def test_a_table_of_an_older_version_is_about_the_victim_of_its_settings(tmp_pat
         read_table(without(tmp_path / "new", ["stochastic"]), name)
 
 
+def test_committed_runs_that_did_not_count_bytes_took_none(tmp_path: Path):
+    folder = RunFolder(tmp_path, SETTINGS)
+    folder.describe({})
+    made = {pa.string(): "x", pa.bool_(): True}
+    folder.write_table("sparsity", {x.name: [made.get(x.type, 1)] for x in SCHEMAS["sparsity"]})
+    file = tmp_path / "sparsity.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["bytes_dense", "bytes_int8"]), file)
+    found = read_table(tmp_path, "sparsity")
+    assert [found[f"bytes_{x}"].tolist() for x in ("dense", "int8", "rows")] == [[0], [0], [1]]
+
+
 def test_the_description_holds_settings_versions_and_device(tmp_path: Path):
     folder = RunFolder(tmp_path / "run", SETTINGS)
     folder.describe({"seconds": 1.5})
