@@ -137,16 +137,27 @@ def measured(
     return Trace(name, 100 * sparsity, mean, colour, dash, *line.edges, dots)
 
 
+def every_agent(sparsity: np.ndarray, line: Line, name: str, colour: str, dash: str) -> Trace:
+    """Returns a line as a trace with its agents as dots and their range."""
+    trace = measured(sparsity, line, name, colour, dash)
+    if len(line.seeds) == 1:
+        return trace
+    return trace._replace(low=line.seeds.min(0), high=line.seeds.max(0), dots=line.seeds)
+
+
 # --- returns --------------------------------------------------------------------------------------
 
 
 def returns(contents: Contents) -> Chart:
     """Returns the main chart: clean, MAD and worst of all, in per cent of the dense clean return.
 
-    There is no per cent of a negative return: then the axis shows returns.
+    Of several agents each is a dot, and the band their range: an interval for every distribution is
+    so wide that it hides the curve. There is no per cent of a negative return: then the axis shows
+    returns.
     """
     facets = [_main(contents, panel) for panel in contents.panels]
-    spread = "dots, with their range" if any(p.clean.few for p in contents.panels) else "band: 95 %"
+    several = any(len(panel.clean.seeds) > 1 for panel in contents.panels)
+    spread = "dots, with their range" if several else "band: 95 %"
     radii = ", ".join(f"{eps:g}" for eps in contents.radii)
     title = f"{contents.title}, {contents.size} ({spread}), eps {radii}"
     chart = Chart(title, facets, "return", on_lines=True)
@@ -160,7 +171,7 @@ def returns(contents: Contents) -> Chart:
 def _main(contents: Contents, panel: Panel) -> Facet:
     """Three lines, what 5 % less than the dense clean return is, and how sparse that allows."""
     traces = [
-        measured(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
+        every_agent(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
         for name, line in panel.main.items()
     ]
     title, share = name_of(contents, panel), 0.0
