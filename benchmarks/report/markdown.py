@@ -145,7 +145,11 @@ def sections(contents: Contents) -> list[Section]:
     verdict = [*_items(verdict_lines(contents)), "", _where(contents)]
     found = [
         Section("Verdict", verdict, folded=False),
-        Section("Return", _picture("Return against sparsity", "returns.png"), folded=False),
+        Section(
+            "Return",
+            _picture("Return against sparsity", "returns.png", contents.pruned),
+            folded=False,
+        ),
         Section("The numbers", list(_numbers(contents)), folded=False),
         Section("Warnings", _items(contents.warnings), folded=False),
         Section("What it looks like", _picture(FILM, GIF, GIF in contents.pictures), folded=False),
@@ -195,6 +199,9 @@ def _numbers(contents: Contents) -> Iterator[str]:
     spread = "the range of the agents" if few else "a 95 % interval"
     yield f"Mean return per episode with {spread}. *Change*: the worst-of return of the pruned"
     yield "policies less that of the dense policies of the same seeds in the same episodes."
+    if contents.seeds >= SEEDS:
+        yield "The intervals of few agents are wide: an agent that was not trained could return as"
+        yield "little or as much as any episode of this run."
     for panel in contents.panels:
         yield from ("", f"### {name_of(contents, panel)}", "", *markdown_table(*main_rows(panel)))
 
