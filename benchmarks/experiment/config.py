@@ -408,7 +408,7 @@ def _restored(kind: Any, value: Any) -> Any:
 
 
 def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -> tuple[str, ...]:
-    """The attacks of an experiment; "all" are those that its task and its policies allow.
+    """The attacks of an experiment; "all" are those of the battery that task and policies allow.
 
     Raises:
         InputError: one that was named cannot be run, with the remedy.
@@ -420,10 +420,11 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
             check_needs(name, spec, policy, source=pruned)
         return names
     possible = []
-    for name in ATTACKS:
+    for name, kind in ATTACKS.items():
         with contextlib.suppress(InputError):
             check_needs(name, spec, policy, source=pruned)
-            possible.append(name)
+            if kind.in_all or name in experiment.attacks:
+                possible.append(name)
     return tuple(possible)
 
 

@@ -57,6 +57,8 @@ class Kind(NamedTuple):
     """What it learns before it plays; None for nothing."""
     label: str = ""
     """Its name in figures; empty for its name in the registry."""
+    in_all: bool = True
+    """Whether a battery of "all" attacks has it; one that has not is played where it is named."""
 
 
 # What an attack goes by. What follows the victim's own gradients or trains against the victim (a
@@ -179,7 +181,7 @@ ATTACKS: dict[str, Kind] = {
         lambda c: worst_policy(c.adversary, c.mad),
         "towards the action of a policy trained on -r",
         learns=_PPO,
-    ),
+    )._replace(in_all=False),  # it knows only states that victims do not visit, see README.md
     "transfer": _kind(
         "transfer", lambda c: transfer(c.mad), "MAD against another policy", "source"
     ),

@@ -240,10 +240,15 @@ def test_runs_that_differ_in_names_alone_may_be_compared():
 
 @pytest.mark.parametrize(("task", "methods"), [("cartpole", "magnitude"), ("hopper", "none")])
 def test_all_attacks_are_those_that_the_task_allows(task, methods):
-    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer."""
+    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer.
+
+    Nothing includes the worst policy, which raised returns, unless it is named.
+    """
     asked, _ = parse(["--env", task, "--attacks", "all", "--methods", methods])
     excluded = {"rs_reference", "paad_reference"} if task == "cartpole" else {"transfer"}
-    assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
+    assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded - {"worst_policy"}
+    named, _ = parse(["--env", task, "--attacks", "all,worst_policy", "--methods", methods])
+    assert set(named.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
 
 
 def test_a_sweep_multiplies_the_tasks_own_radius():
