@@ -165,14 +165,14 @@ ATTACKS: dict[str, Kind] = {
     ),
     "paad": _kind(
         "learned",
-        lambda c: paad(c.adversary, c.rs, c.mad),
-        "learned direction of the action, PGD actor",
+        lambda c: paad(c.adversary, c.rs, c.mad, c.director),
+        "learned direction of the action",
         learns=_PPO,
     ),
     "paad_reference": _kind(
         "learned",
         lambda c: paad_reference(c.adversary, c.rs, c.mad),
-        "PA-AD as published, wrong sign",
+        "PA-AD as published: cos + norm, wrong sign",
         "continuous",
         learns=_PPO,
     ),

@@ -101,7 +101,7 @@ class DirectorConfig:
     """Where the victim's output is pushed: a fixed direction, or a linear function of the state."""
 
     actor_steps: Annotated[int, LOOP] = 3
-    """Gradients by which the output is pushed there, per attacked step."""
+    """Gradients by which the output is pushed there, per attacked step; of PA-AD's actor too."""
     directions: Annotated[int, COUNT] = 64
     """Fixed directions that are tried in tasks of more than three continuous actions: the axes and
     so many random signs as are left."""
@@ -188,8 +188,6 @@ class AdversaryConfig:
     """... and each seed."""
     entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Of the entropy bonus."""
-    actor_steps: Annotated[int, LOOP] = 3
-    """Gradient steps of PA-AD's actor, per attacked step."""
     warm_start: bool = False
     """Start at each sparsity from the adversaries of the next lower one of its curve, and these
     from those of the unpruned agent; the tables say so."""

@@ -25,11 +25,13 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
         s' = argmax over the ball of log pi(a_bad(s) | s')
 
     with a_bad the mean or the likeliest action of a policy that PPO trained on minus the task's
-    reward, at the true state. Such a policy knows the states of its own episodes alone, and a task
-    that pays for every step teaches it to end them at once. For a Gaussian victim that is the least ||mu(s') - mu_bad(s)||^2 in
+    reward, at the true state. For a Gaussian victim that is the least ||mu(s') - mu_bad(s)||^2 in
     units of sigma; mu_bad is not clipped to what the task can do, and a target out of reach says
     in which direction to go. No victim is needed to train it, so that all victims, and all eps,
     share `max(2, seeds)` bad policies, trained with the first of the learning rates.
+
+    A bad policy knows the states of its own episodes alone, and a task that pays for every step
+    teaches it to end them at once: what it would do where the victim hops means little.
 
     Args:
         config: budgets of the bad policies.
