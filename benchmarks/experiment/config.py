@@ -273,7 +273,7 @@ class Experiment:
         return Path("results") / f"{task_folder(self.env)}-{digest[:8]}"
 
     def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
-        """With the task's backend, eps and attacks in place of the defaults.
+        """With the task's backend, eps and attacks, and the learner's gamma, in place of defaults.
 
         A policy file that is not trained further is one seed.
         """
@@ -282,8 +282,12 @@ class Experiment:
         eps = self.eps or (env.spec.eps,)
         if self.eps_sweep:
             eps = tuple(multiple * eps[0] for multiple in sorted(set(self.eps_sweep)) if multiple)
+        attack = self.attack
+        if self.policy is None and attack.rs.gamma is None:
+            attack = replace(attack, rs=replace(attack.rs, gamma=self.ppo.hyper.gamma))
         return replace(
             self,
+            attack=attack,
             backend=env.spec.backend,
             eps=eps,
             seeds=seeds,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from jaxprune.validation import (
     COUNT,
+    DISCOUNT,
     FACTOR,
     LEARNING_RATE,
     LOG_STD,
@@ -19,6 +20,7 @@ from jaxprune.validation import (
 
 # What is repeated at every attacked step, or over all data.
 LOOP = at_least(1, 10**6)
+USUAL_GAMMA = 0.99  # of learners whose settings are unknown
 STARTS = ("fresh", "rs")  # of learned adversaries
 
 
@@ -143,6 +145,8 @@ class SarsaConfig:
     """Transitions per gradient step."""
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
     """Of Adam; constant for the first two thirds of training, then linear to 0."""
+    gamma: Annotated[float | None, DISCOUNT] = None
+    """Discount of the values; default: the learner's, and 0.99 for a policy file."""
     polyak: Annotated[float, Range(0, 1, "(]")] = 0.2
     """Share of the critic that its target network takes over per gradient step."""
     radii: Annotated[tuple[float, ...], RADIUS] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
@@ -151,6 +155,11 @@ class SarsaConfig:
     """... with each weight of that penalty."""
     rounds: Annotated[int, LOOP] = 4
     """Of `rs_adversarial`: data collected under the attack by the critic of the round before."""
+
+    @property
+    def discount(self) -> float:
+        """Returns `gamma`, or what most learners have."""
+        return USUAL_GAMMA if self.gamma is None else self.gamma
 
     def check(self) -> None:
         """Raises `InputError` for a budget too small to train a critic, or a meaningless one."""

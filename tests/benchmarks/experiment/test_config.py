@@ -257,6 +257,15 @@ def test_a_sweep_multiplies_the_tasks_own_radius():
     assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
 
 
+def test_critics_have_the_discount_of_the_learner_unless_told_or_unknown():
+    env = make_env("cartpole")
+    asked, _ = parse(["--env", "cartpole", "--gamma", "0.9"])
+    told, _ = parse(["--env", "cartpole", "--gamma", "0.9", "--rs.gamma", "0.8"])
+    given = replace(asked, policy=Path("given.npz"), methods=("none",))
+    discounts = [x.resolved(env).attack.rs.discount for x in (asked, told, given)]
+    assert discounts == [0.9, 0.8, 0.99]
+
+
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():
     for env, name in (("gym/Hopper-v4", "gym-Hopper-v4"), ("hopper", "hopper")):
         folder = Experiment(env=env).folder()
