@@ -274,7 +274,7 @@ class Experiment:
         return Path("results") / f"{task_folder(self.env)}-{digest[:8]}"
 
     def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
-        """With the task's backend, eps and attacks in place of the defaults.
+        """With the task's backend, eps and attacks, and the learner's gamma, in place of defaults.
 
         A policy file that is not trained further is one seed.
         """
@@ -283,8 +283,12 @@ class Experiment:
         eps = self.eps or (env.spec.eps,)
         if self.eps_sweep:
             eps = tuple(multiple * eps[0] for multiple in sorted(set(self.eps_sweep)) if multiple)
+        attack = self.attack
+        if self.policy is None and attack.rs.gamma is None:
+            attack = replace(attack, rs=replace(attack.rs, gamma=self.ppo.hyper.gamma))
         return replace(
             self,
+            attack=attack,
             backend=env.spec.backend,
             eps=eps,
             seeds=seeds,
@@ -417,7 +421,7 @@ def _restored(kind: Any, value: Any) -> Any:
 
 
 def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -> tuple[str, ...]:
-    """The attacks of an experiment; "all" are those that its task and its policies allow.
+    """The attacks of an experiment; "all" are those of the battery that task and policies allow.
 
     Raises:
         InputError: one that was named cannot be run, with the remedy.
@@ -429,10 +433,11 @@ def attack_names(experiment: Experiment, spec: EnvSpec, policy: Policy | None) -
             check_needs(name, spec, policy, source=pruned)
         return names
     possible = []
-    for name in ATTACKS:
+    for name, kind in ATTACKS.items():
         with contextlib.suppress(InputError):
             check_needs(name, spec, policy, source=pruned)
-            possible.append(name)
+            if kind.in_all or name in experiment.attacks:
+                possible.append(name)
     return tuple(possible)
 
 

@@ -57,6 +57,8 @@ class Kind(NamedTuple):
     """What it learns before it plays; None for nothing."""
     label: str = ""
     """Its name in figures; empty for its name in the registry."""
+    in_all: bool = True
+    """Whether a battery of "all" attacks has it; one that has not is played where it is named."""
 
 
 # What an attack goes by. What follows the victim's own gradients or trains against the victim (a
@@ -163,14 +165,14 @@ ATTACKS: dict[str, Kind] = {
     ),
     "paad": _kind(
         "learned",
-        lambda c: paad(c.adversary, c.rs, c.mad),
-        "learned direction of the action, PGD actor",
+        lambda c: paad(c.adversary, c.rs, c.mad, c.director),
+        "learned direction of the action",
         learns=_PPO,
     ),
     "paad_reference": _kind(
         "learned",
         lambda c: paad_reference(c.adversary, c.rs, c.mad),
-        "PA-AD as published, wrong sign",
+        "PA-AD as published: cos + norm, wrong sign",
         "continuous",
         learns=_PPO,
     ),
@@ -179,7 +181,7 @@ ATTACKS: dict[str, Kind] = {
         lambda c: worst_policy(c.adversary, c.mad),
         "towards the action of a policy trained on -r",
         learns=_PPO,
-    ),
+    )._replace(in_all=False),  # it knows only states that victims do not visit, see README.md
     "transfer": _kind(
         "transfer", lambda c: transfer(c.mad), "MAD against another policy", "source"
     ),

@@ -45,12 +45,16 @@ def critic_layers(critic: Critic) -> list[Affine]:
 
 
 def critic_inputs(spec: EnvSpec, obs_norm: Array, action: Array) -> Array:
-    """(s, phi(a)), `[obs_size + action_size]`: phi is the identity, or one-hot for a choice.
+    """Returns (s, phi(a)), `[obs_size + action_size]`."""
+    return jnp.concatenate([obs_norm, action_features(spec, action)])
+
+
+def action_features(spec: EnvSpec, action: Array) -> Array:
+    """Returns phi(a), `[action_size]`: the action itself, or one-hot for a choice.
 
     A Gaussian action is taken as drawn, before the policy or the task clips it.
     """
-    features = jax.nn.one_hot(action, spec.action_size) if spec.discrete else action
-    return jnp.concatenate([obs_norm, features])
+    return jax.nn.one_hot(action, spec.action_size) if spec.discrete else action
 
 
 def action_value(critic: Critic, inputs: Array) -> Array:

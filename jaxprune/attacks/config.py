@@ -5,6 +5,7 @@ from typing import Annotated
 
 from jaxprune.validation import (
     COUNT,
+    DISCOUNT,
     FACTOR,
     LEARNING_RATE,
     LOG_STD,
@@ -19,6 +20,7 @@ from jaxprune.validation import (
 
 # What is repeated at every attacked step, or over all data.
 LOOP = at_least(1, 10**6)
+USUAL_GAMMA = 0.99  # of learners whose settings are unknown
 STARTS = ("fresh", "rs")  # of learned adversaries
 
 
@@ -101,7 +103,7 @@ class DirectorConfig:
     """Where the victim's output is pushed: a fixed direction, or a linear function of the state."""
 
     actor_steps: Annotated[int, LOOP] = 3
-    """Gradients by which the output is pushed there, per attacked step."""
+    """Gradients by which the output is pushed there, per attacked step; of PA-AD's actor too."""
     directions: Annotated[int, COUNT] = 64
     """Fixed directions that are tried in tasks of more than three continuous actions: the axes and
     so many random signs as are left."""
@@ -143,6 +145,8 @@ class SarsaConfig:
     """Transitions per gradient step."""
     learning_rate: Annotated[float, LEARNING_RATE] = 1e-3
     """Of Adam; constant for the first two thirds of training, then linear to 0."""
+    gamma: Annotated[float | None, DISCOUNT] = None
+    """Discount of the values; default: the learner's, and 0.99 for a policy file."""
     polyak: Annotated[float, Range(0, 1, "(]")] = 0.2
     """Share of the critic that its target network takes over per gradient step."""
     radii: Annotated[tuple[float, ...], RADIUS] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
@@ -151,6 +155,11 @@ class SarsaConfig:
     """... with each weight of that penalty."""
     rounds: Annotated[int, LOOP] = 4
     """Of `rs_adversarial`: data collected under the attack by the critic of the round before."""
+
+    @property
+    def discount(self) -> float:
+        """Returns `gamma`, or what most learners have."""
+        return USUAL_GAMMA if self.gamma is None else self.gamma
 
     def check(self) -> None:
         """Raises `InputError` for a budget too small to train a critic, or a meaningless one."""
@@ -188,8 +197,6 @@ class AdversaryConfig:
     """... and each seed."""
     entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Of the entropy bonus."""
-    actor_steps: Annotated[int, LOOP] = 3
-    """Gradient steps of PA-AD's actor, per attacked step."""
     warm_start: bool = False
     """Start at each sparsity from the adversaries of the next lower one of its curve, and these
     from those of the unpruned agent; the tables say so."""

@@ -18,14 +18,15 @@ import numpy as np
 
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP, Move
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
-from jaxprune.attacks.config import AdversaryConfig, MADConfig, SarsaConfig
+from jaxprune.attacks.config import AdversaryConfig, DirectorConfig, MADConfig, SarsaConfig
 from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
+from jaxprune.attacks.direction import steer, steering_cost
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
 from jaxprune.cells import Cell, masked_policy
 from jaxprune.devices import Mapped, map_population, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
-from jaxprune.pgd import best_of, usable
+from jaxprune.pgd import usable
 from jaxprune.policy import action_distribution, actor_output, normalise
 from jaxprune.types import Array, Key, Policy
 
@@ -37,7 +38,7 @@ class Form(NamedTuple):
 
     decisions: Callable[[EnvSpec], int]
     """How many numbers a decision has."""
-    move: Callable[[AdversaryConfig], Move]
+    move: Move
     inverse: Inverse
     """The decision that comes closest to a perturbation, for those who imitate."""
 
@@ -72,23 +73,28 @@ def sa_rl(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
     return _learned(config, rs, mad, PERTURBATION, Cost(queries=1))
 
 
-def paad(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
+def paad(
+    config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig, director: DirectorConfig
+) -> Attack:
     """A policy d(s) decides where the victim's output should go; gradients take it there.
 
-        s' = argmax over the ball of cos(Delta, d(s)) + ||Delta||_2,  Delta = f(s') - f(s)
+        s' = argmax over the ball of <d(s), f(s')>
 
-    with f the mean of a Gaussian victim or the logits of a categorical one. The maximum is sought
-    by `actor_steps` gradients: of f . d at s, from which the first step goes to a corner of the
-    ball, then of the objective; the best iterate counts, s included. The director is trained as
-    the adversary of `sa_rl` and has only as many outputs as the victim.
+    with f and the ascent of `jaxprune.attacks.direction`. The published objective cos + norm, which
+    `paad_reference` keeps, mixes units: where actions are small the cosine decides alone, and the
+    output goes exactly along d, but not far. The director is trained as the adversary of `sa_rl`
+    and has only as many outputs as the victim.
 
     Raises:
-        InputError: a budget too small to train an adversary.
+        InputError: a budget too small to train an adversary, or settings of the ascent that it
+            could not honour.
 
-    Source: Sun et al. 2022 (PA-AD, arXiv 2106.05087), section 4.
+    Source: Sun et al. 2022 (PA-AD, arXiv 2106.05087), section 4, with a linear objective.
     """
-    cost = Cost(queries=3 + config.actor_steps, gradients=config.actor_steps)
-    return _learned(config, rs, mad, DIRECTION, cost)
+    director.check()
+    cost = steering_cost(director)
+    cost = cost._replace(queries=cost.queries + 1)  # the decision
+    return _learned(config, rs, mad, directing(director), cost)
 
 
 def paad_reference(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
@@ -142,7 +148,7 @@ def _learned(
 ) -> Attack:
     for settings in (config, rs, mad):
         settings.check()
-    ppo, move = ppo_config(config), form.move(config)
+    ppo = ppo_config(config)
     grid = list(product(config.starts, config.learning_rates, config.log_stds, range(config.seeds)))
     kinds, rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
     imitates = kinds == "rs"
@@ -170,7 +176,7 @@ def _learned(
     def perturb(params: Policy, memory, key, victim, obs_norm, eps, moment=None):
         del moment  # the adversary does not look ahead
         decision = action_distribution(params, normalise(params, obs_norm)).mode()
-        return move(key, victim, obs_norm, eps, decision), memory
+        return form.move(key, victim, obs_norm, eps, decision), memory
 
     return Attack(
         perturb,
@@ -205,54 +211,24 @@ def _program(env: Environment, config: AdversaryConfig, form: Form, stochastic: 
     def train(shared: Shared, item: Item) -> Policy:
         victim = masked_policy(shared.policies, item.cell)
         decisions = form.decisions(env.spec)
-        task = AdversarialMDP(env, victim, shared.eps, form.move(config), decisions, stochastic)
+        task = AdversarialMDP(env, victim, shared.eps, form.move, decisions, stochastic)
         return optimised(ppo, task, item.start)
 
     return Mapped(train)
 
 
-def _shift(config: AdversaryConfig) -> Move:
-    del config  # there is nothing to set
-
-    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
-        del key, victim  # the decision is the perturbation
-        return obs_norm + eps * jnp.clip(decision, -1.0, 1.0)
-
-    return move
+def _shift(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
+    del key, victim  # the decision is the perturbation
+    return obs_norm + eps * jnp.clip(decision, -1.0, 1.0)
 
 
-def _steer(config: AdversaryConfig) -> Move:
-    size = MADConfig.step_scale / config.actor_steps
-
-    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
-        del key  # nothing is drawn
-        objective = _alignment(victim, obs_norm, decision)
-        gradient = jax.grad(objective)
-
-        def step(x: Array, _: None) -> tuple[Array, Array]:
-            moved = x + size * eps * jnp.sign(usable(gradient(x)))
-            return jnp.clip(moved, obs_norm - eps, obs_norm + eps), x
-
-        # The objective has a kink at the true observation, and behind it a wrong summit.
-        towards = jax.grad(lambda x: actor_output(victim, x) @ decision)(obs_norm)
-        corner = obs_norm + eps * jnp.sign(usable(towards))
-        last, path = jax.lax.scan(step, corner, length=config.actor_steps - 1)
-        points = jnp.concatenate([obs_norm[None], path, last[None]])
-        return best_of(points, jax.vmap(objective)(points))[0]
-
-    return move
-
-
-def _steer_as_published(config: AdversaryConfig) -> Move:
-    del config  # there is one step
-
-    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
-        objective = _alignment(victim, obs_norm, decision)
-        start = jax.random.uniform(key, obs_norm.shape, obs_norm.dtype, -0.1, 0.1)
-        grad = jax.grad(objective)(obs_norm + eps * start)
-        return obs_norm - eps * jnp.sign(usable(grad))
-
-    return move
+def _steer_as_published(
+    key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array
+) -> Array:
+    objective = _alignment(victim, obs_norm, decision)
+    start = jax.random.uniform(key, obs_norm.shape, obs_norm.dtype, -0.1, 0.1)
+    grad = jax.grad(objective)(obs_norm + eps * start)
+    return obs_norm - eps * jnp.sign(usable(grad))
 
 
 def _alignment(victim: Policy, obs_norm: Array, direction: Array) -> Callable[[Array], Array]:
@@ -290,5 +266,15 @@ def _steered_as_published(victim: Policy, obs_norm: Array, seen: Array, eps: Arr
 
 
 PERTURBATION = Form(lambda spec: spec.obs_size, _shift, _shifted_by)
-DIRECTION = Form(lambda spec: spec.action_size, _steer, _steered_to)
 PUBLISHED = Form(lambda spec: spec.action_size, _steer_as_published, _steered_as_published)
+
+
+@lru_cache(maxsize=16)  # equal settings are the same form, and select the same program
+def directing(config: DirectorConfig) -> Form:
+    """Returns the form of PA-AD: a decision is the direction of the victim's output."""
+
+    def move(key: Key, victim: Policy, obs_norm: Array, eps: Array, decision: Array) -> Array:
+        del key  # nothing is drawn
+        return steer(config, victim, obs_norm, eps, decision)
+
+    return Form(lambda spec: spec.action_size, move, _steered_to)

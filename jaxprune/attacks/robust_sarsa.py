@@ -5,6 +5,7 @@ Observations of discrete tasks are attacked by the exact expectation over the ac
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from jaxprune.types import Array, Policy
 
 # Weights of the KL divergence in `rs_mad`.
 SHARES = (1e-4, 1e-2, 3e-1)
+PUBLISHED_GAMMA = 0.99
 
 
 class Mix(NamedTuple):
@@ -91,7 +93,8 @@ def rs_adversarial(rs: SarsaConfig, mad: MADConfig) -> Attack:
 def rs_reference(rs: SarsaConfig) -> Attack:
     """Robust Sarsa as its published code does it, to compare with published numbers.
 
-    See `train` for what is different about its critics and `descend_published` about its steps.
+    See `train` for what is different about its critics and `descend_published` about its steps. Its
+    values are those of the victim that draws its actions, with a discount of 0.99.
 
     Raises:
         InputError: settings that no critic could be trained with.
@@ -99,6 +102,10 @@ def rs_reference(rs: SarsaConfig) -> Attack:
     Source: github.com/huanzhang12/SA_PPO.
     """
     rs.check()
+    published = replace(rs, gamma=PUBLISHED_GAMMA)
+
+    def prepare(victims: Victims) -> Critic:
+        return train(published, victims._replace(stochastic=True), grid(rs), published=True)
 
     def perturb(critic, memory, key, victim, obs_norm, eps, moment=None):
         del moment  # the critic stands for what would follow
@@ -108,7 +115,7 @@ def rs_reference(rs: SarsaConfig) -> Attack:
         perturb,
         nothing,
         _blank,
-        lambda victims: train(rs, victims, grid(rs), published=True),
+        prepare,
         members=lambda spec: len(grid(rs)),
         per_eps=False,
         cost=Cost(gradients=PUBLISHED_STEPS, env_steps=env_steps(rs)),

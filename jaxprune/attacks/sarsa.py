@@ -2,9 +2,10 @@
 
     minimise  E[huber(r + gamma Q'(s', a') - Q(s, a))] + w E[max over B of (Q(s, a^) - Q(s, a))^2]
 
-with the action a' that the victim took next, a target network Q', and the maximum over the l_inf
-ball B of a radius around a bounded from above by intervals. The radius grows while training. Where
-targets spread by more than 1, Q is closer to their median than the mean: the price of Huber's loss.
+with the action a' that the victim would take next, as it acts in the attack, a target network Q',
+and the maximum over the l_inf ball B of a radius around a bounded from above by intervals. The
+radius grows while training. Where targets spread by more than 1, Q is closer to their median than
+the mean: the price of Huber's loss.
 
 All critics are one population. Nothing but data tells them apart, the members of a victim and the
 published form from the corrected one: one program trains them all.
@@ -24,6 +25,7 @@ import optax
 from jaxprune.attacks.action_value import (
     ACTIVATION,
     Critic,
+    action_features,
     action_value,
     critic_inputs,
     critic_layers,
@@ -37,12 +39,11 @@ from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.query import make_query
 from jaxprune.devices import Mapped, lane_width, map_population, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.policy import normalise
+from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo.advantages import no_returns, update_stats
 from jaxprune.rollout import Transition, Worker, fresh_workers, rollout
 from jaxprune.types import Array, Key, Policy
 
-GAMMA = 0.99
 ADAM = optax.scale_by_adam(eps=1e-5)
 REWARD_CLIP = 10.0
 # Steps after which workers that finish get another initial state, see `rollout`.
@@ -63,6 +64,7 @@ class Steps(NamedTuple):
     """Consecutive steps of a victim in its environments; E of them follow each other by turns."""
 
     inputs: Array  # [T * E, in], (s, phi(a)) of every step; that of row i + E came after row i
+    acting: Array  # [T * E, action_size], phi of what the victim does as it acts in the attack
     reward: Array  # [T * E], raw
     terminated: Array  # bool [T * E]
     truncated: Array  # bool [T * E]
@@ -73,6 +75,7 @@ class Rows(NamedTuple):
     """What a critic learns from, `[D, rows]`, one D per source of data."""
 
     inputs: Any  # [in]
+    acting: Any  # [action_size], what takes the place of phi(a) where the row follows another
     reward: Any  # [], normalised
     bootstrap: Any  # [], the factor of the value that follows
     weight: Any  # [], 0 where what follows is unknown
@@ -115,7 +118,8 @@ def train(
 
     Args:
         config: settings.
-        victims: the population; its key is consumed. The victims draw their actions.
+        victims: the population; its key is consumed. They draw the actions of the data, or nothing
+            would tell what another action is worth; a' is as they act.
         penalties: one per member.
         published: as in the reference, whose minibatches are shuffled before the next row is taken
             for the next step: Q(s, a) becomes r + gamma * the mean of Q, or r where an episode
@@ -165,7 +169,7 @@ def _train_group(
             against,
         )
         scale = steps.return_std if scale is None else scale
-        rows = make_rows(steps, scale, published)
+        rows = make_rows(steps, scale, config.discount, published)
         order = jax.random.fold_in(key_order, i)
         lesson = make_lesson(order, config, spec, rows, published, (i / rounds, (i + 1) / rounds))
         students = fit(lesson, students, victims.lanes)
@@ -180,6 +184,8 @@ class Task(NamedTuple):
 
     policies: Policy  # [agents]
     eps: Any  # []
+    gamma: Any  # []
+    stochastic: Any  # bool []
     key: Key
 
 
@@ -209,7 +215,13 @@ def collect(
         against: how the critic is descended; None for no attack at all.
     """
     program = collect_program(victims.env, config.num_envs, *_segments(config, rounds), against)
-    task = Task(victims.policies, np.float32(eps), victims.key)
+    task = Task(
+        victims.policies,
+        np.float32(eps),
+        np.float32(config.discount),
+        np.bool_(victims.stochastic),
+        victims.key,
+    )
     subjects = Subject(victims.cells, critics)
     return map_population(program, task, subjects, config.num_envs, victims.lanes)
 
@@ -233,15 +245,18 @@ def collect_program(
 
         def segment(workers: Worker, key: Key) -> tuple[Worker, Transition]:
             attack = perturb if against else None
-            return rollout(key, env, victim, GAMMA, workers, unroll, attack)
+            return rollout(key, env, victim, task.gamma, workers, unroll, attack)
 
         key_reset, key_act = jax.random.split(task.key)
         workers = fresh_workers(key_reset, env, num_envs)
         _, taken = jax.lax.scan(segment, workers, jax.random.split(key_act, segments))
         taken = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), taken)
         obs_norm = jax.vmap(partial(normalise, victim))(taken.obs)
+        mode = jax.vmap(lambda seen: action_distribution(victim, seen).mode())(taken.seen)
+        acting = jnp.where(task.stochastic, taken.action, mode)
         return Steps(
             jax.vmap(partial(critic_inputs, env.spec))(obs_norm, taken.action),
+            jax.vmap(partial(action_features, env.spec))(acting),
             taken.reward,
             taken.terminated,
             taken.truncated,
@@ -251,19 +266,20 @@ def collect_program(
     return Mapped(of_subject)
 
 
-def make_rows(steps: Steps, return_std: Any, published: bool = False) -> Rows:
+def make_rows(steps: Steps, return_std: Any, gamma: float, published: bool = False) -> Rows:
     """Steps `[D]` of data as rows to learn from; see `train` for what the published form does.
 
     Args:
         steps: `[D]`, on the host.
         return_std: `[D]`, what rewards are divided by.
+        gamma: discount per step.
         published: where episodes end.
     """
     reward = np.clip(steps.reward / (return_std[:, None] + 1e-8), -REWARD_CLIP, REWARD_CLIP)
     ends = steps.terminated | steps.truncated if published else steps.terminated
     known = np.ones_like(ends) if published else ~steps.truncated
-    bootstrap, weight = (x.astype(reward.dtype) for x in (GAMMA * ~ends, known))
-    return Rows(steps.inputs, reward, bootstrap, weight)
+    bootstrap, weight = (x.astype(reward.dtype) for x in (gamma * ~ends, known))
+    return Rows(steps.inputs, steps.acting, reward, bootstrap, weight)
 
 
 def _segments(config: SarsaConfig, rounds: int) -> tuple[int, int]:
@@ -353,7 +369,9 @@ def taught(lesson: Lesson, student: Student) -> Student:
         critic, target, moments = state
         index, successor, progress = xs
         rows = jax.tree.map(lambda x: x[student.source, index], lesson.rows)
-        following = lesson.rows.inputs[student.source, successor]
+        after = jax.tree.map(lambda x: x[student.source, successor], lesson.rows)
+        state_size = after.inputs.shape[-1] - after.acting.shape[-1]
+        following = jnp.concatenate([after.inputs[:, :state_size], after.acting], axis=-1)
         value = jax.vmap(partial(action_value, target))(following)
         radius = student.penalty.radius * growth(progress) * lesson.ball
         gradient = jax.grad(sarsa_loss)(

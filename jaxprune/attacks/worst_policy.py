@@ -30,6 +30,9 @@ def worst_policy(config: AdversaryConfig, mad: MADConfig) -> Attack:
     in which direction to go. No victim is needed to train it, so that all victims, and all eps,
     share `max(2, seeds)` bad policies, trained with the first of the learning rates.
 
+    A bad policy knows the states of its own episodes alone, and a task that pays for every step
+    teaches it to end them at once: what it would do where the victim hops means little.
+
     Args:
         config: budgets of the bad policies.
         mad: of the ascent.

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.attacks import AdversaryConfig, AttackConfig, MADConfig, SarsaConfig, Victims
+from jaxprune.attacks import (
+    AdversaryConfig,
+    AttackConfig,
+    DirectorConfig,
+    MADConfig,
+    SarsaConfig,
+    Victims,
+)
 from jaxprune.attacks.action_value import init_critic
 from jaxprune.attacks.demonstrations import (
     LENGTH,
@@ -20,7 +27,7 @@ from jaxprune.attacks.demonstrations import (
     imitating,
 )
 from jaxprune.attacks.imitation import fit
-from jaxprune.attacks.learned import DIRECTION, PERTURBATION, PUBLISHED, paad, sa_rl
+from jaxprune.attacks.learned import PERTURBATION, PUBLISHED, directing, paad, sa_rl
 from jaxprune.attacks.training import Size, starts
 from jaxprune.cells import Cell
 from jaxprune.devices import take
@@ -38,6 +45,8 @@ from tests.probes import probe_spec
 EPS = 0.5
 RS = SarsaConfig(steps=2048, num_envs=16, epochs=4, batch=64, radii=(0.1,), weights=(0.1, 1.0))
 MAD = MADConfig(steps=3, restarts=2)
+DIRECTOR = DirectorConfig()
+PAAD, DIRECTION = partial(paad, director=DIRECTOR), directing(DIRECTOR)
 CONFIG = AdversaryConfig(
     steps=64, num_envs=4, unroll=16, epochs=1, minibatches=1, learning_rates=(1e-12,)
 )
@@ -158,7 +167,7 @@ def test_pupils_do_not_depend_on_the_neighbours():
         jax.tree.map(np.testing.assert_array_equal, take(alone, i), take(other, j))
 
 
-@pytest.mark.parametrize("make", [sa_rl, paad])
+@pytest.mark.parametrize("make", [sa_rl, PAAD])
 def test_members_start_where_the_settings_say(make):
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
     both, fresh = make(CONFIG, RS, MAD), make(replace(CONFIG, starts=("fresh",)), RS, MAD)

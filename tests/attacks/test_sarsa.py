@@ -1,7 +1,8 @@
 """Sarsa learns the values that probes have, from rows that follow each other."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +30,32 @@ from jaxprune.attacks.sarsa import (
 )
 from jaxprune.cells import as_cells
 from jaxprune.devices import take
-from jaxprune.policy import init_policy
+from jaxprune.envs import EnvSpec
+from jaxprune.policy import action_distribution, init_policy
 from jaxprune.pruning import prune
-from jaxprune.types import ObsStats
+from jaxprune.types import Array, EnvState, Key, ObsStats, TimeStep
 from tests.attacks.linear import linear_critic
-from tests.probes import DelayedReward, DiscreteAction, Drift
+from tests.probes import DelayedReward, DiscreteAction, Drift, probe_spec
 
 GAMMA = 0.99
 TINY = SarsaConfig(steps=256, num_envs=4, epochs=1, batch=32, rounds=2)
 MEAN, STD = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class Fare:
+    """Observations 0, 1, 2; each of the two steps costs |a| / 2, and the second terminates."""
+
+    spec: ClassVar[EnvSpec] = probe_spec("fare", horizon=2)
+
+    def reset(self, key: Key) -> tuple[EnvState, Array]:
+        del key
+        return EnvState((), jnp.int32(0)), jnp.zeros(1)
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        time = state.time + 1
+        obs, no = jnp.ones(1) * time, jnp.bool_(False)
+        return EnvState((), time), TimeStep(obs, -jnp.abs(action[0]) / 2, time >= 2, no)
 
 
 @cache
@@ -83,6 +101,19 @@ def test_an_action_that_is_a_choice_is_one_hot():
     assert np.array_equal(steps.reward == 1, choice.argmax(-1) == obs + 1)
 
 
+def test_what_the_victim_does_as_it_acts_follows_from_what_it_sees():
+    """The mean of a deterministic victim of drawn data; the drawn action of a stochastic one."""
+    victims = population(Drift())
+    policy = jax.tree.map(lambda x: x[0], victims.policies)
+    means, drawn = (take(collect(TINY, victims._replace(stochastic=s)), 0) for s in (False, True))
+    for steps in (means, drawn):
+        assert np.array_equal(steps.inputs, means.inputs)  # the data are the same
+    x, action = np.split(drawn.inputs, 2, axis=-1)
+    assert np.array_equal(drawn.acting, action) and np.abs(action - means.acting).max() > 0.5
+    mean = jax.vmap(lambda x: action_distribution(policy, x).mode())(x)
+    np.testing.assert_allclose(means.acting, mean, atol=1e-5)
+
+
 def test_rewards_are_scaled_by_the_deviation_of_the_discounted_returns():
     """Of the running sums R_t = gamma R_{t-1} + r_t, which start anew with every episode."""
     steps = take(collect(TINY, population(Drift())), 0)
@@ -98,16 +129,17 @@ def test_rewards_are_scaled_by_the_deviation_of_the_discounted_returns():
 def some_steps() -> Steps:
     ends = np.array([[0, 1, 0, 0]], bool), np.array([[0, 0, 1, 0]], bool)
     reward = np.array([[1.0, -2.0, 50.0, -50.0]], np.float32)
-    return Steps(np.zeros((1, 4, 2), np.float32), reward, *ends, np.array([2.0], np.float32))
+    inputs, std = np.zeros((1, 4, 2), np.float32), np.array([2.0], np.float32)
+    return Steps(inputs, inputs[..., 1:], reward, *ends, std)
 
 
 def test_rows_know_what_follows():
     """Nothing after termination; after a time limit something, but nobody knows what."""
-    rows = make_rows(some_steps(), np.array([2.0], np.float32))
+    rows = make_rows(some_steps(), np.array([2.0], np.float32), GAMMA)
     np.testing.assert_allclose(rows.reward[0], [0.5, -1.0, 10.0, -10.0], rtol=1e-6)  # clipped
     np.testing.assert_allclose(rows.bootstrap[0], [GAMMA, 0.0, GAMMA, GAMMA], rtol=1e-6)
     assert rows.weight[0].tolist() == [1, 1, 0, 1]
-    published = make_rows(some_steps(), np.array([2.0], np.float32), published=True)
+    published = make_rows(some_steps(), np.array([2.0], np.float32), GAMMA, published=True)
     np.testing.assert_allclose(published.bootstrap[0], [GAMMA, 0.0, 0.0, GAMMA], rtol=1e-6)
     assert published.weight[0].tolist() == [1, 1, 1, 1]
 
@@ -118,7 +150,8 @@ def lesson_of(rows: Rows, config: SarsaConfig, published: bool = False):
 
 def rows_of(count: int) -> Rows:
     zeros = np.zeros((1, count), np.float32)
-    return Rows(np.zeros((1, count, 2), np.float32), zeros, zeros, zeros + 1)
+    inputs = np.zeros((1, count, 2), np.float32)
+    return Rows(inputs, inputs[..., 1:], zeros, zeros, zeros + 1)
 
 
 def test_lessons_pass_over_all_rows_but_the_last_step():
@@ -152,12 +185,12 @@ def test_schedules():
 LEARN = replace(TINY, epochs=60, learning_rate=5e-3, polyak=0.2)
 
 
-def learned(env, config=LEARN, published=False, penalty=NO_PENALTY, change=lambda rows: rows):
+def learned(env, config=LEARN, published=False, stochastic=False, change=lambda rows: rows):
     """(Q at all rows but the last step, the rows), of a critic of rewards as they are."""
-    victims = population(env)
-    rows = change(make_rows(collect(config, victims), np.ones(1, np.float32), published))
+    steps = collect(config, population(env)._replace(stochastic=stochastic))
+    rows = change(make_rows(steps, np.ones(1, np.float32), config.discount, published))
     lesson = make_lesson(jax.random.key(2), config, env.spec, rows, published)
-    student = fit(lesson, fresh_students(jax.random.key(3), env.spec, [penalty], 1))
+    student = fit(lesson, fresh_students(jax.random.key(3), env.spec, [NO_PENALTY], 1))
     critic = jax.tree.map(lambda x: x[0], student.critic)
     q = jax.jit(jax.vmap(action_value, (None, 0)))(critic, rows.inputs[0, : -config.num_envs])
     return np.asarray(q), take(rows, (0, slice(None, -config.num_envs)))
@@ -175,6 +208,18 @@ def test_values_are_those_of_the_probe():
     np.testing.assert_allclose(q[first].mean(), GAMMA, atol=0.02)
     np.testing.assert_allclose(q[~first].mean(), 1.0, atol=0.02)
     assert np.abs(q - np.where(first, GAMMA, 1.0)).mean() < 0.05
+
+
+def test_values_are_those_of_the_victim_as_it_acts_with_its_discount():
+    """Two steps that each cost |a| / 2: the second costs |mu| / 2 on average, or E|a| / 2."""
+    config, costs = replace(LEARN, steps=2048, epochs=15, gamma=0.5), []
+    for stochastic in (False, True):
+        q, rows = learned(Fare(), config, stochastic=stochastic)
+        first = first_of_two(rows)
+        costs.append(np.abs(rows.acting[~first]).mean() / 2)
+        now = np.abs(rows.inputs[first, 1]).mean() / 2
+        np.testing.assert_allclose(q[first].mean(), -now - 0.5 * costs[-1], atol=0.03)
+    assert costs[1] > costs[0] + 0.2, costs
 
 
 def early(rows: Rows) -> Rows:
@@ -207,7 +252,7 @@ def test_rows_that_the_time_limit_cut_teach_nothing():
 def test_the_penalty_keeps_q_from_changing_with_the_action():
     """By the largest change at 32 points on the surface of the ball around the action."""
     env, radius = Drift(), 0.3
-    rows = make_rows(collect(LEARN, population(env)), np.ones(1, np.float32))
+    rows = make_rows(collect(LEARN, population(env)), np.ones(1, np.float32), GAMMA)
     lesson = make_lesson(jax.random.key(2), LEARN, env.spec, rows)
     penalties = [NO_PENALTY, Penalty(radius, 10.0)]
     students = fit(lesson, fresh_students(jax.random.key(3), env.spec, penalties, 1))
@@ -237,7 +282,7 @@ def test_loss_is_huber_and_the_square_of_the_interval():
     error = np.abs(centre[:, 0] - goal)
     huber = np.where(error < 1, error**2 / 2, error - 0.5)
     change = np.maximum(high - centre, centre - low)[:, 0]
-    rows = Rows(*(np.asarray(v, np.float32) for v in (x, goal, goal, weight)))
+    rows = Rows(*(np.asarray(v, np.float32) for v in (x, x[:, 2:], goal, goal, weight)))
     single = jax.tree.map(lambda v: v.astype(np.float32), (critic, goal, radius))
     for penalty in (0.0, 10.0):
         found = jax.jit(sarsa_loss)(single[0], rows, single[1], single[2], penalty)

@@ -240,16 +240,30 @@ def test_runs_that_differ_in_names_alone_may_be_compared():
 
 @pytest.mark.parametrize(("task", "methods"), [("cartpole", "magnitude"), ("hopper", "none")])
 def test_all_attacks_are_those_that_the_task_allows(task, methods):
-    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer."""
+    """A choice of actions excludes two published attacks, and nothing pruned excludes transfer.
+
+    Nothing includes the worst policy, which raised returns, unless it is named.
+    """
     asked, _ = parse(["--env", task, "--attacks", "all", "--methods", methods])
     excluded = {"rs_reference", "paad_reference"} if task == "cartpole" else {"transfer"}
-    assert set(asked.resolved(make_env(task)).attacks) == ATTACKS.keys() - excluded
+    named = replace(asked, attacks=("all", "worst_policy")).resolved(make_env(task)).attacks
+    assert set(named) == ATTACKS.keys() - excluded
+    assert set(asked.resolved(make_env(task)).attacks) == set(named) - {"worst_policy"}
 
 
 def test_a_sweep_multiplies_the_tasks_own_radius():
     env = make_env("cartpole")
     asked, _ = parse(["--env", "cartpole", "--eps-sweep", "2,0,0.5,1"])
     assert asked.resolved(env).eps == tuple(env.spec.eps * x for x in (0.5, 1.0, 2.0))
+
+
+def test_critics_have_the_discount_of_the_learner_unless_told_or_unknown():
+    env = make_env("cartpole")
+    asked, _ = parse(["--env", "cartpole", "--gamma", "0.9"])
+    told, _ = parse(["--env", "cartpole", "--gamma", "0.9", "--rs.gamma", "0.8"])
+    given = replace(asked, policy=Path("given.npz"), methods=("none",))
+    discounts = [x.resolved(env).attack.rs.discount for x in (asked, told, given)]
+    assert discounts == [0.9, 0.8, 0.99]
 
 
 def test_a_task_of_a_suite_has_one_folder_and_not_one_inside_another():

@@ -166,7 +166,7 @@ def test_without_a_pruned_policy_nothing_is_transferred():
     with pytest.raises(InputError, match="'transfer' needs a policy whose attack is transferred"):
         attack_names(alone, ENV.spec, None)
     names = attack_names(replace(alone, attacks=("all",)), ENV.spec, None)
-    assert set(names) == ATTACKS.keys() - {"transfer"}
+    assert set(names) == ATTACKS.keys() - {"transfer", "worst_policy"}
 
 
 def test_a_critic_attack_on_a_policy_without_a_critic():
@@ -176,7 +176,7 @@ def test_a_critic_attack_on_a_policy_without_a_critic():
     with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*rs"):
         attack_names(replace(SMALL, attacks=("critic",)), ENV.spec, policy)
     names = attack_names(replace(SMALL, attacks=("all",)), ENV.spec, policy)
-    assert set(names) == ATTACKS.keys() - {"critic", "lookahead"}
+    assert set(names) == ATTACKS.keys() - {"critic", "lookahead", "worst_policy"}
 
 
 def test_the_report_tells_prices_and_the_sweep(run):
