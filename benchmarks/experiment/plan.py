@@ -145,8 +145,10 @@ def make_plan(
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(design, cells, spec)
     programs = (("init", "train") if training else ()) + ("evaluate",)
-    prepared = [c for c in attacks if make_attack(c.attack, experiment.attack).prepare]
-    programs += tuple(dict.fromkeys(preparation(case) for case in prepared))
+    learners = [
+        c for c in attacks if learning_steps(make_attack(c.attack, experiment.attack), spec)
+    ]
+    programs += tuple(dict.fromkeys(preparation(case) for case in learners))
 
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)

@@ -301,9 +301,10 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     plan = make_plan(expand(SMOKE), ENV, Path("results/x"))
     assert (plan.agents, plan.cells) == (15, 39)
     assert plan.training_steps == 15 * expand(SMOKE).learner.steps
-    assert plan.learning_steps == 0
-    assert plan.episodes == 39 * 3 * SMOKE.episodes
-    assert plan.programs == ("init", "train", "evaluate")
+    # A director's 7 calls of 8 episodes, of which each is taken to last a third of the horizon.
+    assert plan.learning_steps == 39 * round(7 * 8 * 500 / 3)
+    assert plan.episodes == 39 * len(SMOKE.attacks) * SMOKE.episodes
+    assert plan.programs == ("init", "train", "evaluate", "director as deterministic")
     assert plan.seconds > 0
     assert plan.gib > 0
     assert "results/x" in str(plan)
