@@ -227,7 +227,12 @@ def test_the_plan_counts_what_adversaries_learn_from():
     assert learned(expand(replace(SMALL, attacks=("mad",))), 8, spec) == (0, 0)
 
 
-PREPARED = [name for name in ATTACKS if make_attack(name).prepare is not None]
+# Two ways to call programs; the others compile for minutes together.
+PREPARED = [
+    pytest.param(name, marks=[] if name in ("rs", "director") else pytest.mark.slow)
+    for name in ATTACKS
+    if make_attack(name).prepare is not None
+]
 
 
 @pytest.mark.parametrize("name", PREPARED)
