@@ -1,6 +1,6 @@
 """Attacks on what a policy observes, by name; the neutral one is first. See README.md beside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jaxprune.attacks.base import Attack, Cost, Victims, none, one_of, within
@@ -15,6 +15,7 @@ from jaxprune.attacks.config import (
 )
 from jaxprune.attacks.coupled import coupled
 from jaxprune.attacks.critics import lookahead, value_attack
+from jaxprune.attacks.demonstrations import Teacher, teachers
 from jaxprune.attacks.direction import direction
 from jaxprune.attacks.director import director
 from jaxprune.attacks.gradient import fgsm, mad, mad_momentum, mad_power, mad_sgld
@@ -84,6 +85,10 @@ def _kind(
     label: str = "",
 ) -> Kind:
     return Kind(make, about, family, frozenset(needs), learns, label)
+
+
+def _teachers(config: AttackConfig) -> Mapping[str, Teacher]:
+    return teachers(config.rs, config.mad, config.director)
 
 
 _SARSA = Learning("rs", "epochs", "critic")
@@ -159,19 +164,19 @@ ATTACKS: dict[str, Kind] = {
     ),
     "sa_rl": _kind(
         "learned",
-        lambda c: sa_rl(c.adversary, c.rs, c.mad),
+        lambda c: sa_rl(c.adversary, _teachers(c)),
         "learned perturbation (optimal adversary)",
         learns=_PPO,
     ),
     "paad": _kind(
         "learned",
-        lambda c: paad(c.adversary, c.rs, c.mad, c.director),
+        lambda c: paad(c.adversary, _teachers(c), c.director),
         "learned direction of the action",
         learns=_PPO,
     ),
     "paad_reference": _kind(
         "learned",
-        lambda c: paad_reference(c.adversary, c.rs, c.mad),
+        lambda c: paad_reference(c.adversary, _teachers(c)),
         "PA-AD as published: cos + norm, wrong sign",
         "continuous",
         learns=_PPO,

@@ -21,7 +21,7 @@ from jaxprune.validation import (
 # What is repeated at every attacked step, or over all data.
 LOOP = at_least(1, 10**6)
 USUAL_GAMMA = 0.99  # of learners whose settings are unknown
-STARTS = ("fresh", "rs")  # of learned adversaries
+STARTS = ("fresh", "rs", "director")  # of learned adversaries
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class AdversaryConfig:
     minibatches: Annotated[int, COUNT] = 16
     """Gradient steps per pass."""
     starts: tuple[str, ...] = ("fresh", "rs")
-    """One member that starts freshly drawn, and one that starts as an imitation of Robust Sarsa
-    (its settings are those of `rs`; one more member is the imitation itself) ..."""
+    """One member that starts freshly drawn, and one that starts as an imitation of Robust Sarsa, or
+    of the best linear director (one more member is the imitation itself) ..."""
     learning_rates: Annotated[tuple[float, ...], LEARNING_RATE] = (1e-3,)
     """... with each learning rate ..."""
     log_stds: Annotated[tuple[float, ...], LOG_STD] = (-1.0, 0.0)

@@ -3,14 +3,15 @@
 They differ in what they decide. SA-RL decides the perturbation itself; PA-AD decides in which
 direction the victim's output should go (the director) and leaves it to gradients to find the
 observation that sends it there (the actor). Members differ in where they start: freshly drawn, or
-as an imitation of Robust Sarsa (`jaxprune.attacks.demonstrations`). What training does to an
-imitation depends on the victim, so that one that is not trained any further is a member too.
+as an imitation of Robust Sarsa or of a linear director (`jaxprune.attacks.demonstrations`). What
+training does to an imitation depends on the victim, so that one that is not trained any further is
+a member too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ import numpy as np
 
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP, Move
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
-from jaxprune.attacks.config import AdversaryConfig, DirectorConfig, MADConfig, SarsaConfig
-from jaxprune.attacks.demonstrations import Inverse, env_steps, imitating
+from jaxprune.attacks.config import AdversaryConfig, DirectorConfig
+from jaxprune.attacks.demonstrations import Inverse, Teacher, imitating
 from jaxprune.attacks.direction import steer, steering_cost
 from jaxprune.attacks.training import Size, Start, blank, optimised, ppo_config, starts
 from jaxprune.cells import Cell, masked_policy
@@ -31,6 +32,9 @@ from jaxprune.policy import action_distribution, actor_output, normalise
 from jaxprune.types import Array, Key, Policy
 
 TINY = 1e-24  # keeps the norm of no change differentiable; its root is far below float32's noise
+
+# By the name of the start that imitates them, see `jaxprune.attacks.demonstrations.teachers`.
+Teachers: TypeAlias = Mapping[str, Teacher]
 
 
 class Form(NamedTuple):
@@ -57,7 +61,7 @@ class Shared(NamedTuple):
     eps: Any  # []
 
 
-def sa_rl(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
+def sa_rl(config: AdversaryConfig, teachers: Teachers) -> Attack:
     """A policy u(s) on the true observation that decides where in the ball the victim sees it.
 
         s' = s + eps clip(u(s), -1, 1),  u a Gaussian policy trained by PPO on minus the reward
@@ -70,12 +74,10 @@ def sa_rl(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
 
     Source: Zhang et al. 2021 (ATLA, arXiv 2101.08452), section 3.
     """
-    return _learned(config, rs, mad, PERTURBATION, Cost(queries=1))
+    return _learned(config, teachers, PERTURBATION, Cost(queries=1))
 
 
-def paad(
-    config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig, director: DirectorConfig
-) -> Attack:
+def paad(config: AdversaryConfig, teachers: Teachers, director: DirectorConfig) -> Attack:
     """A policy d(s) decides where the victim's output should go; gradients take it there.
 
         s' = argmax over the ball of <d(s), f(s')>
@@ -94,10 +96,10 @@ def paad(
     director.check()
     cost = steering_cost(director)
     cost = cost._replace(queries=cost.queries + 1)  # the decision
-    return _learned(config, rs, mad, directing(director), cost)
+    return _learned(config, teachers, directing(director), cost)
 
 
-def paad_reference(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> Attack:
+def paad_reference(config: AdversaryConfig, teachers: Teachers) -> Attack:
     """PA-AD as published for MuJoCo: one step of its actor, in the opposite direction.
 
         s' = s + eps sign(grad at s + delta_0 of -(cos(Delta, d(s)) + ||Delta||_2)),
@@ -111,7 +113,7 @@ def paad_reference(config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig) -> 
 
     Source: the code of Sun et al. 2022 (umd-huang-lab/paad_adv_rl), MuJoCo.
     """
-    return _learned(config, rs, mad, PUBLISHED, Cost(queries=2, gradients=1))
+    return _learned(config, teachers, PUBLISHED, Cost(queries=2, gradients=1))
 
 
 def train_adversaries(
@@ -143,15 +145,12 @@ def train_adversaries(
     return jax.tree.map(lambda x: x.reshape(size, members, *x.shape[1:]), found)
 
 
-def _learned(
-    config: AdversaryConfig, rs: SarsaConfig, mad: MADConfig, form: Form, cost: Cost
-) -> Attack:
-    for settings in (config, rs, mad):
-        settings.check()
+def _learned(config: AdversaryConfig, teachers: Teachers, form: Form, cost: Cost) -> Attack:
+    config.check()
     ppo = ppo_config(config)
     grid = list(product(config.starts, config.learning_rates, config.log_stds, range(config.seeds)))
     kinds, rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
-    imitates = kinds == "rs"
+    imitated = [kind for kind in teachers if kind in config.starts]
 
     def size(spec: EnvSpec) -> Size:
         return Size(spec.obs_size, form.decisions(spec))
@@ -160,16 +159,18 @@ def _learned(
         key_start, key_teach = jax.random.split(victims.key)
         hyper = Hyper(entropy_weight=config.entropy_weight)
         start = starts(key_start, size(victims.env.spec), hyper, rates, log_stds)
-        if not np.any(imitates):
+        if not imitated:
             return train_adversaries(config, form, victims, start)
-        if victims.start is None:
-            pupils = take(start, np.flatnonzero(imitates))
-            taught = imitating(rs, mad, form.inverse, victims._replace(key=key_teach), pupils)
-            begin = _some_replaced(start.policy, imitates, taught)
-            still = jax.tree.map(lambda x: x[:, :1], taught)
-        else:
-            begin = jax.tree.map(lambda x: x[:, :-1], victims.start)
-            still = jax.tree.map(lambda x: x[:, -1:], victims.start)
+        begin = victims.start
+        if begin is None:
+            taught = {}
+            for kind in imitated:
+                pupils = take(start, np.flatnonzero(kinds == kind))
+                watched = victims._replace(key=key_teach)
+                taught[kind] = imitating(teachers[kind], form.inverse, watched, pupils)
+            begin = _begun(start.policy, kinds, taught)
+        still = jax.tree.map(lambda x: x[:, len(grid) :], begin)
+        begin = jax.tree.map(lambda x: x[:, : len(grid)], begin)
         trained = train_adversaries(config, form, victims._replace(start=begin), start)
         return jax.tree.map(lambda *x: np.concatenate(x, axis=1), trained, still)
 
@@ -178,29 +179,35 @@ def _learned(
         decision = action_distribution(params, normalise(params, obs_norm)).mode()
         return form.move(key, victim, obs_norm, eps, decision), memory
 
+    shown = [teachers[kind].cost for kind in imitated]
+    env_steps = len(grid) * ppo.iterations * ppo.batch + sum(one.env_steps for one in shown)
     return Attack(
         perturb,
         nothing,
         lambda victim, spec: blank(size(spec)),
         prepare,
-        members=lambda spec: len(grid) + bool(np.any(imitates)),
+        members=lambda spec: len(grid) + len(imitated),
         warms=True,
-        cost=cost._replace(
-            env_steps=len(grid) * ppo.iterations * ppo.batch
-            + (env_steps(rs) if np.any(imitates) else 0)
-        ),
+        cost=cost._replace(env_steps=env_steps, trials=sum(one.trials for one in shown)),
     )
 
 
-def _some_replaced(policy: Policy, which: np.ndarray, by: Policy) -> Policy:
-    """`[members]` for each victim of `by [N, k]`, which takes the place of k: `[N, members]`."""
+def _begun(fresh: Policy, kinds: np.ndarray, taught: Mapping[str, Policy]) -> Policy:
+    """Where every member begins, and one imitation of each kind that stays as it is.
 
-    def leaf(all_of: Any, some: Any) -> np.ndarray:
-        whole = np.tile(all_of, (len(some), *[1] * np.ndim(all_of)))
-        whole[:, which] = some
-        return whole
+    Args:
+        fresh: `[members]`.
+        kinds: `[members]`.
+        taught: `[N, k]`, those that take the place of the k members of a kind.
+    """
 
-    return jax.tree.map(leaf, jax.device_get(policy), by)
+    def leaf(all_of: Any, *some: Any) -> np.ndarray:
+        whole = np.tile(all_of, (len(some[0]), *[1] * np.ndim(all_of)))
+        for kind, by in zip(taught, some, strict=True):
+            whole[:, kinds == kind] = by
+        return np.concatenate([whole, *(by[:, :1] for by in some)], axis=1)
+
+    return jax.tree.map(leaf, jax.device_get(fresh), *taught.values())
 
 
 @lru_cache(maxsize=16)

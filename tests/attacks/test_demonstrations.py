@@ -22,9 +22,9 @@ from jaxprune.attacks.demonstrations import (
     TRIALS,
     Teaching,
     _tried,
-    env_steps,
     first_returns,
     imitating,
+    teachers,
 )
 from jaxprune.attacks.imitation import fit
 from jaxprune.attacks.learned import PERTURBATION, PUBLISHED, directing, paad, sa_rl
@@ -45,7 +45,9 @@ from tests.probes import probe_spec
 EPS = 0.5
 RS = SarsaConfig(steps=2048, num_envs=16, epochs=4, batch=64, radii=(0.1,), weights=(0.1, 1.0))
 MAD = MADConfig(steps=3, restarts=2)
-DIRECTOR = DirectorConfig()
+DIRECTOR = DirectorConfig(individuals=8, episodes=1, generations=1)
+TEACHERS = teachers(RS, MAD, DIRECTOR)
+CRITICS = TEACHERS["rs"]
 PAAD, DIRECTION = partial(paad, director=DIRECTOR), directing(DIRECTOR)
 CONFIG = AdversaryConfig(
     steps=64, num_envs=4, unroll=16, epochs=1, minibatches=1, learning_rates=(1e-12,)
@@ -140,17 +142,19 @@ def test_the_return_of_the_first_episode_counts():
 def test_critics_are_tried_on_the_victim_as_it_acts():
     """Both see the same first observations, one 4 eps lower and one 4 eps higher than they are."""
     critics = stacked([stacked([linear_critic(s) for s in (1.0, -1.0)])] * 2)
-    returns = _tried(Teaching(Wage(), MAD, False), victims(1.0, -2.0), critics)
+    returns = _tried(Teaching(Wage(), CRITICS.attack, False), victims(1.0, -2.0), critics)
     np.testing.assert_allclose(returns[0, 1] - returns[0, 0], 8 * EPS, rtol=1e-4)
     np.testing.assert_allclose(returns[1, 1] - returns[1, 0], 16 * EPS, rtol=1e-4)
-    drawn = _tried(Teaching(Wage(), MAD, True), victims(1.0, -2.0, stochastic=True), critics)
+    drawn = _tried(
+        Teaching(Wage(), CRITICS.attack, True), victims(1.0, -2.0, stochastic=True), critics
+    )
     assert np.all(np.abs(drawn - returns) > 1e-3)
 
 
 @pytest.mark.parametrize(("form", "lower"), [(PERTURBATION, -1), (DIRECTION, -1), (PUBLISHED, 1)])
 def test_pupils_learn_what_lowers_the_return(form, lower):
     """The perturbation against x has the sign of the slope; an action can only be lowered."""
-    found = imitating(RS, MAD, form.inverse, victims(1.0, -2.0), pupils())
+    found = imitating(CRITICS, form.inverse, victims(1.0, -2.0), pupils())
     signs = np.array([[1.0], [-1.0]]) if form is PERTURBATION else np.ones((2, 1))
     for x in (-1.0, 0.3, 1.0):
         np.testing.assert_allclose(decisions_of(found, x), np.tile(lower * signs, 2), atol=0.1)
@@ -161,8 +165,8 @@ def test_pupils_learn_what_lowers_the_return(form, lower):
 
 
 def test_pupils_do_not_depend_on_the_neighbours():
-    alone = imitating(RS, MAD, PERTURBATION.inverse, victims(1.0, -2.0), pupils())
-    other = imitating(RS, MAD, PERTURBATION.inverse, victims(-2.0, 1.0, 1.0), pupils())
+    alone = imitating(CRITICS, PERTURBATION.inverse, victims(1.0, -2.0), pupils())
+    other = imitating(CRITICS, PERTURBATION.inverse, victims(-2.0, 1.0, 1.0), pupils())
     for i, j in ((0, 1), (0, 2), (1, 0)):
         jax.tree.map(np.testing.assert_array_equal, take(alone, i), take(other, j))
 
@@ -170,11 +174,11 @@ def test_pupils_do_not_depend_on_the_neighbours():
 @pytest.mark.parametrize("make", [sa_rl, PAAD])
 def test_members_start_where_the_settings_say(make):
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
-    both, fresh = make(CONFIG, RS, MAD), make(replace(CONFIG, starts=("fresh",)), RS, MAD)
+    both, fresh = make(CONFIG, TEACHERS), make(replace(CONFIG, starts=("fresh",)), TEACHERS)
     spec = Wage().spec
     assert (both.members(spec), fresh.members(spec)) == (4 + 1, 2)  # with the imitation itself
     data = 2048 + (2 * TRIALS + 16) * LENGTH
-    assert env_steps(RS) == data
+    assert CRITICS.cost.env_steps == data
     assert (both.cost.env_steps, fresh.cost.env_steps) == (4 * 64 + data, 2 * 64)
     assert both.prepare is not None and fresh.prepare is not None
     found = both.prepare(victims(1.0, -2.0))
@@ -187,8 +191,20 @@ def test_members_start_where_the_settings_say(make):
     jax.tree.map(same, take(found, np.s_[:, :2]), plain)
 
 
+def test_who_starts_as_the_director_does_what_the_director_does():
+    """The wage is the action: to push it down is all there is, at whatever slope."""
+    config = replace(CONFIG, starts=("rs", "director", "fresh"), log_stds=(-1.0,))
+    attack = PAAD(config, TEACHERS)
+    assert attack.members(Wage().spec) == 3 + 2 and attack.prepare is not None
+    director = TEACHERS["director"].attack
+    assert attack.cost.trials == director.cost.trials > 0
+    decisions = decisions_of(attack.prepare(victims(1.0, -2.0)), 0.3)
+    np.testing.assert_allclose(decisions[:, [0, 1, 3, 4]], -1.0, atol=0.2)
+    assert np.all(np.abs(decisions[:, 2]) < 0.1)
+
+
 def test_a_warm_start_takes_the_place_of_the_imitation():
-    attack = sa_rl(CONFIG, RS, MAD)
+    attack = sa_rl(CONFIG, TEACHERS)
     assert attack.prepare is not None
     begin = stacked([jax.device_get(pupils(5).policy)] * 2)
     found = attack.prepare(victims(1.0, -2.0)._replace(start=begin))
@@ -201,7 +217,7 @@ def test_a_warm_start_takes_the_place_of_the_imitation():
 def test_starts_that_are_none():
     with pytest.raises(InputError, match="starts are empty: give one or more of"):
         replace(CONFIG, starts=()).check()
-    with pytest.raises(InputError, match="unknown adversary start 'sr': choose from fresh, rs"):
+    with pytest.raises(InputError, match="start 'sr': choose from fresh, rs, director"):
         replace(CONFIG, starts=("fresh", "sr")).check()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxprune.attacks import AdversaryConfig, DirectorConfig, MADConfig, SarsaConfig, Victims
 from jaxprune.attacks.adversarial_mdp import AdversarialMDP
+from jaxprune.attacks.demonstrations import teachers
 from jaxprune.attacks.learned import (
     PERTURBATION,
     PUBLISHED,
@@ -43,7 +44,8 @@ CONFIG = AdversaryConfig(
 )
 RS = SarsaConfig(steps=256, num_envs=4, epochs=1, batch=64, radii=(0.1,), weights=(1.0,))
 MAD = MADConfig(steps=3, restarts=1)
-DIRECTOR = DirectorConfig()
+DIRECTOR = DirectorConfig(individuals=8, episodes=1, generations=1)
+TEACHERS = teachers(RS, MAD, DIRECTOR)
 PAAD, DIRECTION = partial(paad, director=DIRECTOR), directing(DIRECTOR)
 EPS = 0.3
 KEY = jax.random.key(4)
@@ -51,7 +53,7 @@ KEY = jax.random.key(4)
 
 def prepare(victims: Victims) -> Policy:
     """What SA-RL trains against these."""
-    train = sa_rl(CONFIG, RS, MAD).prepare
+    train = sa_rl(CONFIG, TEACHERS).prepare
     assert train is not None
     return train(victims)
 
@@ -179,7 +181,7 @@ def test_the_learner_can_roll_it_out():
 def test_members_are_the_grid_of_the_settings():
     config = replace(CONFIG, learning_rates=(1e-3, 1e-4), seeds=3)
     for make in (sa_rl, PAAD, paad_reference):
-        attack = make(config, RS, MAD)
+        attack = make(config, TEACHERS)
         assert attack.members(Drift().spec) == 12 and attack.per_eps
         assert attack.cost.env_steps == 12 * 128
     rates, log_stds = np.array([1e-3, 1e-4]), np.array([-0.5, -1.5])
@@ -235,7 +237,7 @@ def test_victim_eps_key_and_start_decide_and_compile_nothing_new():
 
 def test_the_perturbation_is_the_mean_decision_clipped_to_the_ball():
     """By numpy, for an adversary with statistics of its own."""
-    attack, adversary = sa_rl(CONFIG, RS, MAD), victim_of(3)
+    attack, adversary = sa_rl(CONFIG, TEACHERS), victim_of(3)
     states = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
     shown = jax.vmap(lambda x: attack.perturb(adversary, (), KEY, victim_of(0), x, EPS)[0])(states)
     hidden = (states - 0.5) / 2
@@ -252,7 +254,7 @@ def test_the_perturbation_is_the_mean_decision_clipped_to_the_ball():
 def test_a_blank_adversary_has_the_shapes_of_a_trained_one(make, discrete):
     env = Drift()
     spec = replace(env.spec, action_size=3, discrete=discrete)
-    attack, victim = make(CONFIG, RS, MAD), victim_of(0, 2, 3, discrete)
+    attack, victim = make(CONFIG, TEACHERS), victim_of(0, 2, 3, discrete)
     shapes = jax.eval_shape(lambda v: attack.blank(v, spec), victim)
     size = Size(2, 2 if make is sa_rl else 3)
     trained = starts(KEY, size, Hyper(), np.ones(1), np.zeros(1)).policy
@@ -359,29 +361,29 @@ def test_no_ball_no_change_and_no_nan(form, discrete):
 
 
 def test_equal_settings_of_the_actor_select_one_program():
-    assert directing(DirectorConfig()) is DIRECTION
+    assert directing(replace(DIRECTOR)) is DIRECTION
     assert directing(DirectorConfig(actor_steps=2)) != DIRECTION
-    cost = PAAD(CONFIG, RS, MAD).cost
+    cost = PAAD(CONFIG, TEACHERS).cost
     assert (cost.queries, cost.gradients) == (1 + 1, DIRECTOR.actor_steps)
 
 
 def test_a_budget_too_small():
     for make in (sa_rl, PAAD, paad_reference):
         with pytest.raises(InputError, match="too few to train"):
-            make(replace(CONFIG, steps=63), RS, MAD)
+            make(replace(CONFIG, steps=63), TEACHERS)
 
 
 def test_a_warm_start_begins_with_the_adversary_of_another_victim():
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
     first, second, _ = VICTIMS
     before = prepare(population(first, second))
-    still = sa_rl(replace(CONFIG, learning_rates=(1e-12,)), RS, MAD).prepare
+    still = sa_rl(replace(CONFIG, learning_rates=(1e-12,)), TEACHERS).prepare
     assert still is not None
     crossed = take(before, np.array([1, 0]))
     after = still(population(first, second)._replace(start=crossed))
     np.testing.assert_allclose(last_kernel(after), last_kernel(crossed), atol=1e-6)
     np.testing.assert_allclose(after.params.log_std, [[[-0.5] * 2, [-1.5] * 2]] * 2, atol=1e-6)
     assert np.all(after.obs_stats.count > crossed.obs_stats.count)
-    assert sa_rl(CONFIG, RS, MAD).warms and not np.allclose(
+    assert sa_rl(CONFIG, TEACHERS).warms and not np.allclose(
         last_kernel(before), last_kernel(crossed)
     )

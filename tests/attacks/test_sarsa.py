@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks import MADConfig, SarsaConfig, Victims
+from jaxprune.attacks import MADConfig, SarsaConfig, Victims, robust_sarsa
 from jaxprune.attacks import sarsa as module
 from jaxprune.attacks.action_value import action_value, blank_critic
-from jaxprune.attacks.robust_sarsa import Mix, few, q_attack, rs_adversarial, rs_mad
+from jaxprune.attacks.robust_sarsa import Mix, few, q_attack, rs_adversarial, rs_mad, rs_reference
 from jaxprune.attacks.sarsa import (
     NO_PENALTY,
     Penalty,
@@ -382,6 +382,20 @@ def test_adversarial_rounds_go_on_from_each_other(monkeypatch):
     assert lessons[1][1].source.tolist() == [0, 1, 2, 3]  # data of its own
     progress = np.concatenate([p for p, *_ in lessons])
     np.testing.assert_allclose(progress, np.arange(len(progress)) / len(progress), atol=1e-6)
+
+
+def test_only_the_published_form_keeps_drawn_actions_and_its_discount(monkeypatch):
+    seen = []
+
+    def spy(config, victims, penalties, **options):
+        seen.append((config.discount, victims.stochastic))
+
+    monkeypatch.setattr(robust_sarsa, "train", spy)
+    config = replace(TINY, gamma=0.9)
+    for attack in (q_attack(config, MADConfig()), rs_reference(config)):
+        assert attack.prepare is not None
+        attack.prepare(population(Drift()))
+    assert seen == [(0.9, False), (0.99, True)]
 
 
 def test_parameters_have_the_shapes_of_the_blanks():
