@@ -394,8 +394,8 @@ def _certificate(
         distance, tv, action = (np.broadcast_to(v, shape + rows) for v in repeated)
         return Certificate(distance, tv, *facts, action if gaussian else None)
     found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
-    action = outward(np.linalg.norm(found.change, axis=-1), found.change.shape[-1])
-    action = np.maximum(action, found.change.max(-1))  # squares may vanish
+    with np.errstate(over="ignore"):  # beyond all numbers it is infinite
+        action = outward(np.hypot.reduce(found.change, axis=-1), found.change.shape[-1])
     return Certificate(
         found.distance,
         found.total_variation,
