@@ -395,7 +395,8 @@ def _certificate(
         return Certificate(distance, tv, *facts, action if gaussian else None)
     found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
     with np.errstate(over="ignore"):  # beyond all numbers it is infinite
-        action = outward(np.hypot.reduce(found.change, axis=-1), found.change.shape[-1])
+        length = np.hypot.reduce(found.change, axis=-1)
+    action = np.asarray(outward(length, found.change.shape[-1]))
     return Certificate(
         found.distance,
         found.total_variation,

@@ -16,7 +16,7 @@ from jaxprune.policy import init_policy
 ROOT = Path(__file__).parents[2]
 # As little training as still goes through every stage.
 SMALL = "--env cartpole --steps 2048 --num-envs 8 --unroll 64 --epochs 1 --minibatches 2"
-SMALL += " --episodes 4 --seeds 2"
+SMALL += " --episodes 4 --seeds 2 --attacks random,mad"
 
 
 # Twice as many iterations, so that a trajectory finds three sparsities on its way.
@@ -286,7 +286,7 @@ def test_the_table_of_sparsity_adds_up(wide: Path):
 def test_the_report_speaks_of_every_regime(wide: Path):
     report = (wide / "report.md").read_text()
     for regime in ("ppo", "sa_ppo"):
-        assert f"Dense ({regime}), clean: " in report
+        assert f"\n- {regime} magnitude global: " in report
         for name in ("magnitude erk", "micro global (trajectory)", "set erk", "narrow", "rescaled"):
             assert f"### {regime} {name}\n" in report
     assert warnings_in(report) == [FEW_SEEDS]
@@ -297,7 +297,8 @@ def test_the_report_speaks_of_every_regime(wide: Path):
 def test_a_policy_file_skips_training(tmp_path: Path):
     file, out = tmp_path / "policy.npz", tmp_path / "out"
     jaxprune.save_policy(file, init_policy(jax.random.key(0), 4, 2, discrete=True))
-    result = start(f"--env cartpole --policy {file} --sparsity-grid 0,0.5 --out {out}")
+    words = f"--env cartpole --policy {file} --sparsity-grid 0,0.5 --attacks random,mad"
+    result = start(f"{words} --out {out}")
     assert result.returncode == 0, result.stderr
     described = json.loads((out / "experiment.json").read_text())
     assert set(described["programs"]) == {"evaluate"}
