@@ -76,7 +76,8 @@ def run(ready: Ready, command: str, console: Console) -> None:
             return
         write_report(folder, console)
     seconds = round(time.monotonic() - started, 1)
-    console.print(f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s")
+    told = f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s"
+    console.print(told, soft_wrap=True)  # a path stays whole
 
 
 if __name__ == "__main__":
