@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from benchmarks.engines.process import Ready, begin, compute, prepared
+from benchmarks.engines.ray import RAY, check_engine, run_on_ray
 from benchmarks.experiment.config import parse_tasks
 from benchmarks.report.sinks import make_sink
 from benchmarks.report.write import write_report
@@ -26,8 +28,6 @@ from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.preemption import Stopping
 from benchmarks.runtime.run_folder import CHUNKS
-from benchmarks.stages.engines import RAY, check_engine, run_on_ray
-from benchmarks.stages.execution import Ready, begin, compute, prepared
 from jaxprune import devices
 
 AGAIN = "the same command goes on from there"

@@ -1,7 +1,7 @@
 """Episodes and rollouts of a policy in an environment.
 
 An evaluation plays whole episodes under an observation adversary: one is `begin`, then `proceed`
-until it is done. `episode` plays one to its end; a queue of them (`jaxprune.devices.in_queue`) lets
+until it is done. `episode` plays one to its end; a queue of them (`jaxprune.queue.in_queue`) lets
 a lane take the next one as soon as its own is done. A learner instead takes a fixed number of steps
 of every worker (`rollout`).
 """

@@ -15,7 +15,7 @@ from scipy.special import nctdtrinc, stdtr, stdtrit
 
 from benchmarks.analysis.curves import CONFIDENCE, SEED, Limits, Results, replicates
 from benchmarks.analysis.folds import folds, picked, strongest
-from benchmarks.analysis.versus_dense import differences, of_differences, single_agent
+from benchmarks.analysis.versus_dense import of_differences, single_agent
 from benchmarks.analysis.worst_case import most_common, worst_of
 from jaxprune.statistics import (
     FEWEST,
@@ -127,7 +127,6 @@ class Verdict(NamedTuple):
     eps: float
     unit: str  # of the replicates: "agents", or "episodes" of the only agent
     replicates: int
-    folds: tuple[int, ...]  # judging replicates of each; (1,) where there is a single one
     attacks: int  # adversaries that "worst of all" chooses from
     strongest_dense: str  # the adversary that was chosen most often against the dense agents
     strongest_pruned: str  # and against the pruned ones, over all sparsities above 0
@@ -137,8 +136,6 @@ class Verdict(NamedTuple):
     within_attacked: Choice  # and of the attacked return
     sweet_spot: SweetSpot  # under worst of all
     alone: dict[str, SweetSpot]  # adversary -> what it alone would have claimed
-    sparsity: np.ndarray  # [S]
-    band: Interval  # [S], attacked return less that of the dense agents, see `differences`
 
 
 class Sample(NamedTuple):
@@ -194,7 +191,6 @@ def _verdict(
         eps,
         unit="episodes" if single_agent(results, method) else "agents",
         replicates=n,
-        folds=tuple(len(sample.clean[judge]) for _, judge in folds(n)),
         attacks=len(results.attacked(method, eps)),
         strongest_dense=most_common(unpruned.chosen),
         strongest_pruned=most_common(pruned.chosen[:, pruned.curve.sparsity > 0]),
@@ -204,8 +200,6 @@ def _verdict(
         within_attacked=_judged(sample, lambda part: _sparsest(part.choosing), limits),
         sweet_spot=sweet_spot,
         alone=alone,
-        sparsity=pruned.curve.sparsity,
-        band=differences(results, method, eps),
     )
 
 
@@ -311,7 +305,7 @@ def _change(pruned: np.ndarray, dense: np.ndarray, limits: Limits) -> Measured:
 
 
 class _Test(NamedTuple):
-    """What one fold says of the sparsity that the other one chose."""
+    """Holds what one fold says of the sparsity that the other one chose."""
 
     sparsity: float
     pairs: int

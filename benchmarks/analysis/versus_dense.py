@@ -1,4 +1,4 @@
-"""What pruning changes beside the dense agents: differences, improvement, regret."""
+"""Compares pruned policies with the dense ones: differences, improvement, regret."""
 
 from functools import partial
 from typing import NamedTuple

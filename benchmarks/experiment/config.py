@@ -146,8 +146,8 @@ class RunOptions:
     """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
     shard."""
     engine: str = "none"
-    """What computes the blocks: none (this process), ray (tasks of a cluster, of this machine or at
-    RAY_ADDRESS)."""
+    """Choose what computes the blocks: none (this process) or ray (tasks of a cluster, of this
+    machine or at RAY_ADDRESS)."""
     task_cpus: Annotated[int, Range(1, 1024)] = 1
     """CPUs that one task of the engine asks for, and CPU devices that it computes on."""
     task_gpus: Annotated[int, Range(0, 64)] = 0

@@ -145,9 +145,7 @@ def make_plan(
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(design, cells, spec)
     programs = (("init", "train") if training else ()) + ("evaluate",)
-    learners = [
-        c for c in attacks if learning_steps(make_attack(c.attack, experiment.attack), spec)
-    ]
+    learners = [c for c in attacks if make_attack(c.attack, experiment.attack).cost.learns]
     programs += tuple(dict.fromkeys(preparation(case) for case in learners))
 
     devices = len(jax.local_devices())

@@ -30,6 +30,7 @@ from benchmarks.analysis.verdict import SweetSpot as SweetSpot
 from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
+from benchmarks.analysis.worst_case import most_common as most_common
 from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
 from jaxprune.attacks import ATTACKS, label_of

@@ -14,12 +14,14 @@ from benchmarks.report.contents import (
     USUAL,
     Contents,
     Panel,
-    SweetSpot,
     Verdict,
+    most_common,
 )
 from benchmarks.runtime.tables import interval_text
 from jaxprune.attacks import label_of
 
+# Of a choice that others did not confirm.
+BROKEN = "; the half that did not choose it lost more"
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -63,7 +65,7 @@ def dense_sentence(contents: Contents, panels: list[Panel]) -> str:
     """Returns what policies do that nobody pruned."""
     panel = panels[0]
     attacked = ", ".join(
-        f"{float(p.dense_worst.mean):.0f} under {attackers(len(p.attacks), strongest(p))}"
+        f"{float(p.dense_worst.mean):.0f} under {attackers(len(p.attacks), most_common(p.chosen))}"
         + (f" at eps {p.eps:g}" if len(panels) > 1 else "")
         for p in panels
     )
@@ -71,12 +73,6 @@ def dense_sentence(contents: Contents, panels: list[Panel]) -> str:
     return (
         f"{_dense_name(panel.dense)}: nothing was pruned. The policies return {clean}, {attacked}."
     )
-
-
-def strongest(panel: Panel) -> str:
-    """Returns the attack that was chosen most often."""
-    names, counts = np.unique(panel.chosen, return_counts=True)
-    return str(names[counts.argmax()])
 
 
 def attackers(count: int, name: str) -> str:
@@ -95,7 +91,8 @@ def free(verdict: Verdict) -> str:
     share = percent(choice.sparsity) if choice.sparsity else "no part"
     if max(choice.sparsities) > 0 == choice.sparsity:
         share = f"no part or {percent(max(choice.sparsities))} (halves of the sample disagree)"
-    return f"{verdict.method}: {share} of the weights can go {allowed} ({sample(verdict)})."
+    about = sample(verdict) + ("" if choice.keeps_clean else BROKEN)
+    return f"{verdict.method}: {share} of the weights can go {allowed} ({about})."
 
 
 def sample(verdict: Verdict) -> str:
@@ -118,7 +115,7 @@ def under_attack(verdict: Verdict) -> Iterator[str]:
         words += f", {these} {float(choice.attacked.interval.mean):.0f}"
     yield f"{words}: {sweet_spot(verdict)}."
     if verdict.attacks > 1 and USUAL in verdict.alone:
-        yield alone(verdict.alone[USUAL])
+        yield from filter(None, [alone(verdict)])
 
 
 def sweet_spot(verdict: Verdict) -> str:
@@ -135,7 +132,13 @@ def sweet_spot(verdict: Verdict) -> str:
         return "no sweet spot at this power, which could not have found any"
     dense = float(verdict.dense_attacked.interval.mean)
     gain = percent(round(spot.detectable_share, 2)) if dense > 0 else f"{spot.detectable:.3g}"
-    return f"no sweet spot at this power; a gain of {gain} would have been found"
+    if not spot.resolvable_loss > TOLERATED_LOSS:  # NaN: the dense policies return 0
+        return f"no sweet spot at this power; a gain of {gain} would have been found"
+    loss = percent(round(spot.resolvable_loss, 2))
+    return (
+        f"no sweet spot at this power, at which a gain of {gain} would be seen, and a clean loss "
+        f"of less than {loss} could not be excluded"
+    )
 
 
 def details(verdict: Verdict) -> str:
@@ -143,7 +146,8 @@ def details(verdict: Verdict) -> str:
     within, spot = verdict.within_attacked, verdict.sweet_spot
     share = percent(within.sparsity) if within.sparsity else "No part"
     words = (
-        f"{share} of the weights can go within {percent(TOLERATED_LOSS)} of the attacked return."
+        f"{share} of the weights can go within {percent(TOLERATED_LOSS)} of the attacked return"
+        f"{'' if within.keeps_attacked else BROKEN}."
     )
     if spot.tested:
         best = " and ".join(dict.fromkeys(map(percent, spot.choice.sparsities)))
@@ -153,10 +157,19 @@ def details(verdict: Verdict) -> str:
     return f"{verdict.method}, eps {verdict.eps:g}: {words}"
 
 
-def alone(spot: SweetSpot) -> str:
-    """Returns what MAD alone would have claimed, at first sight where it passes no test."""
-    if spot.found:
-        return f"Under MAD alone there would be one at {percent(min(spot.sparsities))}."
-    if spot.naive.sparsity and spot.naive.gain > 0:
-        return f"Under MAD alone there would seem to be one at {percent(spot.naive.sparsity)}."
-    return "Under MAD alone there would be none either."
+def alone(verdict: Verdict) -> str:
+    """Returns what MAD alone would have claimed; untested claims stand beside each other."""
+    mad, worst = verdict.alone[USUAL], verdict.sweet_spot
+    if mad.found:
+        return f"Under MAD alone there would be one at {percent(min(mad.sparsities))}."
+    either = "" if worst.found else " either"
+    tested = f"Under MAD alone there would be none{either}. " if mad.tested else ""
+    seeming = [
+        f"at {percent(spot.naive.sparsity)} under {name}"
+        for name, spot in (("MAD alone", mad), ("the strongest attack", worst))
+        if spot.naive.gain > 0 and not spot.found
+    ]
+    if seeming:
+        tested += f"Chosen and reported on the same {verdict.unit} without a test, there would "
+        tested += f"seem to be one {' and '.join(seeming)}."
+    return tested.strip()

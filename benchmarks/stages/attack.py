@@ -73,7 +73,7 @@ class AttackRunner:
         lanes = self.experiment.lanes
         for case in cases:
             attack, name = self.attacks[case.attack], preparation(case)
-            if attack.prepare is None or name in self._rehearsals:
+            if attack.prepare is None or not attack.cost.learns or name in self._rehearsals:
                 continue
             if attack.warms and self.warm_start:  # one population after the other, of any size
                 continue

@@ -67,22 +67,22 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def train_chunk(block: int, part: str = "agents") -> Columns:
-    """What the chunk of a trained block is; its "state" is that of a block in training."""
+    """Returns the key of a block's trained agents; part="state" is that of unfinished ones."""
     return {"stage": "train", "block": block, "part": part}
 
 
 def attack_chunk(block: int, case: Case) -> Columns:
-    """What the chunk of one attack is."""
+    """Returns the key of the chunk of one attack."""
     return {"stage": "attack", "block": block, **case._asdict()}
 
 
 def radius_chunk(stage: str, block: int, eps: float) -> Columns:
-    """What the chunk of a stage is that looks at one radius after the other."""
+    """Returns the key of the chunk of one radius of a stage."""
     return {"stage": stage, "block": block, "eps": eps}
 
 
 def account_chunk(block: int) -> Columns:
-    """What the chunk of the accounted masks is."""
+    """Returns the key of the chunk of the accounted masks."""
     return {"stage": "account", "block": block}
 
 

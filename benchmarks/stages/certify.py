@@ -160,7 +160,7 @@ def of_global(
 
 
 def of_attack(attack: Reached, visits: Visits, unit: str) -> list[Statement]:
-    """What was reached at the visited states, and of actions how much they vary there."""
+    """Returns what attacks reached at the visited states, and how much actions vary there."""
     statements = [
         *_spread("D", attack.value, visits, unit),
         *_spread("TV", attack.total_variation, visits, "probability"),

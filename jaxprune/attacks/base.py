@@ -30,6 +30,11 @@ class Cost(NamedTuple):
     trials: int = 0
     """Episodes of the preparation, likewise; nobody knows how long they last."""
 
+    @property
+    def learns(self) -> bool:
+        """Returns whether the preparation takes steps of the task."""
+        return bool(self.env_steps or self.trials)
+
     def spent(self, length: np.ndarray) -> dict[str, Any]:
         """Returns what was spent, with the trials among the env steps at a mean length `[N]`."""
         spent = self._asdict()

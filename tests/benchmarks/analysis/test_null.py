@@ -217,10 +217,11 @@ def test_of_one_agent_nothing_is_announced_and_bands_hold(episodes):
         by_key = curves("none", 0.0, rng.normal(CLEAN, 1, (1, 6, episodes)))
         for i in range(4):
             by_key |= curves(f"a{i}", 0.1, rng.normal(ATTACKED, EPISODE_SD, (1, 6, episodes)))
-        verdict = verdicts(results_of(by_key))["magnitude", 0.1]
+        results = results_of(by_key)
+        verdict = verdicts(results)["magnitude", 0.1]
         assert verdict.unit == "episodes"
         found.append(verdict.sweet_spot.found)
-        held.append(covered(verdict.band, 0) == 1)
+        held.append(covered(differences(results, "magnitude", 0.1), 0) == 1)
     assert np.mean(found) <= most(count)
     assert np.mean(held) >= 0.93 - 3 * (0.05 * 0.95 / count) ** 0.5
 

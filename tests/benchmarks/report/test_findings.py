@@ -44,7 +44,6 @@ def verdict(**changes: Any) -> Verdict:
         eps=0.1,
         unit="agents",
         replicates=6,
-        folds=(3, 3),
         attacks=5,
         strongest_dense="director",
         strongest_pruned="director",
@@ -54,8 +53,6 @@ def verdict(**changes: Any) -> Verdict:
         within_attacked=choice(0.1),
         sweet_spot=spot(),
         alone={"mad": spot(naive=Naive(0.4, 200.0))},
-        sparsity=np.array([0.0, 0.2, 0.4]),
-        band=Interval(np.zeros(3), -np.ones(3), np.ones(3)),
     )
     return made._replace(**changes)
 
@@ -70,7 +67,8 @@ def test_the_example_of_the_issue():
         "magnitude: 20 % of the weights can go within 5 % of the clean return (6 agents). Under "
         "the strongest of five attacks (director) the dense policies return 812, these 790: no "
         "sweet spot at this power; a gain of 18 % would have been found. Under MAD alone there "
-        "would seem to be one at 40 %."
+        "would be none either. Chosen and reported on the same agents without a test, there would "
+        "seem to be one at 40 % under MAD alone."
     )
 
 
@@ -96,6 +94,20 @@ def test_the_example_of_the_issue():
         ),
         ({"alone": {"mad": spot(0.4)}}, "Under MAD alone there would be one at 40 %."),
         ({"alone": {"mad": spot()}}, "Under MAD alone there would be none either."),
+        (
+            {"sweet_spot": spot(naive=Naive(0.3, 9.0))},
+            "one at 40 % under MAD alone and at 30 % under the strongest attack.",
+        ),
+        ({"sweet_spot": spot(0.3), "alone": {"mad": spot()}}, "MAD alone there would be none."),
+        # A test of a gain is of no use where a clean loss cannot be excluded.
+        (
+            {"sweet_spot": spot()._replace(resolvable_loss=0.104)},
+            "of 18 % would be seen, and a clean loss of less than 10 % could not be excluded.",
+        ),
+        (
+            {"within_clean": choice(0.2)._replace(clean=measured(100), dense_clean=measured(2000))},
+            "(6 agents; the half that did not choose it lost more).",
+        ),
         # 5 % of a negative return: an amount, because a share of it confuses
         (
             {"dense_clean": measured(-200)},

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from benchmarks.engines.process import Ready, begin, compute, prepared
 from benchmarks.experiment.config import Experiment, RunOptions
 from benchmarks.experiment.sharding import Shard, blocks_of
 from benchmarks.report.sinks import NoSink
@@ -26,7 +27,6 @@ from benchmarks.runtime.identity import differences
 from benchmarks.runtime.preemption import Stopping
 from benchmarks.runtime.run_folder import CHUNKS, read_json
 from benchmarks.stages import pipeline
-from benchmarks.stages.execution import Ready, begin, compute, prepared
 from benchmarks.stages.pipeline import list_chunks
 from jaxprune import devices
 from jaxprune.validation import InputError, check_ranges, lookup

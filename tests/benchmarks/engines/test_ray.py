@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from benchmarks import run
+from benchmarks.engines import ray as engines
+from benchmarks.engines.process import prepared
 from benchmarks.experiment import parse
 from benchmarks.runtime.run_folder import CHUNKS, read_json
-from benchmarks.stages import engines
-from benchmarks.stages.execution import prepared
 from jaxprune.validation import InputError
 from tests.benchmarks.test_resume import SMALL, TABLES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
 
 
