@@ -255,17 +255,16 @@ def exact_rows(
         crown = certify(policy, masks, eps, first, ["crown"])["crown"].value
         exact = exact_distance(policy, masks, eps, first)
         attack = found.value[..., : options.exact_states]
-        lower = np.maximum(exact.lower, attack)
         for i, sparsity in enumerate(options.sparsity_grid):
             yield {
                 "policy": name,
                 "method": options.method,
                 "sparsity": sparsity,
                 "exact D": float(exact.upper[i].mean()),
-                "attack / exact": float((attack[i] / lower[i]).mean()),
-                "lowest": float((attack[i] / lower[i]).min()),
-                "crown / exact": float((crown[i] / lower[i]).mean()),
-                "highest": float((crown[i] / lower[i]).max()),
+                "attack / exact": float((attack[i] / exact.lower[i]).mean()),
+                "lowest": float((attack[i] / exact.lower[i]).min()),
+                "crown / exact": float((crown[i] / exact.lower[i]).mean()),
+                "highest": float((crown[i] / exact.lower[i]).max()),
                 "boxes": float(exact.boxes[i].mean()),
             }
 

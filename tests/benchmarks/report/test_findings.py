@@ -113,6 +113,7 @@ def test_the_example_of_the_issue():
             {"dense_clean": measured(-200)},
             "20 % of the weights can go with a clean return at most 10 below the dense -200",
         ),
+        ({"sweet_spot": spot(share=0.004)}, "a gain of less than 1 % would have been found"),
         ({"dense_attacked": measured(-900)}, "a gain of 180 would have been found"),
     ],
 )
