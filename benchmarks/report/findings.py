@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.report.contents import (
+    NEGLIGIBLE,
     TIE,
     TOLERATED_LOSS,
     USUAL,
@@ -133,6 +134,8 @@ def sweet_spot(verdict: Verdict) -> str:
         low, high = percent(min(spot.sparsities)), percent(max(spot.sparsities))
         where = f"at {low}" if low == high else f"between {low} and {high}"
         return f"a sweet spot {where}, where pruned policies return {gain} more"
+    if verdict.refuted:
+        return f"no sweet spot: no sparsity adds {percent(NEGLIGIBLE)} and keeps the clean return"
     if not np.isfinite(spot.detectable):
         return "no sweet spot at this power, which could not have found any"
     dense = float(verdict.dense_attacked.interval.mean)
