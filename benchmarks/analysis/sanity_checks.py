@@ -105,10 +105,9 @@ RULES = [
     _Rule(
         "objective is a number",
         0.0,
-        lambda told: told.get("undefined", np.full(1, np.nan)),  # committed runs did not count
+        lambda told: told["undefined"],
         "The policy overflows at a share of {value:.3g} of the corners of the ball {where}. No "
         "attack sees what it does there: its robustness is not known.",
-        optional=True,
     ),
     _Rule(
         "gradient at least as strong as transfer in D",
