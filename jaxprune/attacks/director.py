@@ -8,7 +8,7 @@ one program.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Play, Running, begin, proceed
-from jaxprune.types import Policy
+from jaxprune.types import AnyArray, Array, Policy, PyTree
 
 # Calls in which all fixed directions are tried, and how many each of the next calls compares.
 SCOUTING, COMPARED = 2, (8, 4)
@@ -36,8 +36,8 @@ Try: TypeAlias = Callable[[int, np.ndarray], np.ndarray]
 class Director(NamedTuple):
     """The direction d = kernel @ x + bias at the normalised observation x."""
 
-    kernel: Any  # [action_size, obs_size]
-    bias: Any  # [action_size]
+    kernel: AnyArray  # [action_size, obs_size]
+    bias: AnyArray  # [action_size]
 
 
 class Shared(NamedTuple):
@@ -46,17 +46,17 @@ class Shared(NamedTuple):
     policies: Policy  # [agents]
     cells: Cell  # [N]
     directors: Director  # [N, individuals]
-    keys: Any  # [E], of the episodes
-    eps: Any  # []
-    stochastic: Any  # bool []
+    keys: Array  # [E], of the episodes
+    eps: AnyArray  # []
+    stochastic: AnyArray  # bool []
 
 
 class Trial(NamedTuple):
     """One episode of one victim under one of its directors."""
 
-    cell: Any  # int []
-    individual: Any  # int []
-    episode: Any  # int []
+    cell: AnyArray  # int []
+    individual: AnyArray  # int []
+    episode: AnyArray  # int []
 
 
 def director(config: DirectorConfig) -> Attack:
@@ -224,13 +224,13 @@ def _program(env: Environment, config: DirectorConfig) -> Mapped:
         keys, keys_reset = jnp.unstack(jax.vmap(jax.random.split)(shared.keys), axis=1)
         resets, play = jax.lax.map(env.reset, keys_reset), Play(shared.stochastic)
 
-        def start(trial: Trial) -> tuple[Any, Running]:
+        def start(trial: Trial) -> tuple[PyTree, Running]:
             victim = masked_policy(shared.policies, take(shared.cells, trial.cell))
             mine = take(shared.directors, (trial.cell, trial.individual))
             key, reset = take((keys, resets), trial.episode)
             return (victim, mine), begin(key, reset, (), play)
 
-        def step(known: Any, running: Running) -> Running:
+        def step(known: PyTree, running: Running) -> Running:
             victim, mine = known
             perturb = partial(attack.perturb, mine)
             return proceed(running, env, victim, perturb, shared.eps, play)

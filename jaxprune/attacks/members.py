@@ -1,7 +1,7 @@
 """Attacks that have to be prepared, and the strongest of their members for every victim."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,18 +11,20 @@ from jaxprune.attacks.base import ranked
 from jaxprune.attacks.config import SelectionConfig
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
-from jaxprune.types import Policy
+from jaxprune.types import Policy, PyTree
 
 
 class ChosenMembers(NamedTuple):
     """The member of an attack that every victim meets."""
 
-    params: Any  # [N, ...], of the member that is used
+    params: PyTree  # [N, ...], of the member that is used
     member: np.ndarray  # int [N], which one that is
     returns: np.ndarray  # [N, members], mean returns on the episodes of the choice that each played
 
 
-def blanks(attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int) -> tuple[Any, ...]:
+def blanks(
+    attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int
+) -> tuple[PyTree, ...]:
     """Parameters of unprepared attacks for a population, `[count, ...]`, on the host.
 
     Args:
@@ -35,7 +37,7 @@ def blanks(attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int)
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), shapes)
 
 
-def prepared(attack: Attack, victims: Victims) -> Any:
+def prepared(attack: Attack, victims: Victims) -> PyTree:
     """Parameters of all members, `[N, members, ...]`, on the host; blank ones of one member where
     there is nothing to prepare."""
     if attack.prepare is not None:
@@ -48,8 +50,8 @@ def prepared(attack: Attack, victims: Victims) -> Any:
 def choose(
     config: SelectionConfig,
     shape: tuple[int, int],
-    params: Any,
-    play: Callable[[int, np.ndarray, Any], np.ndarray],
+    params: PyTree,
+    play: Callable[[int, np.ndarray, PyTree], np.ndarray],
 ) -> ChosenMembers:
     """Chooses the member that leaves each victim the lowest mean return, in several rounds.
 
