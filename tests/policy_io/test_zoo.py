@@ -18,7 +18,7 @@ def test_a_name_is_a_file(tmp_path, monkeypatch):
     assert list(zoo_policies()) == ["zoo:cartpole/ppo/3"]
     found = load_policy("zoo:cartpole/ppo/3")
     jax.tree.map(np.testing.assert_array_equal, found.params, policy.params)
-    with pytest.raises(InputError, match="'zoo:cartpole/ppo/4' in the zoo: .* zoo:cartpole/ppo/3"):
+    with pytest.raises(InputError, match=r"'zoo:cartpole/ppo/4' in the zoo: .* zoo:cartpole/ppo/3"):
         load_policy("zoo:cartpole/ppo/4")
 
 
