@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks.analysis.bounds import bracket
 from benchmarks.analysis.curves import CONFIDENCE, TAIL, Curve, Results, cvar_interval
-from benchmarks.analysis.folds import picked, strongest
 from benchmarks.analysis.verdict import ERROR, POWER, Sample, sweet_spots, verdicts
 from benchmarks.analysis.versus_dense import differences, regret_curve
 from benchmarks.analysis.worst_case import worst_of
 from jaxprune.certify import attacked_return
 from jaxprune.statistics import Interval
+from jaxprune.statistics.folds import picked, strongest
 from tests.statistics.test_means import covered
 
 CLEAN, ATTACKED, SEED_SD, EPISODE_SD, EPISODES = 2400.0, 1700.0, 540.0, 500.0, 20
