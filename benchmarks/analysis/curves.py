@@ -73,7 +73,7 @@ def curves(table: Columns) -> list[Curve]:
 
 @dataclass(frozen=True)
 class Results:
-    """The curves of a run by what they are; methods are labels of `experiment.labels`."""
+    """The curves of a run by what they are; methods are labels of `policy_io.labels`."""
 
     by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
     methods: list[str]  # without the unpruned agents

@@ -22,9 +22,9 @@ from benchmarks.analysis.curves import (
     replicated_interval,
 )
 from benchmarks.analysis.meaning import meaning_rows
-from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
-from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
+from benchmarks.analysis.sanity_checks import Check, Group, checks, divergences, warnings_of
+from benchmarks.analysis.verdict import NEGLIGIBLE as NEGLIGIBLE
 from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
 from benchmarks.analysis.verdict import SweetSpot as SweetSpot
 from benchmarks.analysis.verdict import Verdict, verdicts
@@ -191,7 +191,6 @@ class Contents(NamedTuple):
     problems: list[str]
     compute: list[Stage]  # the total last
     comparison: Comparison | None
-    metrics: list[dict[str, Any]]  # of metrics.json
     pictures: list[str]  # files beside the report that are no figures of ours
 
     @property
@@ -283,7 +282,6 @@ def contents(
         problems=[*problems, *warnings_of(checked)],
         compute=[*stages, total(stages)] if len(stages) > 1 else stages,
         comparison=compare(results, str(returns["env"][0])),
-        metrics=metrics(results, certificates, others),
         pictures=list(pictures),
     )
 
@@ -510,7 +508,7 @@ def warnings(
 
 
 def _divergence_warning(
-    found: dict[tuple[Any, ...], dict[float, int]], of: int, what: str, first: str = ""
+    found: dict[Group, dict[float, int]], of: int, what: str, first: str = ""
 ) -> str:
     """How many, what it means, and where: (method) or (method, attack, eps, victim), by sparsity.
 

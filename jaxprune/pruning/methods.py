@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxprune.pruning.schedules import SCHEDULES
 from jaxprune.pruning.scope import Scope, prunable_shapes
 from jaxprune.pruning.scores import SCORES
 from jaxprune.pruning.structures import STRUCTURES, Competing
-from jaxprune.types import Params
+from jaxprune.types import AnyArray, Params
 from jaxprune.validation import InputError, lookup
 
 AFTER = "after"
@@ -138,8 +138,8 @@ def find_method(name: str | Method) -> Method:
 class Target(NamedTuple):
     """How much goes where; arrays, so that every agent may have its own."""
 
-    groups: Any  # int32 [leaves], which leaves of units compete
-    counts: Any  # int32 [leaves], units that every group loses, by group
+    groups: AnyArray  # int32 [leaves], which leaves of units compete
+    counts: AnyArray  # int32 [leaves], units that every group loses, by group
 
 
 def honoured(method: Method, allocation: str) -> str:
