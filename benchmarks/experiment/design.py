@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.labels import DENSE
 from jaxprune.losses import Hyper
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method, honoured
 from jaxprune.types import Key

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import Block, Design
-from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from benchmarks.runtime.checkpoints import Work
 from benchmarks.runtime.compilation import Programs
@@ -36,6 +35,7 @@ from benchmarks.stages.sparsity import account_population
 from benchmarks.stages.train import Agents, is_trained, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.types import Policy
 

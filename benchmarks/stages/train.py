@@ -26,7 +26,6 @@ from benchmarks.experiment.design import (
     posthoc_methods,
     training_methods,
 )
-from benchmarks.experiment.labels import DENSE
 from benchmarks.runtime.arrays import Arrays, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
@@ -36,6 +35,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import PolicyFile, read_policy_file
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import (
     METHODS,

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import PREPARE, Case, key_for
-from benchmarks.experiment.labels import DENSE
 from benchmarks.stages.base import Population, Row
 from jaxprune.attacks import ATTACKS, Attack, Victims
 from jaxprune.attacks.members import prepared
@@ -15,6 +14,7 @@ from jaxprune.cells import Cell
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.pruning import dense, mask_policy
 from jaxprune.types import Policy
 
