@@ -3,8 +3,9 @@
     python -m benchmarks.tightness --policies a.npz b.npz --env gym/Hopper-v4 --out results/x
 
 For every policy and sparsity, at states of its own unattacked episodes: what an attack reaches,
-what each bound allows, the certified radius, and, with `--noise`, the certified median return of
-the smoothed policy. Writes `states.csv`, `smoothing.csv` and `report.md`.
+what each bound allows and the certified radius; with `--exact-states`, the exact D by branch and
+bound; with `--noise`, the certified median return of the smoothed policy. Writes `states.csv`,
+`exact.csv`, `smoothing.csv` and `report.md`.
 """
 
 import shlex
@@ -31,14 +32,14 @@ from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import markdown_table, terminal_table
 from jaxprune import devices
 from jaxprune.attacks import MADConfig
-from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify
+from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify, exact_distance
 from jaxprune.envs import TASKS, Environment, make_env
 from jaxprune.evaluation import evaluate, visited
 from jaxprune.evaluation.episodes import check_evaluation
-from jaxprune.evaluation.pointwise import reached
+from jaxprune.evaluation.pointwise import Reached, reached
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import METHODS, find_method, prune
-from jaxprune.types import Policy
+from jaxprune.types import Masks, Policy
 from jaxprune.validation import (
     ANY_RADIUS,
     SEED,
@@ -91,6 +92,8 @@ class Options:
     """Visited states per policy and sparsity."""
     episodes: Annotated[int, at_least(2, 10_000)] = 20
     """Episodes that visit them."""
+    exact_states: Annotated[int, at_least(0, 1_000_000)] = 0
+    """Of these states, how many get their exact D too, by branch and bound to 1 %."""
     noise: Annotated[float, ANY_RADIUS] = 0.0
     """Sigma of the smoothed policy, in normalised units; 0: no smoothing."""
     noise_eps: Annotated[tuple[float, ...], tyro.conf.arg(metavar="EPS ..."), ANY_RADIUS] = (
@@ -116,6 +119,11 @@ class Options:
             )
         for name in self.bounds + ((self.radius,) if self.radius else ()):
             lookup(BOUNDS, name, "bound")
+        if self.exact_states > self.states:
+            raise InputError(
+                f"exact_states {self.exact_states} is above states {self.states}: lower it, or "
+                "raise states"
+            )
         if not self.policies:
             raise InputError("no policy to certify: give --policies FILE ...")
 
@@ -151,6 +159,8 @@ def measure(
     options.out.mkdir(parents=True, exist_ok=True)
     parts = ["# How tight the certificates are", "", f"`python -m benchmarks.tightness {command}`"]
     tables = {"states": (STATES, state_rows(options, env, eps, policies))}
+    if options.exact_states:
+        tables["exact"] = (EXACT, exact_rows(options, env, eps, policies))
     if options.noise:
         tables["smoothing"] = (SMOOTHING, smoothing_rows(options, env, policies))
     for name, (text, lines) in tables.items():
@@ -164,7 +174,13 @@ def measure(
         console.print(terminal_table(name, header, cells, left=words, wrap=True))
         columns = pa.Table.from_pylist(rows)
         write_whole(options.out / f"{name}.csv", partial(csv.write_csv, columns))
-        told = text.format(eps=eps, tv=RADIUS_TV, states=options.states, noise=options.noise)
+        told = text.format(
+            eps=eps,
+            tv=RADIUS_TV,
+            states=options.states,
+            exact=options.exact_states,
+            noise=options.noise,
+        )
         parts += ["", told, "", *markdown_table(header, cells)]
     facts = provenance()
     parts += [
@@ -182,6 +198,11 @@ units: D (how far the action distribution moves) and the total variation TV, mea
 the states. `attack` is what was found, so the truth is between it and the smallest bound. Global
 bounds are the same at every state. The radius is the median over the states of the largest
 certified ball with TV <= {tv:g}."""
+EXACT = """\
+The largest D over the ball at {exact} of these states, enclosed to 1 % by branch and bound
+(`jaxprune.certify.exact_distance`). Means over the states of: the upper end of D, and the
+attack and CROWN in units of the lower end. An attack below 1 leaves something to be found, and
+CROWN above 1.01 something to be proved."""
 SMOOTHING = """\
 The policy with noise N(0, {noise:g}^2) on everything it sees: mean return without noise, with it,
 and what at least half of the attacked episodes earn, for each radius, with 95 % confidence."""
@@ -191,12 +212,9 @@ def state_rows(
     options: Options, env: Environment, eps: float, policies: dict[str, Policy]
 ) -> Iterator[dict[str, Any]]:
     """A row per policy, sparsity and bound, the attack first."""
-    keys = jax.random.split(jax.random.key(options.seed), 3)
     grid = list(options.sparsity_grid)
     for name, policy in policies.items():
-        masks = prune(policy, options.method, grid, key=keys[0])
-        obs = visited(env, policy, masks, options.states, options.episodes, keys[1])
-        found = reached(policy, masks, eps, obs, keys[2], ATTACK)
+        masks, obs, found = _attacked(options, env, eps, policy)
         certificates = certify(policy, masks, eps, obs, options.bounds)
         radius = {}
         if options.radius:
@@ -215,6 +233,40 @@ def state_rows(
                     "TV max": float(values.total_variation[i].max()),
                     "radius": float(radius[bound][i]) if bound in radius else None,
                 }
+
+
+def _attacked(
+    options: Options, env: Environment, eps: float, policy: Policy
+) -> tuple[Masks, np.ndarray, Reached]:
+    """(masks of the grid, states that each visits, what the attack reaches there)."""
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    masks = prune(policy, options.method, list(options.sparsity_grid), key=keys[0])
+    obs = visited(env, policy, masks, options.states, options.episodes, keys[1])
+    return masks, obs, reached(policy, masks, eps, obs, keys[2], ATTACK)
+
+
+def exact_rows(
+    options: Options, env: Environment, eps: float, policies: dict[str, Policy]
+) -> Iterator[dict[str, Any]]:
+    """A row per policy and sparsity, at the first of their states."""
+    for name, policy in policies.items():
+        masks, obs, found = _attacked(options, env, eps, policy)
+        first = obs[..., : options.exact_states, :]
+        crown = certify(policy, masks, eps, first, ["crown"])["crown"].value
+        exact = exact_distance(policy, masks, eps, first)
+        attack = found.value[..., : options.exact_states]
+        for i, sparsity in enumerate(options.sparsity_grid):
+            yield {
+                "policy": name,
+                "method": options.method,
+                "sparsity": sparsity,
+                "exact D": float(exact.upper[i].mean()),
+                "attack / exact": float((attack[i] / exact.lower[i]).mean()),
+                "lowest": float((attack[i] / exact.lower[i]).min()),
+                "crown / exact": float((crown[i] / exact.lower[i]).mean()),
+                "highest": float((crown[i] / exact.lower[i]).max()),
+                "boxes": float(exact.boxes[i].mean()),
+            }
 
 
 def smoothing_rows(

@@ -15,7 +15,12 @@ from scipy.special import nctdtrinc, stdtr, stdtrit
 
 from benchmarks.analysis.curves import CONFIDENCE, SEED, Limits, Results, replicates
 from benchmarks.analysis.folds import folds, picked, strongest
-from benchmarks.analysis.versus_dense import of_differences, single_agent
+from benchmarks.analysis.versus_dense import (
+    clean_differences,
+    differences,
+    of_differences,
+    single_agent,
+)
 from benchmarks.analysis.worst_case import most_common, worst_of
 from jaxprune.statistics import (
     FEWEST,
@@ -26,6 +31,8 @@ from jaxprune.statistics import (
 
 # What the sparsest policy, and a sweet spot, may cost of the mean of the dense agents.
 TOLERATED_LOSS = 0.05
+# A gain below this share of the dense attacked mean is none.
+NEGLIGIBLE = 0.1
 # Of the statements about sweet spots of a whole report together, and of a found effect.
 ERROR, POWER = 0.05, 0.8
 # Two pairs have to differ by 13 of their standard errors for a test that fails in 5 % of cases: a
@@ -135,7 +142,15 @@ class Verdict(NamedTuple):
     within_clean: Choice  # the sparsest policy within the tolerated loss of the clean return
     within_attacked: Choice  # and of the attacked return
     sweet_spot: SweetSpot  # under worst of all
+    refuted: bool  # at all sparsities at once, a gain of `NEGLIGIBLE` or the clean return is lost
     alone: dict[str, SweetSpot]  # adversary -> what it alone would have claimed
+
+    @property
+    def answer(self) -> str:
+        """Whether there is a sweet spot: yes, no or undecided."""
+        if self.sweet_spot.found:
+            return "yes"
+        return "no" if self.refuted else "undecided"
 
 
 class Sample(NamedTuple):
@@ -199,8 +214,19 @@ def _verdict(
         within_clean=_judged(sample, lambda part: _sparsest(part.clean), limits),
         within_attacked=_judged(sample, lambda part: _sparsest(part.choosing), limits),
         sweet_spot=sweet_spot,
+        refuted=_refuted(results, method, eps),
         alone=alone,
     )
+
+
+def _refuted(results: Results, method: str, eps: float) -> bool:
+    """Whether bands exclude a sweet spot of at least a negligible gain at all sparsities."""
+    dense = worst_of(results, results.dense_of[method], eps).curve.returns.mean()
+    clean = results.dense(method).returns.mean()
+    no_gain = differences(results, method, eps).high < NEGLIGIBLE * abs(dense)
+    too_dear = clean_differences(results, method).high < -TOLERATED_LOSS * abs(clean)
+    pruned = results.clean(method).sparsity > 0
+    return bool((no_gain | too_dear)[pruned].all())  # NaN, no band: not refuted
 
 
 # --- replicates -----------------------------------------------------------------------------------

@@ -33,12 +33,23 @@ def differences(results: Results, method: str, eps: float) -> Interval:
     J(pruned, attacked) - J(dense, attacked) of the same episodes, in a band that holds for every
     sparsity, method and radius of the run at once (max-t over the curve, Bonferroni over curves).
     """
-    a, b = replicates(*np.broadcast_arrays(*_with_dense(results, method, eps)))
-    panels = max(len(results.methods), 1) * len(results.radii)
-    level, samples = 1 - (1 - CONFIDENCE) / panels, jnp.asarray(a - b)
-    band = as_numpy(simultaneous_band(jax.random.key(SEED), samples, level=level))
+    band = _band(results, *_with_dense(results, method, eps))
     wide = _of_halves(results, method, eps, band)
     return wide.clipped(of_differences(results.limits()))
+
+
+def clean_differences(results: Results, method: str) -> Interval:
+    """Returns what pruning changes without an attack, `[S]`, in a band as of `differences`."""
+    pruned, dense = results.clean(method).returns, results.dense(method).returns
+    return _band(results, pruned, dense).clipped(of_differences(results.limits()))
+
+
+def _band(results: Results, pruned: np.ndarray, dense: np.ndarray) -> Interval:
+    """A simultaneous band of differences of returns `[seeds, S, episodes]`, for all panels."""
+    a, b = replicates(*np.broadcast_arrays(pruned, dense))
+    panels = max(len(results.methods), 1) * len(results.radii)
+    level, samples = 1 - (1 - CONFIDENCE) / panels, jnp.asarray(a - b)
+    return as_numpy(simultaneous_band(jax.random.key(SEED), samples, level=level))
 
 
 def single_agent(results: Results, method: str) -> bool:

@@ -306,7 +306,7 @@ PRESETS = {
         methods=("magnitude", "random", "micro"),
         episodes=6,
         attack=AttackConfig(
-            selection=SelectionConfig(episodes=2, finalists=4, final_episodes=2),
+            selection=SelectionConfig(episodes=1, finalists=4, final_episodes=2),
             director=DirectorConfig(individuals=8, episodes=1, generations=4),
             search=SearchConfig(
                 queries=64, generations=4, simulated=4, clone_steps=4_096, clone_epochs=10

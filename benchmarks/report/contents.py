@@ -24,6 +24,7 @@ from benchmarks.analysis.curves import (
 from benchmarks.analysis.meaning import meaning_rows
 from benchmarks.analysis.published import Comparison, compare
 from benchmarks.analysis.sanity_checks import Check, Group, checks, divergences, warnings_of
+from benchmarks.analysis.verdict import NEGLIGIBLE as NEGLIGIBLE
 from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
 from benchmarks.analysis.verdict import SweetSpot as SweetSpot
 from benchmarks.analysis.verdict import Verdict, verdicts

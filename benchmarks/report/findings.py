@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.report.contents import (
+    NEGLIGIBLE,
     TIE,
     TOLERATED_LOSS,
     USUAL,
@@ -28,6 +29,11 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 def percent(share: float) -> str:
     """0.2 -> 20 %."""
     return f"{100 * share:.3g} %"
+
+
+def whole_percent(share: float) -> str:
+    """0.174 -> 17 %, 0.004 -> less than 1 %."""
+    return percent(round(share, 2)) if share >= 0.01 else "less than 1 %"
 
 
 def number(count: int) -> str:
@@ -128,13 +134,15 @@ def sweet_spot(verdict: Verdict) -> str:
         low, high = percent(min(spot.sparsities)), percent(max(spot.sparsities))
         where = f"at {low}" if low == high else f"between {low} and {high}"
         return f"a sweet spot {where}, where pruned policies return {gain} more"
+    if verdict.refuted:
+        return f"no sweet spot: no sparsity adds {percent(NEGLIGIBLE)} and keeps the clean return"
     if not np.isfinite(spot.detectable):
         return "no sweet spot at this power, which could not have found any"
     dense = float(verdict.dense_attacked.interval.mean)
-    gain = percent(round(spot.detectable_share, 2)) if dense > 0 else f"{spot.detectable:.3g}"
+    gain = whole_percent(spot.detectable_share) if dense > 0 else f"{spot.detectable:.3g}"
     if not spot.resolvable_loss > TOLERATED_LOSS:  # NaN: the dense policies return 0
         return f"no sweet spot at this power; a gain of {gain} would have been found"
-    loss = percent(round(spot.resolvable_loss, 2))
+    loss = whole_percent(spot.resolvable_loss)
     return (
         f"no sweet spot at this power, at which a gain of {gain} would be seen, and a clean loss "
         f"of less than {loss} could not be excluded"

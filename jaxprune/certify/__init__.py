@@ -7,6 +7,7 @@ from jaxprune.certify.divergence import (
     clipped_gaussian_tv,
     gaussian_kl,
 )
+from jaxprune.certify.exact import Exact, exact_distance
 from jaxprune.certify.radius import certified_radius
 from jaxprune.certify.smoothing import certified_quantile
 from jaxprune.certify.value import (
@@ -29,6 +30,7 @@ __all__ = [
     "TOTAL_VARIATION",
     "Bound",
     "Certificate",
+    "Exact",
     "ValueBound",
     "attacked_return",
     "certification_rate",
@@ -38,6 +40,7 @@ __all__ = [
     "certify",
     "clipped_box",
     "clipped_gaussian_tv",
+    "exact_distance",
     "expected_value_gap",
     "finite_vacuity",
     "finite_value_gap",

@@ -141,7 +141,7 @@ def certify(
     chosen = _chosen(bounds, obs)
     lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
-    rows = _check(policy, eps, obs, shape)
+    rows = check_certify(policy, eps, obs, shape)
     in_double = jax.enable_x64(True) if precision == "float64" else nullcontext()
     # Whatever the default of the process: TF32 products would make a bound unsound.
     with in_double, jax.default_matmul_precision("highest"):
@@ -182,8 +182,8 @@ def _chosen(
     return found
 
 
-def _check(policy: Policy, eps: Any, obs: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axis of the observations: (n,) or ()."""
+def check_certify(policy: Policy, eps: Any, obs: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axis of the observations, (n,) or (); raises what `certify` raises."""
     size = policy.obs_stats.mean.shape[-1]
     if np.shape(eps) not in ((), (size,)):
         raise InputError(f"eps has shape {np.shape(eps)}: give one radius, or {size}, one each")
@@ -249,7 +249,7 @@ def _global_program(bounds: Named) -> Mapped:
 
     def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
-        queries = [_query(x, shared.eps) for x in (policy, with_unit_std(policy))]
+        queries = [policy_query(x, shared.eps) for x in (policy, with_unit_std(policy))]
         both = jax.tree.map(lambda *x: jnp.stack(x), *queries)
         found = {
             name: jax.vmap(lambda query, b=bound: _sound(b.bound(query), query))(both)
@@ -269,7 +269,7 @@ def _local_program(bounds: Named) -> Mapped:
         policy = masked_policy(shared.policies, item.cell)
 
         def at(obs: Array) -> dict[str, Local]:
-            query = _query(policy, shared.eps, normalise(policy, obs))
+            query = policy_query(policy, shared.eps, normalise(policy, obs))
             to_local = partial(LOCAL[policy.distribution], query=query)
             return {name: to_local(partial(_box, bound.bound)) for name, bound in bounds}
 
@@ -279,7 +279,8 @@ def _local_program(bounds: Named) -> Mapped:
     return Mapped(of_cell)
 
 
-def _query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:
+def policy_query(policy: Policy, eps: Array, centre: Array | None = None) -> Query:
+    """Returns the query about one policy, standardised if it is Gaussian."""
     layers, inv_std = affine_layers(policy), inverse_std(policy)
     if inv_std is None:
         return make_query(layers, eps, None, policy.activation, centre)
@@ -324,7 +325,7 @@ def _box(bound: Callable[[Query], Box], query: Query) -> Box:
 def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D and TV from the box of the standardised mean."""
     box = bound(query)
-    change = _furthest(box, _value(query))
+    change = furthest(box, centre_value(query))
     distance = length(query, change)
     distance = _sound(outward(distance, distance.size), query)
     return Local(distance, TOTAL_VARIATION["normal"](distance), box, change, None)
@@ -333,14 +334,14 @@ def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
 def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D from the box of the logits, TV and the likeliest action from their differences too."""
     actions = query.layers[-1].bias.size
-    box, at = bound(query), _value(query)
-    change = _furthest(box, at)
+    box, at = bound(query), centre_value(query)
+    change = furthest(box, at)
     distance = _sound(outward(length(query, change), 1), query)
     # One row per ordered pair of actions: z_i - z_j.
     one_hot = jnp.eye(actions, dtype=query.eps.dtype)
     pairs = with_rows(query, (one_hot[:, None] - one_hot[None]).reshape(-1, actions))
     gaps = bound(pairs)
-    oscillation = known(jnp.max(gaps.high - _value(pairs).low))
+    oscillation = known(jnp.max(gaps.high - centre_value(pairs).low))
     tv = jnp.minimum(tv_of_oscillation(oscillation), TOTAL_VARIATION["categorical"](distance))
     if actions <= MOST_ENUMERATED:
         tv = jnp.minimum(tv, known(categorical_tv_of_box(at, box)))
@@ -357,12 +358,12 @@ LOCAL: dict[str, Callable[..., Local]] = {
 }
 
 
-def _value(query: Query) -> Box:
+def centre_value(query: Query) -> Box:
     """The outputs at the centre, enclosed."""
     return ibp(replace(query, eps=jnp.zeros_like(query.eps)))
 
 
-def _furthest(box: Box, at: Box) -> Array:
+def furthest(box: Box, at: Box) -> Array:
     """The largest change of each output from its value at the centre, `[outputs]`."""
     return jnp.maximum(jnp.maximum(box.high - at.low, at.high - box.low), 0.0)
 

@@ -56,6 +56,20 @@ def test_every_bound_is_above_the_attack_and_the_same_seed_gives_the_same_tables
         assert float(ibp["radius"]) >= 0 and path["radius"] == ""
 
 
+def test_the_exact_distance_lies_between_the_attack_and_crown(tmp_path, files):
+    out = tmp_path / "run"
+    arguments = ["--policies", *files, *LITTLE.split(), "--exact-states", "4", "--out", str(out)]
+    assert tightness.main(arguments) == 0
+    rows = read(out / "exact.csv")
+    assert len(rows) == 2 * 2
+    for row in rows:
+        found, proved = (float(row[f"{name} / exact"]) for name in ("attack", "crown"))
+        assert 0.5 < float(row["lowest"]) <= found < 1.01
+        assert 1 <= proved <= float(row["highest"])
+    assert any(float(row["highest"]) > 1.02 for row in rows)
+    assert "branch and bound" in (out / "report.md").read_text()
+
+
 def test_the_smoothed_return_and_its_certificate(tmp_path, files):
     out = tmp_path / "run"
     arguments = ["--policies", files[1], *SMALL, "--noise-eps", "0", "0.001", "--out", str(out)]
@@ -78,6 +92,7 @@ def test_the_smoothed_return_and_its_certificate(tmp_path, files):
             "'wanda' prunes during training or looks at data: choose from none, mag",
         ),
         ("--noise -1", "noise -1.0 is outside"),
+        ("--exact-states 9", "exact_states 9 is above states 8: lower it"),
         ("--env hopper", "the policy maps 4 observations"),
         ("--eps 99", "eps 99 is larger than the range"),
     ],

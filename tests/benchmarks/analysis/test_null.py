@@ -12,8 +12,16 @@ import pytest
 from benchmarks.analysis.bounds import bracket
 from benchmarks.analysis.curves import CONFIDENCE, TAIL, Curve, Results, cvar_interval
 from benchmarks.analysis.folds import picked, strongest
-from benchmarks.analysis.verdict import ERROR, POWER, Sample, sweet_spots, verdicts
-from benchmarks.analysis.versus_dense import differences, regret_curve
+from benchmarks.analysis.verdict import (
+    ERROR,
+    NEGLIGIBLE,
+    POWER,
+    TOLERATED_LOSS,
+    Sample,
+    sweet_spots,
+    verdicts,
+)
+from benchmarks.analysis.versus_dense import clean_differences, differences, regret_curve
 from benchmarks.analysis.worst_case import worst_of
 from jaxprune.certify import attacked_return
 from jaxprune.statistics import Interval
@@ -123,14 +131,34 @@ def test_a_gain_that_would_have_been_found_is_found(n):
     assert power == pytest.approx(POWER, abs=0.12)
 
 
+@slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweet_spot_is_refuted_in_few_runs_and_what_is_none_in_many(kind):
+    """Of 24 agents that pruning moves alike; the sweet spot is as small as one can be."""
+    rng, count, refuted = np.random.default_rng(0), 300, {}
+    smallest = (NEGLIGIBLE * ATTACKED, TOLERATED_LOSS * CLEAN)
+    for effect in (smallest, (0.0, 0.0)):
+        runs = (run_of(rng, kind, 24, 1.0, *effect) for _ in range(count))
+        refuted[effect] = np.mean([verdicts(r)["magnitude", 0.1].refuted for r in runs])
+    assert refuted[smallest] <= most(count)
+    assert refuted[0.0, 0.0] > 0.8
+
+
 # --- intervals ------------------------------------------------------------------------------------
 
 
-def run_of(rng: np.random.Generator, kind: str, n: int, shared: float) -> Results:
-    """A run of two attacks that are alike, 700 below the clean return, and three sparsities."""
+def run_of(
+    rng: np.random.Generator, kind: str, n: int, shared: float, gain: float = 0, loss: float = 0
+) -> Results:
+    """A run of two attacks that are alike, 700 below the clean return, and three sparsities.
+
+    The second sparsity adds `gain` to the attacked return and takes `loss` of the clean one.
+    """
     effects = agents(rng, kind, shared, n, 4, 1)[0]  # dense first
-    by_key = {}
-    for attack, eps, mean in (("none", 0.0, CLEAN), ("mad", 0.1, ATTACKED), ("rs", 0.1, ATTACKED)):
+    change, by_key = np.array([0, 0, 1, 0])[:, None], {}
+    attacked = ATTACKED + gain * change
+    means = (("none", 0.0, CLEAN - loss * change), ("mad", 0.1, attacked), ("rs", 0.1, attacked))
+    for attack, eps, mean in means:
         returns = mean + effects[..., None] + rng.normal(0, EPISODE_SD, (n, 4, EPISODES))
         by_key |= curves(attack, eps, returns)
     return results_of(by_key)
@@ -186,6 +214,8 @@ def coverage(kind: str, n: int, shared: float, count: int) -> dict[str, float]:
             held.setdefault(name, []).append(covered(interval, truth))
         band = differences(results, "magnitude", 0.1)
         held.setdefault("band", []).append(covered(band, 0) == 1)
+        band = clean_differences(results, "magnitude")
+        held.setdefault("clean band", []).append(covered(band, 0) == 1)
     return {name: float(np.mean(shares)) for name, shares in held.items()}
 
 

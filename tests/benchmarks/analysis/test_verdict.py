@@ -50,6 +50,7 @@ def test_a_verdict_by_hand():
     np.testing.assert_allclose(found.sweet_spot.gain.each, [50] * 5, atol=1e-4)
     assert found.sweet_spot.naive == pytest.approx((0.5, 50), abs=1e-4)
     assert not found.alone["random"].found  # 2 less
+    assert found.answer == "yes" and not found.refuted
 
 
 def test_what_pruning_does_not_change_is_no_sweet_spot():
@@ -62,6 +63,7 @@ def test_what_pruning_does_not_change_is_no_sweet_spot():
     found = verdicts(collect(table))["random", 0.1]
     assert not found.sweet_spot.found and found.sweet_spot.p_value == 1
     assert found.sweet_spot.detectable == 0
+    assert found.refuted and found.answer == "no"
     assert found.within_clean.sparsity == found.within_attacked.sparsity == 0.5
 
 
@@ -85,6 +87,7 @@ def test_of_few_agents_there_are_choices_and_points_and_no_test(count):
     assert len(found.within_clean.clean.each) == count
     assert not found.sweet_spot.tested and not found.sweet_spot.found
     assert np.isnan([found.sweet_spot.p_value, found.sweet_spot.detectable]).all()
+    assert not found.refuted and found.answer == "undecided"
 
 
 def one_agent(episodes: int = 12) -> Results:

@@ -52,6 +52,7 @@ def verdict(**changes: Any) -> Verdict:
         within_clean=choice(0.2),
         within_attacked=choice(0.1),
         sweet_spot=spot(),
+        refuted=False,
         alone={"mad": spot(naive=Naive(0.4, 200.0))},
     )
     return made._replace(**changes)
@@ -113,6 +114,8 @@ def test_the_example_of_the_issue():
             {"dense_clean": measured(-200)},
             "20 % of the weights can go with a clean return at most 10 below the dense -200",
         ),
+        ({"refuted": True}, "no sparsity adds 10 % and keeps the clean return. Under MAD alone"),
+        ({"sweet_spot": spot(share=0.004)}, "a gain of less than 1 % would have been found"),
         ({"dense_attacked": measured(-900)}, "a gain of 180 would have been found"),
     ],
 )

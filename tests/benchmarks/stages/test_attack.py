@@ -214,9 +214,9 @@ def test_a_warm_start_walks_up_every_curve(run):
 
 
 def test_the_plan_counts_what_adversaries_learn_from():
-    """8 cells: rs once for both radii; its 2 members play both rounds at each radius."""
+    """8 cells: rs once for both radii; its 2 members play every round at each radius."""
     spec = ENV.spec
-    assert learned(expand(SMALL), 8, spec) == (8 * 256, 8 * 2 * 2 * (4 + 8))
+    assert learned(expand(SMALL), 8, spec) == (8 * 256, 8 * 2 * 2 * (2 + 2 + 2 + 8))
     assert learned(expand(replace(SMALL, attacks=("rs_adversarial",))), 8, spec)[0] == 2 * 8 * (
         make_attack("rs_adversarial", TINY).cost.env_steps
     )
