@@ -232,8 +232,3 @@ def key_for(seed: int, purpose: int, index: int = 0) -> Key:
         index: of the item.
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
-
-
-def preparation(case: Case) -> str:
-    """Returns the name of what is compiled to prepare a case."""
-    return f"{case.attack} as {case.victim}"

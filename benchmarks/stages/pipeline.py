@@ -75,11 +75,10 @@ def run(
     untrained = not all(is_trained(block, work.chunks) for block in blocks)
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
     runner = AttackRunner(design, env, shapes, len(first.cells))
-    left = dict.fromkeys(case for block in blocks for case in runner.left(block, work.chunks))
     with Programs() as programs:
         train = prepare_training(design, first, env, programs, loaded, needed=untrained)
-        if left:
-            runner.compile(programs, left)
+        if not all(runner.is_done(block, work.chunks) for block in blocks):
+            runner.compile(programs)
         done = [run_block(block, train(block, work), runner, work) for block in blocks]
     return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 
