@@ -5,7 +5,7 @@ import math
 from benchmarks.experiment.config import CONTROLS, MODES, REGIMES, Experiment
 from jaxprune.attacks import ATTACKS, find_attack
 from jaxprune.certify import BOUNDS
-from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.envs import Environment, default_backend, find_env, make_env
 from jaxprune.evaluation.episodes import VICTIMS
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
@@ -19,7 +19,7 @@ def check(experiment: Experiment) -> Environment:
         InputError: the first setting that no run could honour; nothing has been computed.
     """
     check_ranges(experiment)
-    lookup(TASKS, experiment.env, "env")
+    find_env(experiment.env)
     for name in experiment.methods:
         find_method(name)
     families = {
