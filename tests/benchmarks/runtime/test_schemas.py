@@ -14,5 +14,8 @@ def test_the_document_is_up_to_date():
 def test_every_column_has_a_description_and_no_other_has():
     columns = {field.name: field for schema in SCHEMAS.values() for field in schema}
     assert columns.keys() == ABOUT.keys() and SCHEMAS.keys() == TABLES.keys()
-    assert columns["length"].metadata == {b"description": b"length of the episode", b"unit": b"steps"}
+    assert columns["length"].metadata == {
+        b"description": b"length of the episode",
+        b"unit": b"steps",
+    }
     assert b"unit" not in columns["env"].metadata
