@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from benchmarks.runtime import preemption
 from benchmarks.runtime.command_line import CONSOLE, started_by
-from benchmarks.runtime.console import BAD_INPUT, complain
+from benchmarks.runtime.console import BAD_INPUT, complain, make_console
 from jaxprune.validation import InputError, lookup
 
 PROGRAMS = {
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status of the program."""
     name, *words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(help_text())
+        make_console().print(help_text(), markup=False, soft_wrap=True)
         return 0
     if name == "--version":
         print(f"jaxprune {version('jaxprune')}")

@@ -33,7 +33,7 @@ from benchmarks.runtime.tables import markdown_table, terminal_table
 from jaxprune import devices
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify, exact_distance
-from jaxprune.envs import TASKS, Environment, make_env
+from jaxprune.envs import Environment, find_env, make_env
 from jaxprune.evaluation import evaluate, visited
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.evaluation.pointwise import Reached, reached
@@ -109,7 +109,7 @@ class Options:
     def check(self) -> None:
         """Raises `InputError` for settings that certify nothing."""
         check_ranges(self)
-        lookup(TASKS, self.env, "env")
+        find_env(self.env)
         method = find_method(self.method)
         if method.schedule is not None or method.needs_data:
             fit = [name for name, m in METHODS.items() if not m.schedule and not m.needs_data]

@@ -12,8 +12,9 @@ from jaxprune.validation import InputError, lookup
 if TYPE_CHECKING:
     import xarray
 
-# Axes of every array, in this order; the label of a curve stands for its method.
-DIMS = ("method", "seed", "sparsity", "attack", "eps", "episode")
+# Axes of every array, in this order; a curve is called by its method, and by its regime,
+# allocation and mode where a run has several.
+DIMS = ("curve", "seed", "sparsity", "attack", "eps", "episode")
 # Columns of the table of returns that an array can hold.
 MEASURED = ("return", "return_discounted", "length", "terminated", "diverged", "distance")
 
@@ -28,7 +29,7 @@ class Grid(NamedTuple):
 
     def of(self, label: str) -> np.ndarray:
         """Returns `[seed, sparsity, attack, eps, episode]` of one curve."""
-        return self.values[list(self.coords["method"]).index(label)]
+        return self.values[list(self.coords["curve"]).index(label)]
 
 
 def grid_of(table: pa.Table, column: str = "return", victim: str | None = None) -> Grid:
@@ -43,7 +44,7 @@ def grid_of(table: pa.Table, column: str = "return", victim: str | None = None) 
     rows = columns["victim"] == (victim or columns["victim"][0])
     columns = {name: values[rows] for name, values in columns.items()}
     labels = Labels(columns)
-    named = columns | {"method": labels.column(columns).astype(str)}
+    named = columns | {"curve": labels.column(columns).astype(str)}
     found = {dim: np.unique(named[dim], return_inverse=True) for dim in DIMS}
     values = np.full([len(each) for each, _ in found.values()], np.nan)
     values[tuple(index for _, index in found.values())] = columns[column]

@@ -119,7 +119,9 @@ class Run:
         return select(self, (clean_loss, attacked_loss), method, eps, seed)
 
     def to_xarray(self, victim: str | None = None) -> "xarray.Dataset":
-        """Returns `returns` as a data set: method x seed x sparsity x attack x eps x episode.
+        """Returns `returns` as a data set: curve x seed x sparsity x attack x eps x episode.
+
+        A curve is called by its method: "magnitude", or "sa_ppo magnitude" of several regimes.
 
         Args:
             victim: how the policies acted; None for the first of the run.
