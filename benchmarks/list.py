@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import tyro
 
-from benchmarks.experiment.config import REGIMES
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from jaxprune.attacks import ATTACKS, FAMILIES
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS
+from jaxprune.ppo import REGIMES
 from jaxprune.pruning import METHODS
 from jaxprune.validation import lookup
 
@@ -53,9 +53,9 @@ def bounds() -> Iterator[Line]:
 
 
 def regimes() -> Iterator[Line]:
-    """Yields every training regime."""
-    for name in REGIMES:
-        yield name, ""
+    """Yields every training regime with what it adds to PPO."""
+    for name, regime in REGIMES.items():
+        yield name, regime.about
 
 
 LISTS: dict[str, Callable[[], Iterator[Line]]] = {

@@ -6,13 +6,9 @@ another way such as `jaxprune.queue`. Processes share nothing: each computes pop
 """
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +21,6 @@ from jaxprune.validation import InputError
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
 LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
-
-_rehearsing = ContextVar("rehearsing", default=False)
-
 
 # Switches under which JAX refuses what is done here, and their values under which it does not.
 LENIENT = {
@@ -145,13 +138,6 @@ def take(tree: PyTree, index: AnyArray | slice | tuple[int, ...]) -> PyTree:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-class Rehearsed(NamedTuple):
-    """A program that was compiled before it was called."""
-
-    program: Any
-    shapes: Any  # of its results
-
-
 class Mapped:
     """A function of one item as a function of populations on all devices.
 
@@ -186,11 +172,9 @@ class Mapped:
             in_shardings=self._shardings,
             out_shardings=self._shardings[1],
         )
-        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by width and shapes of arguments
-        self._lock = Lock()
 
     def __call__(self, shared: PyTree, items: PyTree, width: int) -> PyTree:
-        """Maps the function over items that are laid out; returns zeros in a `rehearsal`.
+        """Maps the function over items that are laid out.
 
         Args:
             shared: reaches every call of the function unbatched.
@@ -200,11 +184,6 @@ class Mapped:
         Returns:
             The results, with the leading axis of the items, which stay split over the devices.
         """
-        if _rehearsing.get():
-            return self._rehearse(shared, items, width)
-        ahead = self._ahead.get(_signature(shared, items, width))
-        if ahead is not None:
-            return ahead.result().program(*self.placed(shared, items))
         return self._jitted(width, *self.placed(shared, items))
 
     def placed(self, shared: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
@@ -230,19 +209,6 @@ class Mapped:
         """For how many shapes of arguments calls have compiled it."""
         return self._jitted._cache_size()
 
-    def _rehearse(self, shared: PyTree, items: PyTree, width: int) -> PyTree:
-        signature = _signature(shared, items, width)
-        with self._lock:  # two threads may ask for the same
-            first = signature not in self._ahead
-            ahead = self._ahead.setdefault(signature, Future())
-        if first:
-            try:
-                lowered = self.lower(shared, items, width)
-                ahead.set_result(Rehearsed(lowered.compile(), lowered.out_info))
-            except BaseException as error:
-                ahead.set_exception(error)
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ahead.result().shapes)
-
 
 def map_population(
     program: Mapped, shared: PyTree, items: PyTree, lanes_per_item: int, lanes: int | None = None
@@ -262,25 +228,6 @@ def map_population(
     size = len(jax.tree.leaves(items)[0])
     laid = layout(size, lane_width(lanes_per_item, size, lanes))
     return laid.collect(program(shared, laid.deal(items), laid.width))
-
-
-@contextmanager
-def rehearsal() -> Iterator[None]:
-    """Inside, programs over populations are compiled for their arguments and return zeros.
-
-    What calls them is carried out as usual, so that with arguments of the right shapes it finds
-    all it needs compiled when it comes to it. Of this thread alone.
-    """
-    token = _rehearsing.set(True)
-    try:
-        yield
-    finally:
-        _rehearsing.reset(token)
-
-
-def _signature(shared: PyTree, items: PyTree, width: int) -> PyTree:
-    leaves, structure = jax.tree.flatten((shared, items))
-    return width, structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
 
 
 def _in_chunks(fn: Callable[..., PyTree], width: int, shared: PyTree, items: PyTree) -> PyTree:

@@ -24,6 +24,7 @@ from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS
 from jaxprune.policy import init_policy
+from jaxprune.ppo import REGIMES
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
 from tests.policy_io.runs import write_run
 from tests.test_notebook import write_cartpole_run
@@ -37,7 +38,7 @@ DOCUMENTS = {
     for path in sorted(ROOT.glob(pattern))
 }
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-REGISTRIES = (ATTACKS, BOUNDS, TASKS, ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES)
+REGISTRIES = (ATTACKS, BOUNDS, TASKS, ALLOCATIONS, METHODS, REGIMES, SCHEDULES, SCORES, STRUCTURES)
 # Programs that take one folder of a run and no options.
 FOLDER_PROGRAMS = ("benchmarks.report", "benchmarks.render")
 # Options of programs of others.
@@ -96,12 +97,18 @@ def check_files(names: dict[str, Any]) -> None:
     assert Path("pruned.onnx").exists() and Path("dense.h").exists()
 
 
+def check_own_regime(names: dict[str, Any]) -> None:
+    assert set(names["metrics"].episodes.shape) == {2}
+    assert np.isfinite(names["metrics"].value_loss).all()
+
+
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "README.md": check_own_policy,
     "jaxprune/attacks/README.md": check_own_attack,
     "jaxprune/certify/README.md": check_own_bound,
     "jaxprune/envs/README.md": check_own_task,
     "jaxprune/policy_io/README.md": check_files,
+    "jaxprune/ppo/README.md": check_own_regime,
     "jaxprune/pruning/README.md": check_own_score,
 }
 

@@ -48,7 +48,6 @@ from jaxprune.validation import (
     lookup,
 )
 
-REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
 CONTROLS = ("narrow", "rescaled", "int8")
 
@@ -198,7 +197,8 @@ class Experiment:
     """Of methods that prune in training: endpoint (an agent per sparsity), trajectory (one agent
     that passes through all of them)."""
     regimes: Names = ("ppo",)
-    """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
+    """How agents are trained: ppo, or a regime of robust training such as sa_ppo, side by side (a
+    wrong name lists them all)."""
     controls: Some = ()
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
     removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning

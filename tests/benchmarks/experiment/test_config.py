@@ -200,8 +200,7 @@ OTHER = {
 OTHER_LEARNER = {
     "scope": Scope(layer_sparsity=(("actor/layer_0/kernel", 0.5),)),
     "prune_unit": "epoch",
-    "regulariser": "pgd",
-    "collection": "perturbed",
+    "regulariser": "sgld",
 }
 
 
@@ -292,10 +291,10 @@ BAD = [
     ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
     ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
     ("--regimes sa_ppo --regulariser convex --kappa 0", ["'sa_ppo'", "--kappa above 0"]),
-    ("--regimes sa_ppo --regulariser none --kappa 0.3", ["'sa_ppo'", "--regulariser"]),
-    ("--regulariser cubic", ["'cubic'", "none, pgd, sgld, convex"]),
-    ("--collection perturbed", ["'perturbed'", "sa_ppo"]),
-    ("--collection dirty", ["'dirty'", "clean, perturbed"]),
+    ("--regimes sa_ppo --sa-eps 0", ["'sa_ppo'", "--sa-eps above 0"]),
+    ("--kappa 0.2", ["0.2", "add sa_ppo to --regimes"]),
+    ("--kappa nan --regimes sa_ppo", ["kappa nan", "[0, 1000]"]),
+    ("--regulariser cubic", ["'cubic'", "choose from pgd, sgld, convex"]),
     ("--prune-unit step", ["'step'", "iteration, epoch"]),
     ("--networks value", ["'value'", "actor, critic, both"]),
     ("--min-weights -1", ["min_weights -1"]),
