@@ -329,7 +329,7 @@ def markdown(found: Sequence[Capacity], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(one: Capacity) -> dict[str, Any]:
+def as_json(one: Capacity) -> dict[str, object]:
     """All of it."""
     return {
         "env": one.experiment.env,

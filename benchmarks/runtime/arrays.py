@@ -40,7 +40,7 @@ def skeleton(kind: Any) -> Any:
     return kind(*kind._fields)
 
 
-def under(name: str, arrays: Mapping[str, Any]) -> Arrays:
+def under(name: str, arrays: Mapping[str, object]) -> Arrays:
     """The arrays with names below `name`."""
     return {f"{name}/{key}": np.asarray(value) for key, value in arrays.items()}
 

@@ -13,7 +13,7 @@ _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
 
 
-def _count(event: str, duration_secs: float, **_: Any) -> None:
+def _count(event: str, duration_secs: float, **_: object) -> None:
     global _compilations
     _compilations += event == _BACKEND_COMPILE
 
@@ -54,6 +54,6 @@ class Programs:
 
         return self._threads.submit(work)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What was compiled, for experiment.json."""
         return {"programs": self.seconds, "compilations": compilations() - self._before}

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from benchmarks.runtime.checkpoints import Work
+from benchmarks.runtime.checkpoints import What, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.attack import AttackRunner
 from benchmarks.stages.base import (
@@ -42,7 +42,7 @@ from jaxprune.types import Policy
 BY_RADIUS = ("certify", "diagnose")
 
 
-def list_chunks(design: Design, blocks: range) -> list[Columns]:
+def list_chunks(design: Design, blocks: range) -> list[What]:
     """Returns what the chunks of some blocks are, in the order in which they are computed."""
     trained, radii = bool(design.block(0).trainings), dict.fromkeys(design.experiment.eps)
     found = []
