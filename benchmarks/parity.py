@@ -44,7 +44,7 @@ from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.ppo import PPOConfig, make_train
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Episode, Running, begin, proceed
-from jaxprune.types import Array, EnvState, Key, Policy
+from jaxprune.types import Array, EnvState, Key, Policy, PyTree
 from jaxprune.validation import at_least, check_ranges, lookup
 
 simulator: Any = mujoco  # its type stubs lack the enumerations
@@ -292,7 +292,7 @@ def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, object]:
 
 
 def episodes_here(
-    env: MujocoEnv, policy: Policy, adversary: Attack, params: Any, options: Options
+    env: MujocoEnv, policy: Policy, adversary: Attack, params: PyTree, options: Options
 ) -> Episode:
     """Episodes from the states of Gymnasium's `reset(seed=i)`: `Episode [episodes]`."""
     starts = []
@@ -307,7 +307,7 @@ def episodes_here(
     return map_queue(program, (policy, params), items)
 
 
-def episode_loop(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any]) -> Loop:
+def episode_loop(env: MujocoEnv, adversary: Attack, known: tuple[Policy, PyTree]) -> Loop:
     """Episodes from given states, of a policy against what was prepared."""
     policy, params = known
     perturb, eps = partial(adversary.perturb, params), jnp.float32(env.spec.eps)

@@ -7,7 +7,7 @@ run could have found.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -28,6 +28,7 @@ from jaxprune.statistics import (
     bounded_mean,
     paired_difference,
 )
+from jaxprune.types import AnyArray
 
 # What the sparsest policy, and a sweet spot, may cost of the mean of the dense agents.
 TOLERATED_LOSS = 0.05
@@ -80,7 +81,7 @@ class Choice(NamedTuple):
         return _keeps(self.attacked.interval.mean, self.dense_attacked.interval.mean)
 
 
-def _keeps(mean: Any, dense: Any) -> Any:
+def _keeps(mean: AnyArray, dense: AnyArray) -> AnyArray:
     """Whether a mean return is at most `TOLERATED_LOSS` below that of the dense agents."""
     return mean >= dense - TOLERATED_LOSS * abs(dense)
 

@@ -8,7 +8,7 @@ for all of them.
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import episode_columns
 from jaxprune.rollout import Episode
+from jaxprune.types import PyTree
 
 
 class Attacked(NamedTuple):
@@ -55,7 +56,7 @@ class AttackRunner:
         cells: how many a block has.
     """
 
-    def __init__(self, design: Design, env: Environment, policy: Any, cells: int):
+    def __init__(self, design: Design, env: Environment, policy: PyTree, cells: int):
         self.env, self.experiment, self.cases = env, design.experiment, design.cases
         names = tuple(dict.fromkeys(case.attack for case in self.cases))
         self.times = visit_times(self.experiment, env.spec)
@@ -103,7 +104,7 @@ class BlockUnderAttack:
         self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
-        self._ready: dict[str, tuple[str, Any]] = {}
+        self._ready: dict[str, tuple[str, PyTree]] = {}
 
     def attacked(self, case: Case) -> Arrays:
         """What a chunk holds: tables, and of the first clean run the episodes."""
@@ -133,7 +134,7 @@ class BlockUnderAttack:
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 
-    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> Any:
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> PyTree:
         """Parameters of all members, `[cells, members, ...]`."""
         victim, made = self._ready.get(case.attack, ("", None))
         if victim != case.victim or attack.per_eps:

@@ -7,7 +7,6 @@ to compile at once, side by side. What a stage has finished is kept in chunks.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +36,7 @@ from benchmarks.stages.train import Agents, is_trained, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.ppo import PPOConfig, initial_policy
-from jaxprune.types import Policy
+from jaxprune.types import Policy, PyTree
 
 BY_RADIUS = ("certify", "diagnose")
 
@@ -122,7 +121,7 @@ def cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Colu
     }
 
 
-def policy_shapes(config: PPOConfig, count: int, env: Environment, loaded: Policy | None) -> Any:
+def policy_shapes(config: PPOConfig, count: int, env: Environment, loaded: Policy | None) -> PyTree:
     """Returns the shapes of so many policies, `[count]`."""
     one = loaded
     if one is None:
