@@ -73,7 +73,7 @@ def run(
     first, experiment = blocks[0], design.experiment
     untrained = not all(is_trained(block, work.chunks) for block in blocks)
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
-    runner = AttackRunner(design, env, shapes, len(first.cells))
+    runner = AttackRunner(experiment, design.cases, env, shapes, len(first.cells))
     with Programs() as programs:
         train = prepare_training(design, first, env, programs, loaded, needed=untrained)
         if not all(runner.is_done(block, work.chunks) for block in blocks):
