@@ -113,6 +113,11 @@ class Capacity(NamedTuple):
     trained: list[Size]
     evaluated: list[Size]
 
+    @property
+    def name(self) -> str:
+        """The task and its simulator."""
+        return f"{self.experiment.env} ({self.experiment.backend})"
+
 
 class Fit(NamedTuple):
     """What a device holds."""
@@ -142,7 +147,7 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
     asked = [task_of(text, rest) for text in options.env]
     found = []
     for experiment, env in asked:
-        console.print(f"compiling {name_of(experiment)}")
+        console.print(f"compiling {experiment.env} on {experiment.backend}")
         found.append(capacity(experiment, env))
     for title, rows in (("memory of one device", memory_rows), (FIT_TITLE, fit_rows)):
         console.print(terminal_table(title, *rows(found), left=("task",), wrap=True))
@@ -229,8 +234,9 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
     )
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
     programs, cells = Measuring("evaluate"), width * EPISODES_PER_LANE * len(jax.local_devices())
-    design = expand(replace(experiment, lanes=lanes))
-    AttackRunner(design, env, policy, cells).compile(programs)
+    experiment = replace(experiment, lanes=lanes)
+    runner = AttackRunner(experiment, expand(experiment).cases, env, policy, cells)
+    runner.compile(programs)
     return Size(lanes, lanes, programs.bytes)
 
 
@@ -284,11 +290,6 @@ def caveat() -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def name_of(experiment: Experiment) -> str:
-    """The task and its simulator."""
-    return f"{experiment.env} ({experiment.backend})"
-
-
 def memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per task."""
     header = ["task", "envs x unroll", "kept per agent", "working per agent", "per lane", "fixed"]
@@ -298,7 +299,13 @@ def memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
         bytes_ = (one.training.kept, one.training.working, one.evaluation.lane)
         fixed = max(one.training.fixed, one.evaluation.fixed)
         sizes = [human(x) for x in (*bytes_, fixed)]
-        rows.append([name_of(one.experiment), f"{config.num_envs} x {config.unroll}", *sizes])
+        rows.append(
+            [
+                one.name,
+                f"{config.num_envs} x {config.unroll}",
+                *sizes,
+            ]
+        )
     return header, rows
 
 
@@ -308,7 +315,7 @@ def fit_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
     for one in found:
         fits = [fit(one, device) for device in DEVICES]
         cells = [f"{about(x.agents)} ({x.at_a_time:,}) / {about(x.lanes)}" for x in fits]
-        rows.append([name_of(one.experiment), *cells])
+        rows.append([one.name, *cells])
     return ["task", *(device.name for device in DEVICES)], rows
 
 
@@ -329,7 +336,7 @@ def markdown(found: Sequence[Capacity], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(one: Capacity) -> dict[str, Any]:
+def as_json(one: Capacity) -> dict[str, object]:
     """All of it."""
     return {
         "env": one.experiment.env,

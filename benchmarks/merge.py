@@ -17,7 +17,7 @@ from benchmarks.report.write import write_report
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
-from benchmarks.runtime.run_folder import SHARDS, RunFolder, checksum, read_json, read_table
+from benchmarks.runtime.run_folder import SHARDS, Json, RunFolder, checksum, read_json, read_table
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages.results import SHARD_AGENTS, Results, finish, read_shard_agents, united
 from jaxprune.devices import check_devices
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
     path: Path
     shard: Shard
-    described: dict[str, Any]
+    described: Json
 
 
 @guarded("the shards are as they were")

@@ -44,7 +44,7 @@ from jaxprune.policy_io import load_policy, numpy_policy
 from jaxprune.ppo import PPOConfig, make_train
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Episode, Running, begin, proceed
-from jaxprune.types import Array, EnvState, Key, Policy
+from jaxprune.types import Array, EnvState, Key, Policy, PyTree
 from jaxprune.validation import at_least, check_ranges, lookup
 
 simulator: Any = mujoco  # its type stubs lack the enumerations
@@ -141,7 +141,7 @@ class Visited(NamedTuple):
     touching: np.ndarray  # bool, whether anything is in contact
 
 
-def steps_table(options: Options) -> Iterator[dict[str, Any]]:
+def steps_table(options: Options) -> Iterator[dict[str, object]]:
     """One line per task."""
     policies: dict[tuple[str, int], Policy | None] = {}  # versions that show the same share one
     for name in options.envs:
@@ -158,7 +158,7 @@ def steps_table(options: Options) -> Iterator[dict[str, Any]]:
             yield {**labels, **differences(there, here)}
 
 
-def differences(there: Visited, here: Any) -> dict[str, Any]:
+def differences(there: Visited, here: Any) -> dict[str, object]:
     """Errors of one step. Relative: to the norm, to 1 + |x| by element, to max(1, |r|)."""
     error = np.abs(here.obs - there.obs)
     norm = np.linalg.norm(error, axis=1) / np.linalg.norm(there.obs, axis=1)
@@ -254,7 +254,7 @@ def gymnasium_env(name: str, solver: str = "the model's") -> Any:
     return env
 
 
-def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dict[str, Any]]:
+def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dict[str, object]]:
     """One line per policy and attack."""
     env = make_env(f"gym/{options.policy_env}")
     assert isinstance(env, MujocoEnv)
@@ -277,7 +277,7 @@ def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dic
         }
 
 
-def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, Any]:
+def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, object]:
     """Means with standard errors, and their difference in standard errors of a difference."""
     errors = [x.std(ddof=1) / len(x) ** 0.5 for x in (there, here)]
     return {
@@ -292,7 +292,7 @@ def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, Any]:
 
 
 def episodes_here(
-    env: MujocoEnv, policy: Policy, adversary: Attack, params: Any, options: Options
+    env: MujocoEnv, policy: Policy, adversary: Attack, params: PyTree, options: Options
 ) -> Episode:
     """Episodes from the states of Gymnasium's `reset(seed=i)`: `Episode [episodes]`."""
     starts = []
@@ -307,7 +307,7 @@ def episodes_here(
     return map_queue(program, (policy, params), items)
 
 
-def episode_loop(env: MujocoEnv, adversary: Attack, known: tuple[Policy, Any]) -> Loop:
+def episode_loop(env: MujocoEnv, adversary: Attack, known: tuple[Policy, PyTree]) -> Loop:
     """Episodes from given states, of a policy against what was prepared."""
     policy, params = known
     perturb, eps = partial(adversary.perturb, params), jnp.float32(env.spec.eps)

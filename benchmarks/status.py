@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tyro
 from rich.console import Console
@@ -23,11 +23,11 @@ from rich.console import Console
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import Design, expand
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of, parse_shard, where
-from benchmarks.runtime.checkpoints import Chunks
+from benchmarks.runtime.checkpoints import Chunks, What
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
-from benchmarks.runtime.run_folder import CHUNKS, IDENTITY, SHARDS, read_json
+from benchmarks.runtime.run_folder import CHUNKS, IDENTITY, SHARDS, Json, read_json
 from benchmarks.runtime.tables import terminal_table
 from benchmarks.stages.pipeline import list_chunks
 from jaxprune.policy_io.addresses import times_in
@@ -99,7 +99,7 @@ def read_part(out: Path, shard: Shard, design: Design) -> Part:
     return Part(shard, total, Counter(stage for _, stage in written), begun, sorted(written))
 
 
-def _files(chunks: Iterable[Mapping[str, Any]], described: Mapping[str, Any]) -> dict[str, str]:
+def _files(chunks: Iterable[What], described: Json) -> dict[str, str]:
     """The stages of chunks by the names of their files, as the version that writes them has it."""
     store = Chunks(Path(), {name: described.get(name) for name in IDENTITY})
     return {store.file(**what).name: what["stage"] for what in chunks}

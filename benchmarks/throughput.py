@@ -66,7 +66,7 @@ from jaxprune.pruning import (
 )
 from jaxprune.queue import Queued, lane_steps, queue_width
 from jaxprune.rollout import Play
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import Array, Masks, Policy, PyTree
 from jaxprune.validation import COUNT, SPARSITY, InputError, at_least, check_ranges, lookup
 
 
@@ -408,8 +408,8 @@ RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
 
 
 def compile_timed(
-    program: Mapped, shared: Any, items: Any, width: int
-) -> tuple[Callable[..., Any], float]:
+    program: Mapped, shared: PyTree, items: PyTree, width: int
+) -> tuple[Callable[..., PyTree], float]:
     """A program compiled ahead of time for these arguments, and the seconds that took."""
     start = time.monotonic()
     compiled = program.lower(shared, items, width).compile()
@@ -417,7 +417,7 @@ def compile_timed(
 
 
 def timed(
-    name: str, unit: str, options: Options, run: Callable[[], Any], work: int, seconds: float
+    name: str, unit: str, options: Options, run: Callable[[], PyTree], work: int, seconds: float
 ) -> Rate:
     """Run once untimed, then `repeats` times; `seconds` went into compiling."""
     jax.block_until_ready(run())

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -164,7 +164,7 @@ def measure(
     if options.noise:
         tables["smoothing"] = (SMOOTHING, smoothing_rows(options, env, policies))
     for name, (text, lines) in tables.items():
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for row in lines:
             if not rows or row["policy"] != rows[-1]["policy"]:
                 console.print(f"{name}: {row['policy']}", markup=False)
@@ -210,7 +210,7 @@ and what at least half of the attacked episodes earn, for each radius, with 95 %
 
 def state_rows(
     options: Options, env: Environment, eps: float, policies: dict[str, Policy]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """A row per policy, sparsity and bound, the attack first."""
     grid = list(options.sparsity_grid)
     for name, policy in policies.items():
@@ -245,7 +245,7 @@ def _where(options: Options, env: Environment, policy: Policy) -> tuple[Masks, n
 
 def exact_rows(
     options: Options, env: Environment, eps: float, policies: dict[str, Policy]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """A row per policy and sparsity, at the first of their states."""
     for name, policy in policies.items():
         masks, obs, key = _where(options, env, policy)
@@ -269,7 +269,7 @@ def exact_rows(
 
 def smoothing_rows(
     options: Options, env: Environment, policies: dict[str, Policy]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """A row per policy and sparsity."""
     grid, spec = list(options.sparsity_grid), env.spec
     key_prune, *keys = jax.random.split(jax.random.key(options.seed), 3)
@@ -298,7 +298,7 @@ def smoothing_rows(
             }
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -155,7 +155,7 @@ def check_ranges(config: Any, section: str = "") -> None:
             raise InputError(f"{told} is empty: give one or more numbers in {kind.allowed}")
 
 
-def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def check_arguments(function: Callable[..., Any], given: Mapping[str, object]) -> None:
     """Compare the arguments of a call, and configurations among them, with the parameters.
 
     Args:
@@ -181,13 +181,13 @@ class _Kind(NamedTuple):
 
 
 @cache
-def _kinds(annotated: Any) -> dict[str, _Kind]:
+def _kinds(annotated: object) -> dict[str, _Kind]:
     """By name, of the fields of a dataclass or the parameters of a function."""
     hints = get_type_hints(annotated, include_extras=True)
     return {name: _kind(hint) for name, hint in hints.items() if name != "return"}
 
 
-def _kind(hint: Any) -> _Kind:
+def _kind(hint: object) -> _Kind:
     base, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     allowed = next((note for note in notes if isinstance(note, Range)), None)
     members = get_args(base) if get_origin(base) in (Union, UnionType) else (base,)
@@ -197,14 +197,14 @@ def _kind(hint: Any) -> _Kind:
     return _Kind(types, allowed, str in _parts(base))
 
 
-def _parts(hint: Any) -> Iterator[Any]:
+def _parts(hint: object) -> Iterator[Any]:
     """The hint and what it is made of."""
     yield hint
     for part in get_args(hint):
         yield from _parts(part)
 
 
-def _check(name: str, value: Any, kind: _Kind) -> None:
+def _check(name: str, value: object, kind: _Kind) -> None:
     """Raises `InputError` unless one value is what its annotation says."""
     if value is None and NoneType in kind.types:
         return
@@ -226,14 +226,14 @@ def _check_key(name: str, value: Any) -> None:
         raise InputError(f"{name} {_short(value)} is no key: give jax.random.key(0), for example")
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     if not getattr(kind, "_is_protocol", False):
         return isinstance(value, kind)
     members = {*vars(kind), *vars(kind).get("__annotations__", {})}
     return all(hasattr(value, name) for name in members if not name.startswith("_"))
 
 
-def _check_numbers(name: str, value: Any, kind: _Kind, allowed: Range) -> None:
+def _check_numbers(name: str, value: object, kind: _Kind, allowed: Range) -> None:
     if tuple in kind.types and not isinstance(value, tuple):  # settings are keys of caches
         raise InputError(f"{name} {_short(value)} is a {type(value).__name__}: give a tuple")
     elements = [value] if set(kind.types) <= {int, float, NoneType} else list(_elements(value))
@@ -261,7 +261,7 @@ def _problem(value: Any, allowed: Range) -> str | None:
     return f"outside {allowed}: give one inside"
 
 
-def _elements(value: Any) -> Iterator[Any]:
+def _elements(value: object) -> Iterator[Any]:
     """The elements of lists inside of lists, and of arrays."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         value = np.asarray(value).ravel().tolist()
@@ -272,7 +272,7 @@ def _elements(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """On one line."""
     text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
     return text if len(text) <= 60 else text[:57] + "..."

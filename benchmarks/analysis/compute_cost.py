@@ -18,12 +18,12 @@ biases, activations, optimisers, physics, certificates, diagnosis, and lanes tha
 the last episodes of a queue.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.analysis.curves import Columns
+from benchmarks.runtime.run_folder import Json
 from jaxprune.attacks import ATTACKS, AttackConfig, SelectionConfig, facts_of, make_attack
 from jaxprune.ppo import REGIMES, PPOConfig
 
@@ -61,7 +61,7 @@ def compute(
     training: Columns,
     attacks: Columns,
     sparsity: Columns,
-    settings: Mapping[str, Any],
+    settings: Json,
 ) -> list[Stage]:
     """Every stage that cost anything.
 
@@ -95,7 +95,7 @@ def weights_of(sparsity: Columns) -> Weights:
     return Weights(int(sizes.get("actor", 0)), int(sizes.get("critic", 0)))
 
 
-def _training(training: Columns, weights: Weights, learner: Mapping[str, Any]) -> Stage:
+def _training(training: Columns, weights: Weights, learner: Json) -> Stage:
     last = training["iteration"] == training["iteration"].max()
     steps = training["env_steps"][last].astype(float)
     if "epochs" not in learner:
@@ -116,7 +116,7 @@ def _passes(regime: str, config: PPOConfig, epochs: int) -> int:
     return epochs * adds.row_passes + adds.step_passes
 
 
-def _learning(attacks: Columns, weights: Weights, config: Mapping[str, Any]) -> Stage:
+def _learning(attacks: Columns, weights: Weights, config: Json) -> Stage:
     steps = flops = 0.0
     for name, rows in _groups(attacks):
         radii = np.unique(attacks["eps"][rows])

@@ -2,15 +2,16 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from benchmarks.experiment.design import Design, training_programs
+from benchmarks.experiment.design import Case, Design, training_programs
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from jaxprune.attacks import Attack, facts_of, make_attack
+from jaxprune.attacks import Attack, AttackConfig, facts_of, make_attack
 from jaxprune.devices import LANES
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io import PolicyFile
@@ -49,18 +50,17 @@ BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, 
 TYPICAL = 1 / 3
 
 
-def learned(design: Design, cells: int, spec: EnvSpec) -> tuple[int, int]:
+def learned(
+    cases: Sequence[Case], config: AttackConfig, cells: int, spec: EnvSpec
+) -> tuple[int, int]:
     """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
-    steps = episodes = 0
-    experiment = design.experiment
-    for case in design.cases:
-        attack = make_attack(case.attack, experiment.attack)
-        episodes += cells * experiment.attack.selection.played(attack.members(spec))
-    for name, _ in dict.fromkeys((case.attack, case.victim) for case in design.cases):
-        attack = make_attack(name, experiment.attack)
-        radii = len(set(experiment.eps)) if attack.per_eps else 1
-        steps += cells * radii * learning_steps(attack, spec)
-    return steps, episodes
+    attacks = {case.attack: make_attack(case.attack, config) for case in cases}
+    prepared = dict.fromkeys(
+        (name, victim, eps if attacks[name].per_eps else None) for name, eps, victim in cases
+    )
+    steps = sum(learning_steps(attacks[name], spec) for name, *_ in prepared)
+    played = sum(config.selection.played(attacks[case.attack].members(spec)) for case in cases)
+    return cells * steps, cells * played
 
 
 def learning_steps(attack: Attack, spec: EnvSpec) -> int:
@@ -68,20 +68,34 @@ def learning_steps(attack: Attack, spec: EnvSpec) -> int:
     return attack.cost.env_steps + round(attack.cost.trials * TYPICAL * spec.horizon)
 
 
-def attacking(design: Design, cells: int, spec: EnvSpec) -> tuple[float, float]:
-    """Env steps that attacks simulate, and floating-point operations that they ask and learn by."""
-    experiment = design.experiment
-    weights = network_size(experiment.ppo.hidden, spec)
+def attacking(
+    cases: Sequence[Case],
+    config: AttackConfig,
+    weights: int,
+    cells: int,
+    episodes: int,
+    spec: EnvSpec,
+) -> tuple[float, float]:
+    """Env steps that attacks simulate, and floating-point operations that they ask and learn by.
+
+    Args:
+        cases: of the experiment.
+        config: of the attacks.
+        weights: of a victim's networks.
+        cells: how many are attacked.
+        episodes: of each that are reported.
+        spec: of the task.
+    """
     simulated = flops = 0.0
-    for case in design.cases:
-        attack = make_attack(case.attack, experiment.attack)
-        chosen = experiment.attack.selection.played(attack.members(spec)) + attack.cost.trials
-        played = cells * (experiment.episodes + chosen) * TYPICAL * spec.horizon
+    for case in cases:
+        attack = make_attack(case.attack, config)
+        chosen = config.selection.played(attack.members(spec)) + attack.cost.trials
+        played = cells * (episodes + chosen) * TYPICAL * spec.horizon
         simulated += played * attack.cost.simulated
         flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
         learns = facts_of(case.attack).learns
         if learns is not None:
-            passes = getattr(getattr(experiment.attack, learns.section), learns.passes)
+            passes = getattr(getattr(config, learns.section), learns.passes)
             flops += cells * attack.cost.env_steps * passes * 6 * weights
     return simulated, flops
 
@@ -144,7 +158,7 @@ def make_plan(
     training = agents > 0
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
-    learning, choosing = learned(design, cells, spec)
+    learning, choosing = learned(attacks, experiment.attack, cells, spec)
     programs = (*itertools.chain(*training_programs(block.families)), "evaluate")
     programs += tuple(
         name
@@ -156,8 +170,11 @@ def make_plan(
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
     compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
     played = (episodes + choosing) * TYPICAL * spec.horizon
-    simulated, flops = attacking(design, cells, spec)
-    flops += steps * config.epochs * 6 * network_size(config.hidden, spec)
+    weights = network_size(config.hidden, spec)
+    simulated, flops = attacking(
+        attacks, experiment.attack, weights, cells, experiment.episodes, spec
+    )
+    flops += steps * config.epochs * 6 * weights
     moved = (steps + learning + played + simulated) / rate
     seconds = compiling + max(moved, flops / FLOPS_PER_SECOND / devices)
     check_seconds(seconds)

@@ -1,6 +1,7 @@
 """The check of an experiment before anything is computed."""
 
 import math
+from collections.abc import Sequence
 
 from benchmarks.experiment.config import CONTROLS, MODES, Experiment
 from benchmarks.experiment.design import hyper_of
@@ -58,7 +59,7 @@ def check(experiment: Experiment) -> Environment:
             f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    _check_sweep(experiment)
+    _check_sweep(experiment.eps_sweep, experiment.eps)
     experiment.ppo.check()
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
     if experiment.policy_stats is not None and experiment.policy is None:
@@ -75,21 +76,21 @@ def check(experiment: Experiment) -> Environment:
     _check_regimes(experiment, env.spec.eps)
     resolved = experiment.resolved(env)
     _check_chunks(resolved)
-    _check_folds(resolved)
+    _check_folds(resolved.seeds, resolved.episodes)
     check_ranges(resolved)  # a sweep multiplies eps
     return env
 
 
-def _check_folds(experiment: Experiment) -> None:
+def _check_folds(seeds: int, episodes: int) -> None:
     """Raises `InputError` where a half of the episodes, or of a half, has none."""
-    if experiment.seeds > 1 and experiment.episodes < 2:
+    if seeds > 1 and episodes < 2:
         raise InputError(
-            f"episodes {experiment.episodes} leave one half without any, and the strongest attack "
+            f"episodes {episodes} leave one half without any, and the strongest attack "
             "is chosen on one half and judged on the other: give --episodes 2 or more"
         )
-    if experiment.seeds == 1 and experiment.episodes < 4:
+    if seeds == 1 and episodes < 4:
         raise InputError(
-            f"episodes {experiment.episodes} of a single agent leave no fold for the choice of the "
+            f"episodes {episodes} of a single agent leave no fold for the choice of the "
             "attack inside those of the sparsity: give --episodes 4 or more, or --seeds 2 or more"
         )
 
@@ -110,9 +111,8 @@ def _check_chunks(experiment: Experiment) -> None:
         )
 
 
-def _check_sweep(experiment: Experiment) -> None:
+def _check_sweep(sweep: Sequence[float], radii: Sequence[float]) -> None:
     """Raises `InputError` for multiples of eps without an area under their curve."""
-    sweep = experiment.eps_sweep
     if not sweep:
         return
     text = ",".join(f"{x:g}" for x in sweep)
@@ -123,9 +123,9 @@ def _check_sweep(experiment: Experiment) -> None:
         )
     if len(set(sweep)) < 2 or min(sweep) < 0:
         raise InputError(f"eps sweep {text!r} needs 0 and one or more positive multiples of eps")
-    if len(experiment.eps) > 1:
+    if len(radii) > 1:
         raise InputError(
-            f"eps sweep {text!r} multiplies one radius, and --eps names {len(experiment.eps)}: "
+            f"eps sweep {text!r} multiplies one radius, and --eps names {len(radii)}: "
             "give either a sweep or a list of radii"
         )
 

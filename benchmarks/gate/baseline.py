@@ -23,7 +23,7 @@ from benchmarks.analysis.curves import Columns, collect, labelled, victims
 from benchmarks.experiment.config import Experiment
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_whole
-from benchmarks.runtime.run_folder import checksum, read_json, read_table, values_of
+from benchmarks.runtime.run_folder import Json, checksum, read_json, read_table, values_of
 from jaxprune.policy_io.addresses import in_memory
 from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.validation import InputError
@@ -50,8 +50,8 @@ class Run(NamedTuple):
     """What is compared of one run."""
 
     path: Path
-    settings: dict[str, Any]
-    facts: dict[str, Any]
+    settings: Json
+    facts: Json
     tables: dict[str, Columns]  # "returns" and "certificates"
 
     def recorded(self) -> Recorded:
@@ -116,7 +116,7 @@ def read_baseline(path: Path) -> Run:
     return _checked(Run(path, _settings(path, described), _facts(described), tables))
 
 
-def _check_finished(path: Path, described: Mapping[str, Any]) -> None:
+def _check_finished(path: Path, described: Json) -> None:
     """Raises `InputError` for a run that was stopped, a shard, or a table with a wrong bit."""
     shard = described.get("shard", "0/1")
     if shard != "0/1":
@@ -133,14 +133,14 @@ def _check_finished(path: Path, described: Mapping[str, Any]) -> None:
             )
 
 
-def _settings(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(path: Path, described: Json) -> Json:
     settings = described.get("settings")
     if not isinstance(settings, dict):
         raise InputError(f"{path}/experiment.json holds no settings: give the folder of a run")
     return settings
 
 
-def _facts(described: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(described: Json) -> Json:
     return {name: described[name] for name in FACTS if name in described}
 
 
@@ -183,7 +183,7 @@ def _checked(run: Run) -> Run:
     return run
 
 
-def _gaps(settings: Mapping[str, Any], name: str, table: Columns) -> Iterator[str]:
+def _gaps(settings: Json, name: str, table: Columns) -> Iterator[str]:
     """What a table lacks: by the settings, and of lines that have every row once."""
     sizes = {"seed": settings.get("seeds", 0), "episode": settings.get("episodes", 0)}
     for column in AXES[name][1:]:
@@ -208,7 +208,7 @@ def _gaps(settings: Mapping[str, Any], name: str, table: Columns) -> Iterator[st
         yield f"not every curve has all of its {cases} cases of {', '.join(CASE[name])}"
 
 
-def _named(line: Mapping[str, Any], name: str) -> str:
+def _named(line: Json, name: str) -> str:
     return ", ".join(f"{column} {line[column]}" for column in (*CURVE, *CASE[name]))
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -140,7 +140,7 @@ def _provenance(verdict: Verdict) -> Iterator[str]:
     yield from ("", f"Command of the baseline: `{plain(facts[0].get('command'), MESSAGE)}`")
 
 
-def _short(fact: Any) -> str:
+def _short(fact: object) -> str:
     if isinstance(fact, dict):
         return ", ".join(f"{name} {value}" for name, value in fact.items())
     return str(fact)
@@ -182,7 +182,7 @@ def _points(compared: Compared) -> Iterator[str]:
 
 def history(compared: Sequence[Compared], *, returns: bool) -> str:
     """github-action-benchmark's JSON: of the returns, or of the certificates."""
-    entries: list[dict[str, Any]] = []
+    entries: list[dict[str, str | float]] = []
     for c in compared:
         if (c.key.quantity == RETURN) != returns:
             continue

@@ -44,7 +44,7 @@ from jaxprune.policy_io import load_agents
 from jaxprune.policy_io.labels import Labels
 from jaxprune.pruning import mask_policy
 from jaxprune.rollout import DETERMINISTIC, act
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import Array, Key, Policy, PyTree
 from jaxprune.validation import InputError
 
 SECONDS = 5.0
@@ -187,7 +187,7 @@ def play(env: Drawable, scene: Scene, attack: Attack, steps: int) -> Motion:
 
 @partial(jax.jit, static_argnames=("env", "attack", "steps"))
 def trajectory(
-    env: Drawable, attack: Attack, steps: int, key: Key, victim: Policy, params: Any, eps: Array
+    env: Drawable, attack: Attack, steps: int, key: Key, victim: Policy, params: PyTree, eps: Array
 ) -> tuple[Array, Array]:
     """qpos `[steps + 1, nq]` and whether the episode had ended, bool `[steps + 1]`.
 

@@ -31,7 +31,7 @@ from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.analysis.worst_case import most_common as most_common
-from benchmarks.runtime.run_folder import read_json, read_table
+from benchmarks.runtime.run_folder import Json, read_json, read_table
 from jaxprune.attacks import ATTACKS, label_of
 from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import FEWEST, Interval
@@ -178,7 +178,7 @@ class Contents(NamedTuple):
     victim: str
     seeds: int  # of the curve that has the most
     radii: list[float]
-    described: dict[str, Any]  # experiment.json
+    described: Json  # experiment.json
     dense: list[Dense]
     panels: list[Panel]  # by radius, then method
     sweeps: dict[str, Sweep]  # by method; empty for a single radius
@@ -243,7 +243,7 @@ def gather(folder: Path) -> Contents:
 
 
 def contents(
-    tables: Mapping[str, Columns], described: dict[str, Any], pictures: Sequence[str] = ()
+    tables: Mapping[str, Columns], described: Json, pictures: Sequence[str] = ()
 ) -> Contents:
     """Computes all that a report says from the tables of a run and its experiment.json."""
     labels = Labels(tables["returns"])

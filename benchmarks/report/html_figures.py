@@ -1,7 +1,6 @@
 """The charts of report.html, as plotly figures: one per panel, so that a phone shows them too."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,7 +12,7 @@ BAND, SHADE = 0.15, 0.1
 DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot", "dashdot": "dashdot"}
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "maxheight": 150}
 AXIS = {"automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 4}
-Part = dict[str, Any]
+Part = dict[str, object]
 
 
 def render(chart: Chart, facet: Facet) -> go.Figure:

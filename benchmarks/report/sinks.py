@@ -57,7 +57,7 @@ class TensorBoard:
         InputError: tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: Path, settings: Mapping[str, object]):
         del settings
         self._tool = needed("tensorboardX", "tensorboard")
         self._folder = folder / "tensorboard"
@@ -87,7 +87,7 @@ class WeightsAndBiases:
         InputError: wandb is not installed, or nobody is logged in.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: Path, settings: Mapping[str, object]):
         self._tool = needed("wandb", "wandb")
         try:
             self._tool.login()
@@ -138,14 +138,14 @@ class WeightsAndBiases:
         return self._run
 
 
-SINKS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {
+SINKS: dict[str, Callable[[Path, Mapping[str, object]], Sink]] = {
     "none": lambda folder, settings: NoSink(),
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
 }
 
 
-def make_sink(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:
+def make_sink(name: str, folder: Path, settings: Mapping[str, object]) -> Sink:
     """The sink called `name`, one of `SINKS`; nothing is written yet.
 
     Args:

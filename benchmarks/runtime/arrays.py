@@ -1,12 +1,14 @@
 """Pytrees as named arrays, and back: what a file without pickles can hold."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+
+from jaxprune.types import AnyArray, PyTree
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
@@ -14,13 +16,13 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 _CODES, _VALUES = "|codes", "|values"
 
 
-def packed(tree: Any) -> Arrays:
+def packed(tree: PyTree) -> Arrays:
     """The leaves by their paths, on the host; typed keys as their data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in leaves}
 
 
-def unpacked(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def unpacked(like: PyTree, arrays: Mapping[str, np.ndarray]) -> PyTree:
     """The tree that `packed` took apart.
 
     Args:
@@ -28,19 +30,19 @@ def unpacked(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         arrays: by path.
     """
 
-    def find(path: Any, leaf: Any) -> Any:
+    def find(path: jax.tree_util.KeyPath, leaf: AnyArray) -> PyTree:
         found = arrays[jax.tree_util.keystr(path)]
         return jax.random.wrap_key_data(jnp.asarray(found)) if _is_key(leaf) else found
 
     return jax.tree_util.tree_map_with_path(find, like)
 
 
-def skeleton(kind: Any) -> Any:
+def skeleton(kind: type) -> PyTree:
     """What `unpacked` takes for a NamedTuple of arrays, given its class."""
     return kind(*kind._fields)
 
 
-def under(name: str, arrays: Mapping[str, Any]) -> Arrays:
+def under(name: str, arrays: Mapping[str, object]) -> Arrays:
     """The arrays with names below `name`."""
     return {f"{name}/{key}": np.asarray(value) for key, value in arrays.items()}
 
@@ -84,9 +86,9 @@ def joined(tables: list[Arrays]) -> Arrays:
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: AnyArray) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> np.ndarray:
+def _plain(leaf: AnyArray) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)

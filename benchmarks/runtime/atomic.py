@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from uuid import uuid4
 
 from jaxprune.policy_io.addresses import is_address, put
@@ -16,7 +15,7 @@ from jaxprune.policy_io.addresses import is_address, put
 _PARTIAL = ".partial"
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file or an object, in a folder that is made if it is missing.
 
     Args:
@@ -35,7 +34,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         put(path, (Path(folder) / path.name).read_bytes())
 
 
-def _write_and_rename(path: Path, write: Callable[[Path], Any]) -> None:
+def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name beside `path`, flush it to the disk, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid4().hex}{_PARTIAL}")  # of no other writer

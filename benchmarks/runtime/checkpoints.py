@@ -33,14 +33,17 @@ class Chunks:
     """
 
     def __init__(
-        self, path: Path, identity: Mapping[str, Any], boundary: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        identity: Mapping[str, object],
+        boundary: Callable[[], None] = lambda: None,
     ):
         self.path = path
         self.damaged: list[str] = []  # what was found broken, for people
         self._identity = _digest(identity)
         self._boundary = boundary
 
-    def get(self, **what: Any) -> Arrays | None:
+    def get(self, **what: object) -> Arrays | None:
         """The arrays of a chunk; None where it is absent or damaged, and then to be computed.
 
         Raises:
@@ -60,7 +63,7 @@ class Chunks:
             file.unlink(missing_ok=True)
         return arrays
 
-    def put(self, arrays: Mapping[str, np.ndarray], **what: Any) -> None:
+    def put(self, arrays: Mapping[str, np.ndarray], **what: object) -> None:
         """Write a chunk.
 
         Raises:
@@ -74,7 +77,7 @@ class Chunks:
         write_whole(self.file(**what), lambda partial: partial.write_bytes(content))
         self._boundary()
 
-    def drop(self, **what: Any) -> None:
+    def drop(self, **what: object) -> None:
         """Remove a chunk that others have made superfluous."""
         self.file(**what).unlink(missing_ok=True)
 
@@ -82,15 +85,15 @@ class Chunks:
         """Remove the folder, chunks of other versions included."""
         remove_folder(self.path)
 
-    def file(self, **what: Any) -> Path:
+    def file(self, **what: object) -> Path:
         """Returns where a chunk is, or would be."""
         return self.path / f"{_digest(self._header(what))[:20]}.chunk"
 
-    def _header(self, what: What) -> dict[str, Any]:
+    def _header(self, what: What) -> dict[str, object]:
         return {"chunk": json.loads(json.dumps(what)), "identity": self._identity}
 
 
-def _read(content: bytes, expected: Mapping[str, Any]) -> Arrays | None:
+def _read(content: bytes, expected: Mapping[str, object]) -> Arrays | None:
     """The arrays of a file, None unless it is exactly what was written."""
     line, _, body = content.partition(b"\n")
     try:
@@ -103,7 +106,7 @@ def _read(content: bytes, expected: Mapping[str, Any]) -> Arrays | None:
         return decoded(dict(file))
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -147,7 +150,9 @@ class Work(NamedTuple):
     progress: Progress
     record: Record = no_record
 
-    def piece(self, compute: Callable[[], Arrays], units: int, table: str, **what: Any) -> Arrays:
+    def piece(
+        self, compute: Callable[[], Arrays], units: int, table: str, **what: object
+    ) -> Arrays:
         """The arrays of the chunk `what`, computed only if it is not there.
 
         Args:

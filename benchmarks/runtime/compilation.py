@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 
 from jaxprune.devices import Mapped
+from jaxprune.types import PyTree
 
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
 
 
-def _count(event: str, duration_secs: float, **_: Any) -> None:
+def _count(event: str, duration_secs: float, **_: object) -> None:
     global _compilations
     _compilations += event == _BACKEND_COMPILE
 
@@ -42,11 +42,11 @@ class Programs:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def compile(
-        self, name: str, program: Mapped, shared: Any, items: Any, width: int
-    ) -> Future[Callable[..., Any]]:
+        self, name: str, program: Mapped, shared: PyTree, items: PyTree, width: int
+    ) -> Future[Callable[..., PyTree]]:
         """Compile for arguments of these shapes (arrays or ShapeDtypeStructs) and this width."""
 
-        def work() -> Callable[..., Any]:
+        def work() -> Callable[..., PyTree]:
             start = time.monotonic()
             compiled = program.lower(shared, items, width).compile()
             self.seconds[name] = round(time.monotonic() - start, 2)
@@ -54,6 +54,6 @@ class Programs:
 
         return self._threads.submit(work)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What was compiled, for experiment.json."""
         return {"programs": self.seconds, "compilations": compilations() - self._before}

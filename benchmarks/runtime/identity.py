@@ -14,7 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,12 @@ from jaxprune.envs import TASKS
 from jaxprune.ppo import REGIMES
 from jaxprune.ppo.robust import REGULARISERS
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
+from jaxprune.types import AnyArray
 
+# What was told already, by its id, which holding it keeps its own, or by the name of a module.
+Seen: TypeAlias = dict[int | str, Any]
 # To which users add members of their own.
-FAMILIES: dict[str, Mapping[str, Any]] = {
+FAMILIES: dict[str, Mapping[str, object]] = {
     "activation rules": activations.ACTIVATIONS,
     "activations": policy.ACTIVATIONS,
     "allocations": ALLOCATIONS,
@@ -66,7 +69,7 @@ OURS = ("jaxprune", "benchmarks")
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
 
-def identity() -> dict[str, Any]:
+def identity() -> dict[str, object]:
     """Returns JSON values that are equal where equal settings have equal results."""
     devices = jax.local_devices()
     return {
@@ -78,7 +81,7 @@ def identity() -> dict[str, Any]:
     }
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     """Returns the parts in which two identities differ, the entries of a part by name."""
     found = []
     for part, mine in ours.items():
@@ -102,7 +105,7 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def switches() -> dict[str, Any]:
+def switches() -> Mapping[str, object]:
     """Returns the switches of JAX and XLA that change numbers, as JSON values."""
     held = {name: getattr(jax.config, name) for name in SWITCHES if hasattr(jax.config, name)}
     plain = {name: x if x is None or isinstance(x, int) else str(x) for name, x in held.items()}
@@ -110,7 +113,7 @@ def switches() -> dict[str, Any]:
     return plain | {"XLA_FLAGS": [flag for flag in flags if not flag.startswith(REPORTING)]}
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Returns a digest of a value with the code in it, 16 hexadecimal digits.
 
     Our own code, covered by `code_digest`, and that of other packages, covered by their versions,
@@ -123,7 +126,7 @@ def _digest(*lines: str) -> str:
     return hashlib.sha256("\0".join(lines).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def _lines(value: Any, seen: dict[Any, Any]) -> Iterator[str]:
+def _lines(value: Any, seen: Seen) -> Iterator[str]:
     """Yields the parts of a value; `seen` holds those yielded already, so that ids stay unique."""
     if isinstance(value, PLAIN):
         yield repr(value)
@@ -165,18 +168,18 @@ def _lines(value: Any, seen: dict[Any, Any]) -> Iterator[str]:
             yield from _all((name, attributes[name]), seen)
 
 
-def _all(values: Any, seen: dict[Any, Any]) -> Iterator[str]:
+def _all(values: Any, seen: Seen) -> Iterator[str]:
     for value in values:
         yield from _lines(value, seen)
 
 
-def _array(value: Any) -> Iterator[str]:
+def _array(value: AnyArray) -> Iterator[str]:
     is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     held = np.asarray(jax.random.key_data(value) if is_key else value)
     yield from (str(value.dtype), str(held.shape), hashlib.sha256(held.tobytes()).hexdigest())
 
 
-def _function(value: FunctionType, seen: dict[Any, Any]) -> Iterator[str]:
+def _function(value: FunctionType, seen: Seen) -> Iterator[str]:
     module = value.__module__ or ""
     yield f"{module}.{value.__qualname__}"
     if _is_settled(module) and not _is_ours(module):
@@ -209,7 +212,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _class(value: type, seen: dict[Any, Any]) -> Iterator[str]:
+def _class(value: type, seen: Seen) -> Iterator[str]:
     yield f"{value.__module__}.{value.__qualname__}"
     if _is_settled(value.__module__):
         return
@@ -222,7 +225,7 @@ def _class(value: type, seen: dict[Any, Any]) -> Iterator[str]:
         yield from _all((name, held[name]), seen)
 
 
-def _module(name: str, seen: dict[Any, Any]) -> Iterator[str]:
+def _module(name: str, seen: Seen) -> Iterator[str]:
     """The source of a user's module and of those of the user's that it imports."""
     if name in seen:
         return

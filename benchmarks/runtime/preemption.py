@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, start me again and I go on where I was.
 RESTART = 75
@@ -41,12 +40,12 @@ def raise_from_now_on() -> None:
             signal.signal(number, _raise)
 
 
-def _leave(number: int, _: Any) -> None:
+def _leave(number: int, _: object) -> None:
     os.write(2, b"stopped before it began\n")
     os._exit(INTERRUPTED if number == signal.SIGINT else RESTART)
 
 
-def _raise(*_: Any) -> None:
+def _raise(*_: object) -> None:
     raise Stopped
 
 

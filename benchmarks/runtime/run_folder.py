@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from jaxprune.policy_io.addresses import contents, files_below, is_address
 from jaxprune.policy_io.runs import read_arrow
 from jaxprune.validation import MESSAGE, InputError, shown
 
+# An object of a JSON file.
+Json: TypeAlias = dict[str, Any]
 # The folder of the shards of a run, inside of it.
 SHARDS = "shards"
 # The folder of the finished pieces of a run or shard, inside of it.
@@ -44,9 +46,9 @@ class RunFolder:
         InputError: the folder holds another experiment, or files that are none.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]):
+    def __init__(self, path: Path, settings: Mapping[str, object]):
         self.path = path
-        self.settings = dict(settings)
+        self.settings: Json = dict(settings)
         described = path / "experiment.json"
         if described.exists():
             held = read_json(described).get("settings") or {}
@@ -80,7 +82,7 @@ class RunFolder:
             sweep(self.path)
             yield
 
-    def begin(self, facts: Mapping[str, Any]) -> None:
+    def begin(self, facts: Mapping[str, object]) -> None:
         """Describe what is going to be in the folder.
 
         Raises:
@@ -91,12 +93,12 @@ class RunFolder:
         except OSError as error:
             raise InputError(_unwritable(self.path, error)) from None
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
+    def describe(self, facts: Mapping[str, object]) -> None:
         """Write experiment.json: the settings, where they ran, and `facts`."""
         self.write_json("experiment.json", {**provenance(), **self.identity, **facts})
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """Returns what determines the tables: the settings, and what `runtime.identity` names."""
         return {"settings": self.settings, **identity()}
 
@@ -116,7 +118,7 @@ class RunFolder:
         damaged = [name for name, known in files.items() if checksum(self.path / name) != known]
         return [f"{name} is missing or damaged" for name in damaged]
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """A JSON file; NaN is written as null."""
         text = json.dumps(_without_nan(value), indent=1, allow_nan=False)
         self.write_text(name, text + "\n")
@@ -125,14 +127,14 @@ class RunFolder:
         """A text file."""
         write_whole(self.path / name, lambda partial: partial.write_text(text, encoding="utf-8"))
 
-    def write_table(self, name: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+    def write_table(self, name: str, columns: Mapping[str, Sequence[object] | np.ndarray]) -> None:
         """A Parquet table with the schema `SCHEMAS[name]`; the settings travel in its metadata."""
         schema = SCHEMAS[name].with_metadata({"settings": json.dumps(self.settings)})
         table = pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
         write_whole(self.path / f"{name}.parquet", lambda partial: pq.write_table(table, partial))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Returns what `experiment.json` holds.
 
     Raises:
@@ -219,7 +221,7 @@ def checksum(path: Path) -> str | None:
         return None
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Returns versions, machine and revision."""
     return {
         **identity(),
@@ -248,7 +250,7 @@ def _unwritable(path: Path, error: OSError) -> str:
     return f"{path} cannot be written ({error.strerror}): choose another --out, or make it writable"
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

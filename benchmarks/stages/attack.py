@@ -7,12 +7,14 @@ for all of them.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.experiment.design import Block, Case, Design
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import Block, Case
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
@@ -26,6 +28,7 @@ from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import episode_columns
 from jaxprune.rollout import Episode
+from jaxprune.types import PyTree
 
 
 class Attacked(NamedTuple):
@@ -49,19 +52,27 @@ class AttackRunner:
     """The attacks on blocks: one program that plays every attack, called on each.
 
     Args:
-        design: of the experiment.
+        experiment: resolved.
+        cases: of its attacks.
         env: the task.
         policy: the agents' policies or their shapes, `[agents]`.
         cells: how many a block has.
     """
 
-    def __init__(self, design: Design, env: Environment, policy: Any, cells: int):
-        self.env, self.experiment, self.cases = env, design.experiment, design.cases
-        names = tuple(dict.fromkeys(case.attack for case in self.cases))
-        self.times = visit_times(self.experiment, env.spec)
-        self.evaluator = BlockEvaluator(self.experiment, env, names, policy, self.times, cells)
+    def __init__(
+        self,
+        experiment: Experiment,
+        cases: Sequence[Case],
+        env: Environment,
+        policy: PyTree,
+        cells: int,
+    ):
+        self.env, self.experiment, self.cases = env, experiment, cases
+        names = tuple(dict.fromkeys(case.attack for case in cases))
+        self.times = visit_times(experiment, env.spec)
+        self.evaluator = BlockEvaluator(experiment, env, names, policy, self.times, cells)
         self.attacks = dict(zip(names, self.evaluator.members, strict=True))
-        self.warm_start = self.experiment.attack.adversary.warm_start
+        self.warm_start = experiment.attack.adversary.warm_start
 
     def compile(self, programs: Programs) -> None:
         """Start compiling the episodes."""
@@ -103,7 +114,7 @@ class BlockUnderAttack:
         self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
-        self._ready: dict[str, tuple[str, Any]] = {}
+        self._ready: dict[str, tuple[str, PyTree]] = {}
 
     def attacked(self, case: Case) -> Arrays:
         """What a chunk holds: tables, and of the first clean run the episodes."""
@@ -133,7 +144,7 @@ class BlockUnderAttack:
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 
-    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> Any:
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> PyTree:
         """Parameters of all members, `[cells, members, ...]`."""
         victim, made = self._ready.get(case.attack, ("", None))
         if victim != case.victim or attack.per_eps:

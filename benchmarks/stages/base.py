@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import Arrays, joined, part
-from benchmarks.runtime.checkpoints import Work
+from benchmarks.runtime.checkpoints import What, Work
 from jaxprune.cells import Cell
 from jaxprune.envs import EnvSpec
 from jaxprune.types import Policy
 
-Columns = dict[str, Any]
+# The columns of a table.
+Columns: TypeAlias = Arrays
 
 
 class Row(NamedTuple):
@@ -66,24 +67,24 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
 # --- chunks ---------------------------------------------------------------------------------------
 
 
-def train_chunk(block: int, family: str, part: str = "agents") -> Columns:
+def train_chunk(block: int, family: str, part: str = "agents") -> What:
     """Returns the key of a block's agents of one family of regimes; part="state" is that of
     unfinished ones.
     """
     return {"stage": "train", "block": block, "family": family, "part": part}
 
 
-def attack_chunk(block: int, case: Case) -> Columns:
+def attack_chunk(block: int, case: Case) -> What:
     """Returns the key of the chunk of one attack."""
     return {"stage": "attack", "block": block, **case._asdict()}
 
 
-def radius_chunk(stage: str, block: int, eps: float) -> Columns:
+def radius_chunk(stage: str, block: int, eps: float) -> What:
     """Returns the key of the chunk of one radius of a stage."""
     return {"stage": stage, "block": block, "eps": eps}
 
 
-def account_chunk(block: int) -> Columns:
+def account_chunk(block: int) -> What:
     """Returns the key of the chunk of the accounted masks."""
     return {"stage": "account", "block": block}
 

@@ -1,7 +1,6 @@
 """The evaluator of the attack stage: compiled ahead, and called in blocks of one shape."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, tim
 from jaxprune.pruning import dense
 from jaxprune.queue import Queued, queue_width
 from jaxprune.rollout import Episode, Play
+from jaxprune.types import PyTree
 
 # Episodes that a lane plays in one call, on average, where there are as many.
 EPISODES_PER_LANE = 32
@@ -43,7 +43,7 @@ class BlockEvaluator(Evaluator):
         experiment: Experiment,
         env: Environment,
         names: tuple[str, ...],
-        policy: Any,
+        policy: PyTree,
         times: np.ndarray,
         cells: int,
     ):
@@ -81,7 +81,7 @@ class BlockEvaluator(Evaluator):
         """How episodes are played; the steps at which they are looked at come with every item."""
         return Play(np.bool_(stochastic), gamma=self.gamma)
 
-    def fillers(self, policies: Any) -> tuple[Any, ...]:
+    def fillers(self, policies: PyTree) -> tuple[PyTree, ...]:
         """Those for the policies of the experiment."""
         del policies  # they all have the shapes of `policy`
         return self._fillers

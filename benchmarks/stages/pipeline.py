@@ -7,14 +7,13 @@ to compile at once, side by side. What a stage has finished is kept in chunks.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from benchmarks.runtime.checkpoints import Work
+from benchmarks.runtime.checkpoints import What, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.attack import AttackRunner
 from benchmarks.stages.base import (
@@ -37,12 +36,12 @@ from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.ppo import PPOConfig, initial_policy
-from jaxprune.types import Policy
+from jaxprune.types import Policy, PyTree
 
 BY_RADIUS = ("certify", "diagnose")
 
 
-def list_chunks(design: Design, blocks: range) -> list[Columns]:
+def list_chunks(design: Design, blocks: range) -> list[What]:
     """Returns what the chunks of some blocks are, in the order in which they are computed."""
     families, radii = design.first(1).families, dict.fromkeys(design.experiment.eps)
     found = []
@@ -74,7 +73,7 @@ def run(
     first, experiment = blocks[0], design.experiment
     untrained = {family for block in blocks for family in families_left(block, work.chunks)}
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
-    runner = AttackRunner(design, env, shapes, len(first.cells))
+    runner = AttackRunner(experiment, design.cases, env, shapes, len(first.cells))
     with Programs() as programs:
         train = prepare_training(design, first, env, programs, loaded, untrained)
         if not all(runner.is_done(block, work.chunks) for block in blocks):
@@ -122,7 +121,7 @@ def cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Colu
     }
 
 
-def policy_shapes(config: PPOConfig, count: int, env: Environment, loaded: Policy | None) -> Any:
+def policy_shapes(config: PPOConfig, count: int, env: Environment, loaded: Policy | None) -> PyTree:
     """Returns the shapes of so many policies, `[count]`."""
     one = loaded
     if one is None:

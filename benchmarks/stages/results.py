@@ -30,7 +30,7 @@ class Results(NamedTuple):
     tables: dict[str, Columns]  # by name; empty where nothing was trained
     policy: Policy  # [policies]
     masks: dict[str, Masks]  # by the name of their curve, [cells of the curve]
-    facts: dict[str, Any]  # about the compiled programs
+    facts: dict[str, object]  # about the compiled programs
 
 
 # The agents of a run are a checkpoint for people to load, those of a shard one file for `merge`.
@@ -38,7 +38,7 @@ AGENTS, SHARD_AGENTS = "agents", "agents.npz"
 
 
 def finish(
-    folder: RunFolder, results: Results, facts: Mapping[str, Any], is_shard: bool = False
+    folder: RunFolder, results: Results, facts: Mapping[str, object], is_shard: bool = False
 ) -> None:
     """Write everything, and only then say in experiment.json that it is complete.
 

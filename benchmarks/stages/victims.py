@@ -1,6 +1,5 @@
 """What adversaries are prepared against: the cells, other policies, other adversaries."""
 
-from typing import Any
 from zlib import crc32
 
 import jax
@@ -15,7 +14,7 @@ from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import VICTIMS
 from jaxprune.policy_io.labels import DENSE
 from jaxprune.pruning import mask_policy
-from jaxprune.types import Policy
+from jaxprune.types import Policy, PyTree
 
 
 def victims_of(
@@ -67,12 +66,12 @@ def sources(population: Population) -> Policy:
     return jax.device_get(jax.vmap(mask_policy)(policies, cells.masks))
 
 
-def warmed(attack: Attack, victims: Victims, rows: list[Row]) -> Any:
+def warmed(attack: Attack, victims: Victims, rows: list[Row]) -> PyTree:
     """What `prepared` returns, each sparsity trained from the next lower one of its curve.
 
     Level by level: the unpruned agents from nothing, then all lowest sparsities from these, ...
     """
-    start: Any = None
+    start: PyTree = None
     levels = sorted({(row.mode != DENSE, row.sparsity) for row in rows})
     for pruned, sparsity in levels:
         level = [

@@ -9,7 +9,7 @@ from that geometric distribution, one in each of k strata of equal mass. Both ar
 by episode, so that the episodes are independent samples of F in [0, 1].
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,17 +19,18 @@ from benchmarks.experiment.design import CERTIFY, key_for
 from benchmarks.stages.base import Columns
 from jaxprune.envs import EnvSpec
 from jaxprune.rollout import Episode
+from jaxprune.types import AnyArray
 
 
 class Visits(NamedTuple):
     """What the unattacked episodes of every cell showed at the steps that were kept."""
 
-    obs: Any  # raw [cells, episodes, k, obs_size]
-    earned: Any  # [cells, episodes, k], the reward of those steps
-    alive: Any  # bool [cells, episodes, k], the episode had not ended
-    weight: Any  # [k], of a step in F
-    beyond: Any  # [cells, episodes], of F, past the time limit of an episode that did not end
-    discounted: Any  # [cells, episodes], the discounted return
+    obs: AnyArray  # raw [cells, episodes, k, obs_size]
+    earned: AnyArray  # [cells, episodes, k], the reward of those steps
+    alive: AnyArray  # bool [cells, episodes, k], the episode had not ended
+    weight: AnyArray  # [k], of a step in F
+    beyond: AnyArray  # [cells, episodes], of F, past the time limit of an episode that did not end
+    discounted: AnyArray  # [cells, episodes], the discounted return
 
 
 def visit_times(experiment: Experiment, spec: EnvSpec) -> np.ndarray:

@@ -1,14 +1,14 @@
 """What the theorem program finds: rises, prices and the verdict, as numbers."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.certify import BOUNDS, TOTAL_VARIATION
 from jaxprune.envs import Environment
-from jaxprune.types import Policy
+from jaxprune.types import AnyArray, Policy
 
 # Whether a change of a bound that is not monotone is more than rounding. Of one that is, every bit
 # counts.
@@ -29,7 +29,7 @@ class Network(NamedTuple):
     name: str
     group: str  # networks that the report shows together
     policy: Policy
-    obs: Any  # raw float32 [n, obs_size]
+    obs: AnyArray  # raw float32 [n, obs_size]
     env: Environment | None = None  # where it acts; None of a random network
 
 

@@ -43,7 +43,7 @@ from jaxprune.policy_io import load_policy
 from jaxprune.pruning import Scope, prune
 from jaxprune.pruning.controls import rescaled
 from jaxprune.pruning.scope import prunable_shapes
-from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.types import AnyArray, Array, Key, Masks, Policy
 from jaxprune.validation import SEED, InputError, Range, at_least, check_ranges, lookup
 
 
@@ -236,7 +236,7 @@ class Measured(NamedTuple):
     actions: dict[str, np.ndarray]  # D in action units, of bounds and attack; empty for logits
 
 
-def measure(policy: Policy, masks: Masks | None, obs: Any, options: Options) -> Measured:
+def measure(policy: Policy, masks: Masks | None, obs: AnyArray, options: Options) -> Measured:
     """Returns what all tables are made of, at the same observations for every mask."""
     bounds = certify(policy, masks, eps=options.eps, obs=obs, bounds=options.bounds)
 
@@ -252,7 +252,7 @@ def measure(policy: Policy, masks: Masks | None, obs: Any, options: Options) -> 
 
 
 def sensitivity(
-    policy: Policy, masks: Masks | None, obs: Any, options: Options
+    policy: Policy, masks: Masks | None, obs: AnyArray, options: Options
 ) -> dict[str, np.ndarray]:
     """What the bounds are about, `[N, states]` each, in float64: see `at_state`.
 

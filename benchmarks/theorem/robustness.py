@@ -8,7 +8,7 @@ of one episode are alike.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -158,7 +158,7 @@ def meaning_table(along: Along) -> tuple[list[str], list[list[str]]]:
     return meaning_rows(along.meaning, float(along.returns[0].mean()), float(along.spread[0]))
 
 
-def f_columns(found: Sequence[Along]) -> Iterator[dict[str, Any]]:
+def f_columns(found: Sequence[Along]) -> Iterator[dict[str, object]]:
     """Yields a row per policy and sparsity: all of F, as numbers."""
     for along in found:
         moved = over_steps(along.own, along.own.actions[ATTACK]).mean(-1)

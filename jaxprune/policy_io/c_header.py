@@ -4,7 +4,6 @@ import re
 import textwrap
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -173,7 +172,7 @@ def _layers(controller: Controller, products: str, total: str) -> str:
     loops, last = [], len(controller.layers) - 1
     for n, (weight, _) in enumerate(controller.layers):
         outputs, inputs = weight.shape
-        names: dict[str, Any] = {"n": n, "inputs": inputs, "outputs": outputs}
+        names: dict[str, object] = {"n": n, "inputs": inputs, "outputs": outputs}
         names |= {"source": n % 2, "target": (n + 1) % 2}
         names["products"] = Template(products).substitute(names)
         names["sum"] = Template(total).substitute(names)
@@ -182,7 +181,7 @@ def _layers(controller: Controller, products: str, total: str) -> str:
     return "\n".join(loops)
 
 
-def _facts(controller: Controller, path: Path) -> dict[str, Any]:
+def _facts(controller: Controller, path: Path) -> dict[str, object]:
     """What the text of the file says about the policy, by the names in `FILE`."""
     weights = [weight for weight, _ in controller.layers]
     widths = [weights[0].shape[1], *(len(weight) for weight in weights)]

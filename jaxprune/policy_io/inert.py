@@ -20,17 +20,17 @@ class Inert:
     args: tuple[Any, ...] = ()
     state: Any = None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+    def __new__(cls, *args: object, **kwargs: object) -> "Inert":
         """What calling the class or function comes to."""
         del kwargs
         self = super().__new__(cls)
         self.args = args
         return self
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:  # dictionaries of other classes
+    def __setitem__(self, key: object, value: object) -> None:  # dictionaries of other classes
         del key, value
 
     def extend(self, items: Any) -> None:

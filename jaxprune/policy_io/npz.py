@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def save_policy(path: str | Path, policy: Policy, masks: Masks | None = None) ->
         InputError: policy or masks have leading axes.
     """
     policy = one_policy(policy, masks)
-    arrays: dict[str, Any] = {f"obs_{k}": v for k, v in policy.obs_stats._asdict().items()}
+    arrays: dict[str, object] = {f"obs_{k}": v for k, v in policy.obs_stats._asdict().items()}
     arrays |= {name: getattr(policy, name) for name in STATIC}
     if policy.distribution == "normal":
         arrays["log_std"] = policy.params.log_std

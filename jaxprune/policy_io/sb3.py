@@ -69,7 +69,7 @@ class Settings:
             found = here[spelled[0]]
         return found
 
-    def require(self, what: str, found: Any, allowed: tuple[Any, ...]) -> None:
+    def require(self, what: str, found: object, allowed: tuple[Any, ...]) -> None:
         """Raises `InputError` unless a setting has one of these values."""
         if found not in allowed:
             raise InputError(
@@ -110,7 +110,7 @@ def _box(settings: Settings) -> ActionBox:
     return ActionBox(*(tuple(float(x) for x in end.strip("[]").split()) for end in (low, high)))
 
 
-def _axes(shape: Any) -> int:
+def _axes(shape: object) -> int:
     """Of a shape, which is a list, or text such as "(3,)"."""
     return len(re.findall(r"\b\d+\b", str(shape)))
 

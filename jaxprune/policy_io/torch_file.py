@@ -67,7 +67,7 @@ class _Tensor(NamedTuple):
 class _StateDict(dict[Any, Any]):
     """Stands for an OrderedDict; modules attach a version number to theirs, which is dropped."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         del state
 
 
@@ -77,10 +77,10 @@ class _Builder:
     def __init__(self, build: Callable[..., Any]):
         self.build = build
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> Any:
         return self.build(*args)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         del state
 
 
@@ -89,7 +89,7 @@ def _ordered_dict() -> _StateDict:
 
 
 def _tensor(
-    storage: tuple[str, str], offset: int, size: Any, stride: Any, grad: bool, hooks: Any
+    storage: tuple[str, str], offset: int, size: Any, stride: Any, grad: bool, hooks: object
 ) -> _Tensor:
     del grad, hooks
     # Shapes that a pickle shares among its tensors, or nests, must not add up.
@@ -98,7 +98,7 @@ def _tensor(
     return _Tensor(*storage, offset, size, stride)
 
 
-def _parameter(tensor: _Tensor, grad: bool, hooks: Any) -> _Tensor:
+def _parameter(tensor: _Tensor, grad: bool, hooks: object) -> _Tensor:
     del grad, hooks
     return tensor
 
@@ -139,7 +139,7 @@ class _Unpickler(unpickle.Unpickler):
         return item, key
 
 
-def _state_dict(held: Any, source: str | Path) -> dict[str, _Tensor]:
+def _state_dict(held: object, source: str | Path) -> dict[str, _Tensor]:
     """The tensors by name: all that a file holds, or the one dictionary of them in a checkpoint.
 
     Raises:

@@ -39,7 +39,7 @@ class Unpickler:
         """Returns what stands for a class or function."""
         raise ValueError(f"{module_name}.{global_name} is not known")
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: object) -> Any:
         """Returns what stands for an object that is kept outside of the pickle."""
         raise ValueError("nothing is kept outside of this pickle")
 

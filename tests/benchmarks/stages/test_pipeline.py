@@ -301,8 +301,8 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     plan = make_plan(expand(SMOKE), ENV, Path("results/x"))
     assert (plan.agents, plan.cells) == (15, 39)
     assert plan.training_steps == 15 * expand(SMOKE).learner.steps
-    # A director's 7 calls of 8 episodes, of which each is taken to last a third of the horizon.
-    assert plan.learning_steps == 39 * round(7 * 8 * 500 / 3)
+    # A director's 8 calls of 8 episodes, of which each is taken to last a third of the horizon.
+    assert plan.learning_steps == 39 * round(8 * 8 * 500 / 3)
     assert plan.episodes == 39 * len(SMOKE.attacks) * SMOKE.episodes
     assert plan.programs == ("init", "train", "evaluate", "director")
     assert plan.seconds > 0
