@@ -286,7 +286,7 @@ BAD = [
     ("--methods movement/after", ["'movement/after'", "during training", "cubic"]),
     ("--methods movement/at_start", ["'movement/at_start'", "during training"]),
     ("--modes endpoints", ["mode 'endpoints'", "endpoint, trajectory"]),
-    ("--regimes ppo,sappo", ["regime 'sappo'", "ppo, sa_ppo, ppo_decay"]),
+    ("--regimes ppo,sappo", ["regime 'sappo'", "did you mean 'sa_ppo'", "jaxprune list regimes"]),
     ("--controls wide", ["control 'wide'", "narrow, rescaled"]),
     ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
     ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
