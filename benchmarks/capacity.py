@@ -230,7 +230,7 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
     programs, cells = Measuring("evaluate"), width * EPISODES_PER_LANE * len(jax.local_devices())
     design = expand(replace(experiment, lanes=lanes))
-    AttackRunner(design, env, policy, cells).compile(programs, ())
+    AttackRunner(design, env, policy, cells).compile(programs)
     return Size(lanes, lanes, programs.bytes)
 
 

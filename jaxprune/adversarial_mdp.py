@@ -9,7 +9,7 @@ optimal adversary is the optimal policy of such an MDP; Zhang et al. 2021 (ATLA,
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 
@@ -17,7 +17,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.pgd import projected
 from jaxprune.policy import normalise
 from jaxprune.rollout import Play, act
-from jaxprune.types import Array, EnvState, Key, Policy, TimeStep
+from jaxprune.types import AnyArray, Array, EnvState, Key, Policy, TimeStep
 
 # (key, victim, obs_norm [obs_size], eps [], decision [action_size]) -> obs_norm' in the ball
 Move: TypeAlias = Callable[[Key, Policy, Array, Array, Array], Array]
@@ -44,7 +44,7 @@ class AdversarialMDP:
     env: Environment
     victim: Policy
     """Already masked."""
-    eps: Any
+    eps: AnyArray
     """Radius of the ball in normalised units, `[]`."""
     move: Move
     """Makes the shown observation from the adversary's decision."""

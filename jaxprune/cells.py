@@ -1,21 +1,21 @@
 """A population of masked policies as a flat list of cells, whatever axes the caller stacked."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.pruning.masks import check_arrays, mask_policy
-from jaxprune.types import Masks, Policy
+from jaxprune.types import AnyArray, Masks, Policy, PyTree
 from jaxprune.validation import InputError
 
 
 class Cell(NamedTuple):
     """One policy with one mask. Policies are stored once however many masks they have."""
 
-    agent: Any  # int [], which policy
+    agent: AnyArray  # int [], which policy
     masks: Masks | None  # None keeps everything
 
 
@@ -48,6 +48,6 @@ def masked_policy(policies: Policy, cell: Cell) -> Policy:
     return mask_policy(jax.tree.map(lambda x: x[cell.agent], policies), cell.masks)
 
 
-def _flatten(tree: Any, shape: tuple[int, ...]) -> Any:
+def _flatten(tree: PyTree, shape: tuple[int, ...]) -> PyTree:
     """The leading axes `shape` of every leaf as one."""
     return jax.tree.map(lambda x: x.reshape(math.prod(shape), *x.shape[len(shape) :]), tree)

@@ -6,27 +6,21 @@ another way such as `jaxprune.queue`. Processes share nothing: each computes pop
 """
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxprune.types import AnyArray, PyTree
 from jaxprune.validation import InputError
 
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
 LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
-
-_rehearsing = ContextVar("rehearsing", default=False)
-
 
 # Switches under which JAX refuses what is done here, and their values under which it does not.
 LENIENT = {
@@ -119,11 +113,11 @@ class Layout(NamedTuple):
     order: np.ndarray  # [padded], the item at each position; the last one is repeated as padding
     place: np.ndarray  # [size], the position of each item
 
-    def deal(self, items: Any) -> Any:
+    def deal(self, items: PyTree) -> PyTree:
         """Deals items `[size]` to their positions, `[padded]`, on the host."""
         return take(jax.device_get(items), self.order)
 
-    def collect(self, results: Any) -> Any:
+    def collect(self, results: PyTree) -> PyTree:
         """Fetches the results `[padded]` of the positions in the order of the items, `[size]`."""
         return take(jax.device_get(results), self.place)
 
@@ -139,16 +133,9 @@ def layout(size: int, width: int) -> Layout:
     return Layout(width, np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
 
 
-def take(tree: Any, index: Any) -> Any:
+def take(tree: PyTree, index: AnyArray | slice | tuple[int, ...]) -> PyTree:
     """The items `index` of the leading axis of every leaf."""
     return jax.tree.map(lambda x: x[index], tree)
-
-
-class Rehearsed(NamedTuple):
-    """A program that was compiled before it was called."""
-
-    program: Any
-    shapes: Any  # of its results
 
 
 class Mapped:
@@ -162,14 +149,14 @@ class Mapped:
             in chunks of `width`.
     """
 
-    def __init__(self, fn: Callable[..., Any], walk: Callable[..., Any] | None = None):
+    def __init__(self, fn: Callable[..., PyTree], walk: Callable[..., PyTree] | None = None):
         devices = jax.local_devices()
         mesh = jax.make_mesh(
             (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
         )
         whole, split = PartitionSpec(), PartitionSpec("population")
 
-        def on_device(width: int, shared: Any, items: Any) -> Any:
+        def on_device(width: int, shared: PyTree, items: PyTree) -> PyTree:
             return jax.shard_map(
                 partial(walk or _in_chunks, fn, width),
                 mesh=mesh,
@@ -185,11 +172,9 @@ class Mapped:
             in_shardings=self._shardings,
             out_shardings=self._shardings[1],
         )
-        self._ahead: dict[Any, Future[Rehearsed]] = {}  # by width and shapes of arguments
-        self._lock = Lock()
 
-    def __call__(self, shared: Any, items: Any, width: int) -> Any:
-        """Maps the function over items that are laid out; returns zeros in a `rehearsal`.
+    def __call__(self, shared: PyTree, items: PyTree, width: int) -> PyTree:
+        """Maps the function over items that are laid out.
 
         Args:
             shared: reaches every call of the function unbatched.
@@ -199,28 +184,23 @@ class Mapped:
         Returns:
             The results, with the leading axis of the items, which stay split over the devices.
         """
-        if _rehearsing.get():
-            return self._rehearse(shared, items, width)
-        ahead = self._ahead.get(_signature(shared, items, width))
-        if ahead is not None:
-            return ahead.result().program(*self.placed(shared, items))
         return self._jitted(width, *self.placed(shared, items))
 
-    def placed(self, shared: Any, items: Any) -> tuple[Any, Any]:
+    def placed(self, shared: PyTree, items: PyTree) -> tuple[PyTree, PyTree]:
         """The arguments on the devices that are to use them.
 
         A process of several may not leave that to a jitted function.
         """
         return jax.device_put((shared, items), self._shardings)
 
-    def lower(self, shared: Any, items: Any, width: int) -> Any:
+    def lower(self, shared: PyTree, items: PyTree, width: int) -> jax.stages.Lowered:
         """For arguments of these shapes, as of a jitted function: a `jax.stages.Lowered`.
 
         What it compiles to takes arguments that are `placed`.
         """
         return self._jitted.lower(width, *jax.eval_shape(lambda *x: x, shared, items))
 
-    def shapes(self, shared: Any, items: Any, width: int) -> Any:
+    def shapes(self, shared: PyTree, items: PyTree, width: int) -> PyTree:
         """Of the results."""
         return jax.eval_shape(partial(self._jitted, width), shared, items)
 
@@ -229,22 +209,9 @@ class Mapped:
         """For how many shapes of arguments calls have compiled it."""
         return self._jitted._cache_size()
 
-    def _rehearse(self, shared: Any, items: Any, width: int) -> Any:
-        signature = _signature(shared, items, width)
-        with self._lock:  # two threads may ask for the same
-            first = signature not in self._ahead
-            ahead = self._ahead.setdefault(signature, Future())
-        if first:
-            try:
-                lowered = self.lower(shared, items, width)
-                ahead.set_result(Rehearsed(lowered.compile(), lowered.out_info))
-            except BaseException as error:
-                ahead.set_exception(error)
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ahead.result().shapes)
-
 
 def map_population(
-    program: Mapped, shared: Any, items: Any, lanes_per_item: int, lanes: int | None = None
+    program: Mapped, shared: PyTree, items: PyTree, lanes_per_item: int, lanes: int | None = None
 ) -> Any:
     """Maps a function of one item over a population, on all devices.
 
@@ -263,26 +230,7 @@ def map_population(
     return laid.collect(program(shared, laid.deal(items), laid.width))
 
 
-@contextmanager
-def rehearsal() -> Iterator[None]:
-    """Inside, programs over populations are compiled for their arguments and return zeros.
-
-    What calls them is carried out as usual, so that with arguments of the right shapes it finds
-    all it needs compiled when it comes to it. Of this thread alone.
-    """
-    token = _rehearsing.set(True)
-    try:
-        yield
-    finally:
-        _rehearsing.reset(token)
-
-
-def _signature(shared: Any, items: Any, width: int) -> Any:
-    leaves, structure = jax.tree.flatten((shared, items))
-    return width, structure, tuple((np.shape(x), jax.dtypes.result_type(x)) for x in leaves)
-
-
-def _in_chunks(fn: Callable[..., Any], width: int, shared: Any, items: Any) -> Any:
+def _in_chunks(fn: Callable[..., PyTree], width: int, shared: PyTree, items: PyTree) -> PyTree:
     """The items of one device, `width` at a time."""
     chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
     results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)

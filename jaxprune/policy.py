@@ -5,7 +5,7 @@ where perturbations live too, so `normalise` and `action_distribution` are separ
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax.scipy.special import erf
 
-from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy
+from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy, PyTree
 from jaxprune.validation import InputError, lookup
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
@@ -202,10 +202,10 @@ class Distribution(Protocol):
     def sample(self, key: Key) -> Array: ...  # noqa: D102
     def log_prob(self, action: Array) -> Array: ...  # noqa: D102
     def entropy(self) -> Array: ...  # noqa: D102
-    def kl(self, other: Any) -> Array: ...  # noqa: D102
-    def distance(self, other: Any) -> Array: ...  # noqa: D102
-    def total_variation(self, other: Any) -> Array: ...  # noqa: D102
-    def change(self, other: Any) -> Array: ...  # noqa: D102
+    def kl(self, other: Self) -> Array: ...  # noqa: D102
+    def distance(self, other: Self) -> Array: ...  # noqa: D102
+    def total_variation(self, other: Self) -> Array: ...  # noqa: D102
+    def change(self, other: Self) -> Array: ...  # noqa: D102
     def likelihood(self, action: Array) -> Array: ...  # noqa: D102
     def support(self) -> tuple[Array, Array]: ...  # noqa: D102
 
@@ -259,8 +259,8 @@ def init_policy(
     """
     key_actor, key_critic = jax.random.split(key)
     x = jnp.zeros(obs_size)
-    actor: Any = MLP(hidden, action_size, activation, final_gain=0.01).init(key_actor, x)
-    critic: Any = MLP(hidden, 1, activation, final_gain=1.0).init(key_critic, x)
+    actor: PyTree = MLP(hidden, action_size, activation, final_gain=0.01).init(key_actor, x)
+    critic: PyTree = MLP(hidden, 1, activation, final_gain=1.0).init(key_critic, x)
     log_std = jnp.full((0 if discrete else action_size,), init_log_std)
     return Policy(
         params=Params(actor["params"], critic["params"], log_std),

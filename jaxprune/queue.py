@@ -8,14 +8,14 @@ of its device's queue.
 import heapq
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.devices import LANES, Mapped, lane_width, layout, take
-from jaxprune.types import Array
+from jaxprune.types import AnyArray, Array, PyTree
 
 # Items that one device steps together. Fewer than `LANES` on a CPU, where a step costs what its
 # lanes cost, those included that idle at the end of the queue.
@@ -25,24 +25,24 @@ QUEUE_LANES = LANES | {"cpu": 32}
 class Loop(NamedTuple):
     """What is done to one item until it is done, in pure functions of one item."""
 
-    start: Callable[[Any], tuple[Any, Any]]
+    start: Callable[[PyTree], tuple[PyTree, PyTree]]
     """item -> (what stays the same, the state before the first step)."""
-    step: Callable[[Any, Any], Any]
+    step: Callable[[PyTree, PyTree], PyTree]
     """(what stays the same, state) -> state."""
-    done: Callable[[Any], Array]
+    done: Callable[[PyTree], Array]
     """state -> bool []."""
-    result: Callable[[Any], Any]
+    result: Callable[[PyTree], PyTree]
     """state -> result."""
 
 
 class Queued(NamedTuple):
     """Items of a queue, and which of them are no padding; on every device the padding is last."""
 
-    real: Any  # bool [N]
-    items: Any  # [N]
+    real: AnyArray  # bool [N]
+    items: PyTree  # [N]
 
 
-def map_queue(program: Mapped, shared: Any, items: Any, lanes: int | None = None) -> Any:
+def map_queue(program: Mapped, shared: PyTree, items: PyTree, lanes: int | None = None) -> PyTree:
     """Runs a loop for every item of a population, on all devices.
 
     Args:
@@ -81,7 +81,7 @@ def lane_steps(lengths: Sequence[int], width: int) -> int:
     return total
 
 
-def in_queue(make: Callable[[Any], Loop], width: int, shared: Any, queued: Queued) -> Any:
+def in_queue(make: Callable[[PyTree], Loop], width: int, shared: PyTree, queued: Queued) -> PyTree:
     """Runs a loop for every item of one device: a lane that is done takes the next one.
 
     Lanes step together until one is done. The queue starts again at its end, for lanes that have
@@ -91,10 +91,10 @@ def in_queue(make: Callable[[Any], Loop], width: int, shared: Any, queued: Queue
     size, capacity = jnp.sum(queued.real), len(queued.real)
     done, step = jax.vmap(loop.done), jax.vmap(loop.step)
 
-    def start(number: Array) -> tuple[Any, Any]:
+    def start(number: Array) -> tuple[PyTree, PyTree]:
         return loop.start(take(queued.items, number % jnp.maximum(size, 1)))
 
-    def until_one_is_done(carry: Any) -> Any:
+    def until_one_is_done(carry: PyTree) -> PyTree:
         number, known, state, results = carry
         state = jax.lax.while_loop(lambda s: ~jnp.any(done(s)), partial(step, known), state)
         ended = done(state)
@@ -116,7 +116,7 @@ def in_queue(make: Callable[[Any], Loop], width: int, shared: Any, queued: Queue
     return jax.lax.while_loop(left, until_one_is_done, (number, known, state, results))[-1]
 
 
-def _where(which: Array, new: Any, old: Any) -> Any:
+def _where(which: Array, new: PyTree, old: PyTree) -> PyTree:
     """The lanes `which` of one tree, the others of the other."""
     return jax.tree.map(
         lambda x, y: jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old

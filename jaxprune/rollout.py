@@ -7,7 +7,7 @@ of every worker (`rollout`).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,19 @@ import numpy as np
 
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.policy import action_distribution, clip_action, normalise
-from jaxprune.types import Array, EnvState, Key, Policy
+from jaxprune.types import AnyArray, Array, EnvState, Key, Policy, PyTree
 
 # (memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory')
-Perturb: TypeAlias = Callable[[Any, Key, Policy, Array, Array, Any], tuple[Array, Any]]
+Perturb: TypeAlias = Callable[[PyTree, Key, Policy, Array, Array, PyTree], tuple[Array, PyTree]]
 
 
 class Play(NamedTuple):
     """How an episode is played, and at which steps its observations are kept. May be traced."""
 
-    stochastic: Any = False  # bool [], draw actions instead of taking the mean or the likeliest
-    noise: Any = 0.0  # [], sigma of the smoothed policy: N(0, sigma^2) on all it sees
-    gamma: Any = 0.99  # [], of the discounted return
-    times: Any = np.zeros(0, np.int32)  # int [k]
+    stochastic: AnyArray = False  # bool [], draw actions, do not take the mean or the likeliest
+    noise: AnyArray = 0.0  # [], sigma of the smoothed policy: N(0, sigma^2) on all it sees
+    gamma: AnyArray = 0.99  # [], of the discounted return
+    times: AnyArray = np.zeros(0, np.int32)  # int [k]
 
 
 DETERMINISTIC = Play()
@@ -51,12 +51,12 @@ def act(
     spec: EnvSpec,
     victim: Policy,
     perturb: Perturb,
-    memory: Any,
+    memory: PyTree,
     obs: Array,
     eps: Array,
     play: Play = DETERMINISTIC,
     moment: Moment | None = None,
-) -> tuple[Array, Any, Array]:
+) -> tuple[Array, PyTree, Array]:
     """The victim's action at a perturbed observation: (action, memory', D).
 
     The action is what the simulator gets, clipped if the victim's are. D is how far the adversary
@@ -90,13 +90,13 @@ class Running(NamedTuple):
     key: Key  # of the steps that follow
     env_state: EnvState
     obs: Array  # [obs_size], raw
-    memory: Any  # of the adversary
+    memory: PyTree  # of the adversary
     done: Array  # bool []
     so_far: Episode
 
 
 def begin(
-    key: Key, start: tuple[EnvState, Array], memory: Any, play: Play = DETERMINISTIC
+    key: Key, start: tuple[EnvState, Array], memory: PyTree, play: Play = DETERMINISTIC
 ) -> Running:
     """Returns an episode before its first step.
 
@@ -148,7 +148,7 @@ def episode(
     env: Environment,
     victim: Policy,
     perturb: Perturb,
-    memory: Any,
+    memory: PyTree,
     eps: Array,
     play: Play = DETERMINISTIC,
 ) -> Episode:

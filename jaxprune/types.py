@@ -10,7 +10,10 @@ from flax import struct
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed PRNG key, `jax.random.key`
-
+# An array of NumPy on the host and of JAX inside a program; numbers count as `[]`.
+AnyArray: TypeAlias = Any
+# Nested tuples, dictionaries and dataclasses of arrays.
+PyTree: TypeAlias = Any
 
 # What normalised observations are clipped to unless a policy says otherwise.
 OBS_CLIP = 10.0
@@ -66,7 +69,7 @@ class Policy:
 class EnvState(NamedTuple):
     """The state of one environment."""
 
-    physics: Any  # what the simulator itself needs, a pytree
+    physics: PyTree  # what the simulator itself needs
     time: Array  # int32 [], steps taken in this episode
 
 

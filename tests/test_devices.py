@@ -1,8 +1,5 @@
 """Populations on two fake devices equal a plain `vmap`."""
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.devices import LANES, Mapped, lane_width, layout, map_population, rehearsal
+from jaxprune.devices import LANES, Mapped, lane_width, layout, map_population
 
 
 def affine(shared, item):
@@ -138,68 +135,3 @@ def test_lane_width_fills_the_lanes_but_not_with_padding(lanes_per_item, size, w
 
 def test_lane_width_knows_the_lanes_of_the_device():
     assert lane_width(1, 10**9) == LANES[jax.devices()[0].platform]
-
-
-def test_a_rehearsal_compiles_and_returns_zeros():
-    """And the call that follows uses what was compiled; of another shape it compiles its own."""
-    ran = []
-
-    def double(shared, x):
-        jax.debug.callback(lambda: ran.append(1))
-        return {"twice": 2 * x + shared, "sign": x > 0}
-
-    program = Mapped(double)
-    items = np.arange(1, 9, dtype=np.float32)
-    with rehearsal():
-        found = program(np.float32(1), items, 2)
-    jax.effects_barrier()
-    assert not ran
-    np.testing.assert_array_equal(found["twice"], np.zeros(8, np.float32), strict=True)
-    np.testing.assert_array_equal(found["sign"], np.zeros(8, bool), strict=True)
-    for call in (items, 2 * items):
-        result = program(np.float32(1), call, 2)
-        np.testing.assert_array_equal(result["twice"], 2 * call + 1)
-    assert program.compilations == 0
-    few = program(np.float32(1), items[:4], 2)
-    np.testing.assert_array_equal(few["twice"], 2 * items[:4] + 1)
-    assert program.compilations == 1
-    program(np.float32(1), items, 4)
-    assert program.compilations == 2
-    jax.effects_barrier()
-
-
-def test_a_rehearsal_is_of_one_thread_and_ends_with_its_block():
-    program = Mapped(lambda shared, x: x + shared)
-    items = np.arange(2, dtype=np.float32)
-    with ThreadPoolExecutor(1) as threads, rehearsal():
-        other = threads.submit(program, np.float32(1), items, 1).result()
-    np.testing.assert_array_equal(other, items + 1)
-    with pytest.raises(ZeroDivisionError), rehearsal():
-        raise ZeroDivisionError
-    np.testing.assert_array_equal(program(np.float32(2), items, 1), items + 2)
-
-
-def test_what_is_rehearsed_twice_is_compiled_once_and_an_error_reaches_all():
-    """Also by two threads at a time, and where it does not compile."""
-    traced, go = [], Barrier(2)
-
-    def slow(shared, x):
-        traced.append(1)
-        if shared.ndim:
-            raise ZeroDivisionError
-        return x + shared
-
-    program, items = Mapped(slow), np.arange(2, dtype=np.float32)
-
-    def rehearse(shared):
-        go.wait()
-        with rehearsal():
-            return program(shared, items, 1)
-
-    with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(rehearse, [np.float32(1)] * 2))
-        np.testing.assert_array_equal(found, np.zeros((2, 2)))
-        assert len(traced) == 1
-        failed = [threads.submit(rehearse, np.ones(1, np.float32)) for _ in range(2)]
-        assert all(isinstance(f.exception(), ZeroDivisionError) for f in failed)
-    np.testing.assert_array_equal(program(np.float32(1), items, 1), items + 1)

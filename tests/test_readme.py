@@ -162,7 +162,10 @@ def commands() -> list[tuple[str, str]]:
     """(program, its command line) of every document, `make run` and `make throughput` included."""
     found = []
     for text in DOCUMENTS.values():
-        found += re.findall(r"python -m (benchmarks\.\w+)([^`\n]*)", PYTHON.sub("", text))
+        text = PYTHON.sub("", text)
+        found += re.findall(r"python -m (benchmarks\.\w+)([^`\n]*)", text)
+        console = re.findall(r"(?m)(?:^ {4}|`)jaxprune ([a-z]+)([^`\n]*)", text)
+        found += [(f"benchmarks.{name}", line) for name, line in console]
         for target, args in makes(text):
             if target in ("run", "throughput"):
                 found.append((f"benchmarks.{target}", args))
@@ -226,7 +229,7 @@ def test_options_exist(capsys: pytest.CaptureFixture[str]):
     """Every `--option` of a document is in the help of a program."""
     for program in sorted({program for program, _ in commands()} - set(FOLDER_PROGRAMS)):
         with pytest.raises(SystemExit):
-            main_of(program).main(["--help"])
+            main_of(program).main(["--help-all" if program == "benchmarks.run" else "--help"])
     known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out)) | FOREIGN
     for document, text in DOCUMENTS.items():
         for span in spans(text):

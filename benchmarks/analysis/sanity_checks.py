@@ -8,7 +8,7 @@ arXiv 1802.00420): one for every method and radius, where its worst case is name
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from jaxprune.evaluation.gradient_masking import Diagnosis
 # Chance may account for so many standard errors of a mean difference, and what is certain but
 # below this share of the clean return is not worth a warning.
 ERRORS, RELEVANT = 2.0, 0.02
+# What names rows that belong together.
+Group: TypeAlias = tuple[str | float, ...]
+
 # A D below this is a float32 rounding error, or moves nothing.
 ROUNDING = 1e-4
 
@@ -102,10 +105,9 @@ RULES = [
     _Rule(
         "objective is a number",
         0.0,
-        lambda told: told.get("undefined", np.full(1, np.nan)),  # committed runs did not count
+        lambda told: told["undefined"],
         "The policy overflows at a share of {value:.3g} of the corners of the ball {where}. No "
         "attack sees what it does there: its robustness is not known.",
-        optional=True,
     ),
     _Rule(
         "gradient at least as strong as transfer in D",
@@ -162,6 +164,22 @@ def warnings_of(found: Sequence[Check]) -> Iterator[str]:
 
 
 # --- returns --------------------------------------------------------------------------------------
+
+
+def divergences(table: Columns, by: Sequence[str]) -> dict[Group, dict[float, int]]:
+    """Diverged episodes of every group of rows that has any, by sparsity.
+
+    Args:
+        table: of returns (a flag per episode) or of training (a count per iteration).
+        by: the columns whose values name a group.
+    """
+    found: dict[Group, dict[float, int]] = {}
+    counts = table.get("diverged", np.zeros(0, int))  # nothing was trained
+    for row in np.flatnonzero(counts):
+        group = found.setdefault(tuple(table[name][row] for name in by), {})
+        sparsity = float(table["sparsity"][row])
+        group[sparsity] = group.get(sparsity, 0) + int(counts[row])
+    return {group: dict(sorted(at.items())) for group, at in found.items()}
 
 
 class _Pair(NamedTuple):

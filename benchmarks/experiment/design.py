@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.labels import DENSE
 from jaxprune.losses import Hyper
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import find_method, honoured
 from jaxprune.types import Key
@@ -250,8 +250,3 @@ def training_programs(families: Collection[str]) -> list[tuple[str, str]]:
     if len(families) == 1:
         return [("init", "train")]
     return [(f"init {family}", f"train {family}") for family in families]
-
-
-def preparation(case: Case) -> str:
-    """Returns the name of what is compiled to prepare a case."""
-    return f"{case.attack} as {case.victim}"

@@ -7,8 +7,8 @@ Arrays whose sizes follow from the settings, without what XLA needs beside them 
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from typing import NamedTuple
 
 import jax
 
@@ -35,6 +35,15 @@ class Need(NamedTuple):
     on_device: bool
 
 
+class _Counts(NamedTuple):
+    """What there is of one block and of all blocks of a process."""
+
+    agents: int  # of a block, those that are trained
+    policies: int  # of all
+    cells: int  # of a block
+    all_cells: int
+
+
 def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     """Lists what a process needs memory for.
 
@@ -43,93 +52,119 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
         spec: of the task.
         seeds: that this process computes, a block at a time.
     """
-    experiment, config, plan = design.experiment, design.learner, design.cases
-    block, devices = experiment.block_seeds, len(jax.local_devices())
-    first_two = [design.first(n) for n in (1, 2)]
+    counts = _counts(design, seeds)
+    found = [
+        *_of_training(design, spec, counts),
+        *_of_cells(design, spec, counts),
+        *_of_attacks(design.experiment.attack, {c.attack for c in design.cases}, spec, counts),
+    ]
+    return [need for need in found if need.bytes]
 
-    def count(table: Callable[[Block], Sequence[Any]], seeds: int) -> int:
+
+def _counts(design: Design, seeds: int) -> _Counts:
+    block, first_two = design.experiment.block_seeds, [design.first(n) for n in (1, 2)]
+
+    def count(table: Callable[[Block], Sized], seeds: int) -> int:
         """Returns the length of a table of so many seeds, without a list of them."""
         one, two = (len(table(few)) for few in first_two)
         return one + (two - one) * (seeds - 1)
 
-    agents, policies = count(lambda b: b.trainings, block), count(lambda b: b.policies, seeds)
-    cells, all_cells = (count(lambda b: b.cells, n) for n in (block, seeds))
-    weights = network_size(config.hidden, spec)
-    at_a_time = devices * lane_width(config.num_envs, max(agents, 1), experiment.lanes)
-    step = FLOAT * (2 * spec.obs_size + spec.action_size + STEP)
-    leaves = len(config.hidden) + 1
-    kept = spec.horizon if spec.discrete else experiment.states // experiment.episodes + 1
-    attacks = {case.attack: make_attack(case.attack, experiment.attack) for case in plan}
-    points = max(attack.cost.queries for attack in attacks.values())
-    members = max(attack.members(spec) for attack in attacks.values())
-    chosen = max(experiment.attack.selection.rounds) if members > 1 else 0
-    played = max(experiment.episodes, chosen)  # of a cell, in a call
-    lanes = devices * queue_width(cells * played, experiment.lanes)
-    data = max(learning_data(name, experiment.attack) for name in attacks)
-    found = [
-        Need(
-            f"networks of {weights:,} parameters",
-            "smaller --hidden, fewer --seeds, or smaller --chunk-seeds and more shards",
-            FLOAT * weights * (policies + 3 * agents),  # with Adam's moments
-            True,
-        ),
-        Need(
-            f"what {agents:,} agents prune in {config.iterations:,} iterations",
-            "fewer --steps, or more --num-envs or --unroll",
-            agents * config.iterations * (FLOAT * (config.events + 1) * leaves + ROW),
-            False,
-        ),
-        Need(
-            f"rollouts of {at_a_time:,} agents at a time in {config.batch:,} steps",
-            "fewer --num-envs or a shorter --unroll",
-            at_a_time * config.batch * step,
-            True,
-        ),
-        Need(
-            f"masks of {all_cells:,} cells",
-            "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards",
-            all_cells * weights,
-            False,
-        ),
-        Need(
-            f"states that {cells:,} cells visit",
-            "fewer --states, --episodes or --selection.episodes, or smaller --chunk-seeds",
-            cells * played * kept * FLOAT * spec.obs_size,
-            False,
-        ),
-        Need(
-            f"networks of {weights:,} parameters in {lanes:,} episodes at a time",
-            "smaller --hidden, or fewer --lanes",
-            lanes * weights * FLOAT,
-            True,
-        ),
-        Need(
-            f"returns of {experiment.episodes:,} episodes of {all_cells:,} cells",
-            "fewer --episodes, or more shards",
-            all_cells * len(plan) * experiment.episodes * ROW,
-            False,
-        ),
-        Need(
-            f"{points:,} points that an attack asks at",
-            "fewer --search.queries or --mad.restarts",
-            devices * points * FLOAT * spec.obs_size,
-            True,
-        ),
-        Need(
-            f"{members:,} members of an adversary against {cells:,} cells",
-            "fewer --seeds, --adversary.seeds, --adversary.learning-rates, --rs.radii or "
-            "--rs.weights",
-            cells * members * FLOAT * network_size((64, 64), spec) if members > 1 else 0,
-            True,
-        ),
-        Need(
-            f"{data:,} steps that an adversary learns from",
-            "fewer --rs.steps, --search.clone-steps or --adversary.num-envs",
-            devices * data * step,
-            True,
-        ),
-    ]
-    return [need for need in found if need.bytes]
+    return _Counts(
+        count(lambda b: b.trainings, block),
+        count(lambda b: b.policies, seeds),
+        *(count(lambda b: b.cells, n) for n in (block, seeds)),
+    )
+
+
+def _of_training(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
+    config, agents = design.learner, counts.agents
+    weights, leaves = network_size(config.hidden, spec), len(config.hidden) + 1
+    width = lane_width(config.num_envs, max(agents, 1), design.experiment.lanes)
+    at_a_time = len(jax.local_devices()) * width
+    yield Need(
+        f"networks of {weights:,} parameters",
+        "smaller --hidden, fewer --seeds, or smaller --chunk-seeds and more shards",
+        FLOAT * weights * (counts.policies + 3 * agents),  # with Adam's moments
+        True,
+    )
+    yield Need(
+        f"what {agents:,} agents prune in {config.iterations:,} iterations",
+        "fewer --steps, or more --num-envs or --unroll",
+        agents * config.iterations * (FLOAT * (config.events + 1) * leaves + ROW),
+        False,
+    )
+    yield Need(
+        f"rollouts of {at_a_time:,} agents at a time in {config.batch:,} steps",
+        "fewer --num-envs or a shorter --unroll",
+        at_a_time * config.batch * _step_bytes(spec),
+        True,
+    )
+
+
+def _of_cells(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
+    experiment, episodes = design.experiment, design.experiment.episodes
+    weights, cells = network_size(design.learner.hidden, spec), counts.cells
+    kept = spec.horizon if spec.discrete else experiment.states // episodes + 1
+    attacks = [make_attack(case.attack, experiment.attack) for case in design.cases]
+    chooses = any(attack.members(spec) > 1 for attack in attacks)
+    chosen = max(experiment.attack.selection.rounds) if chooses else 0
+    played = max(episodes, chosen)  # of a cell, in a call
+    lanes = len(jax.local_devices()) * queue_width(cells * played, experiment.lanes)
+    yield Need(
+        f"masks of {counts.all_cells:,} cells",
+        "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards",
+        counts.all_cells * weights,
+        False,
+    )
+    yield Need(
+        f"states that {cells:,} cells visit",
+        "fewer --states, --episodes or --selection.episodes, or smaller --chunk-seeds",
+        cells * played * kept * FLOAT * spec.obs_size,
+        False,
+    )
+    yield Need(
+        f"networks of {weights:,} parameters in {lanes:,} episodes at a time",
+        "smaller --hidden, or fewer --lanes",
+        lanes * weights * FLOAT,
+        True,
+    )
+    yield Need(
+        f"returns of {episodes:,} episodes of {counts.all_cells:,} cells",
+        "fewer --episodes, or more shards",
+        counts.all_cells * len(design.cases) * episodes * ROW,
+        False,
+    )
+
+
+def _of_attacks(
+    config: AttackConfig, names: Collection[str], spec: EnvSpec, counts: _Counts
+) -> Iterator[Need]:
+    attacks, devices = [make_attack(name, config) for name in names], len(jax.local_devices())
+    points = max(attack.cost.queries for attack in attacks)
+    members = max(attack.members(spec) for attack in attacks)
+    data = max(learning_data(name, config) for name in names)
+    yield Need(
+        f"{points:,} points that an attack asks at",
+        "fewer --search.queries or --mad.restarts",
+        devices * points * FLOAT * spec.obs_size,
+        True,
+    )
+    yield Need(
+        f"{members:,} members of an adversary against {counts.cells:,} cells",
+        "fewer --seeds, --adversary.seeds, --adversary.learning-rates, --rs.radii or --rs.weights",
+        counts.cells * members * FLOAT * network_size((64, 64), spec) if members > 1 else 0,
+        True,
+    )
+    yield Need(
+        f"{data:,} steps that an adversary learns from",
+        "fewer --rs.steps, --search.clone-steps or --adversary.num-envs",
+        devices * data * _step_bytes(spec),
+        True,
+    )
+
+
+def _step_bytes(spec: EnvSpec) -> int:
+    return FLOAT * (2 * spec.obs_size + spec.action_size + STEP)
 
 
 def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:

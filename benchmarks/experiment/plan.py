@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks.experiment.design import Design, preparation, training_programs
+from benchmarks.experiment.design import Design, training_programs
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import Attack, facts_of, make_attack
@@ -146,9 +146,11 @@ def make_plan(
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(design, cells, spec)
     programs = (*itertools.chain(*training_programs(block.families)), "evaluate")
-    learners = [c for c in attacks if make_attack(c.attack, experiment.attack).cost.learns]
-    programs += tuple(dict.fromkeys(preparation(case) for case in learners))
-
+    programs += tuple(
+        name
+        for name in dict.fromkeys(case.attack for case in attacks)
+        if make_attack(name, experiment.attack).cost.learns
+    )
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
@@ -174,17 +176,10 @@ def make_plan(
         f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
         if learning
         else "learn     no adversary",
-        f"compile   {_compiled(programs, experiment.victim)}",
+        f"compile   {len(programs)} programs: {', '.join(programs)}",
         f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
         f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
         f"chunks    {blocks} blocks of {experiment.block_seeds} seeds (shard {shard})",
         f"results   {folder}",
     ]
     return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))
-
-
-def _compiled(programs: tuple[str, ...], victims: tuple[str, ...]) -> str:
-    """The programs, those that prepare an attack against several victims named once."""
-    names = dict.fromkeys(re.sub(" as .*", "", name) for name in programs)
-    each = "; what prepares an attack once per victim" if len(victims) > 1 else ""
-    return f"{len(programs)} programs: {', '.join(names)}{each}"

@@ -7,7 +7,7 @@ from benchmarks.experiment.design import hyper_of
 from benchmarks.experiment.tuned import tuned
 from jaxprune.attacks import ATTACKS, find_attack
 from jaxprune.certify import BOUNDS
-from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.envs import Environment, default_backend, find_env, make_env
 from jaxprune.evaluation.episodes import VICTIMS
 from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
@@ -22,7 +22,7 @@ def check(experiment: Experiment) -> Environment:
         InputError: the first setting that no run could honour; nothing has been computed.
     """
     check_ranges(experiment)
-    lookup(TASKS, experiment.env, "env")
+    find_env(experiment.env)
     for name in experiment.methods:
         find_method(name)
     families = {

@@ -22,9 +22,8 @@ from benchmarks.analysis.curves import (
     replicated_interval,
 )
 from benchmarks.analysis.meaning import meaning_rows
-from benchmarks.analysis.metrics import divergences, metrics
 from benchmarks.analysis.published import Comparison, compare
-from benchmarks.analysis.sanity_checks import Check, checks, warnings_of
+from benchmarks.analysis.sanity_checks import Check, Group, checks, divergences, warnings_of
 from benchmarks.analysis.verdict import NEGLIGIBLE as NEGLIGIBLE
 from benchmarks.analysis.verdict import TOLERATED_LOSS as TOLERATED_LOSS
 from benchmarks.analysis.verdict import SweetSpot as SweetSpot
@@ -32,9 +31,9 @@ from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.analysis.worst_case import most_common as most_common
-from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import read_json, read_table
 from jaxprune.attacks import ATTACKS, label_of
+from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import FEWEST, Interval
 
 # Fewer training seeds than this say nothing about a method.
@@ -192,7 +191,6 @@ class Contents(NamedTuple):
     problems: list[str]
     compute: list[Stage]  # the total last
     comparison: Comparison | None
-    metrics: list[dict[str, Any]]  # of metrics.json
     pictures: list[str]  # files beside the report that are no figures of ours
 
     @property
@@ -284,7 +282,6 @@ def contents(
         problems=[*problems, *warnings_of(checked)],
         compute=[*stages, total(stages)] if len(stages) > 1 else stages,
         comparison=compare(results, str(returns["env"][0])),
-        metrics=metrics(results, certificates, others),
         pictures=list(pictures),
     )
 
@@ -511,7 +508,7 @@ def warnings(
 
 
 def _divergence_warning(
-    found: dict[tuple[Any, ...], dict[float, int]], of: int, what: str, first: str = ""
+    found: dict[Group, dict[float, int]], of: int, what: str, first: str = ""
 ) -> str:
     """How many, what it means, and where: (method) or (method, attack, eps, victim), by sparsity.
 

@@ -108,7 +108,7 @@ INTRODUCTION = """\
 What an adversary may spend decides what it finds. *Queries* are forward passes of a policy or a
 critic, *gradients* those of one, *simulated* steps of the simulator, all per attacked step; *env
 steps* are what the preparation of all *members* takes per victim. Seconds are of this run, per
-cell, those of the preparation with what was not compiled ahead. The member that a cell meets was
+cell, those of the preparation with its compilation. The member that a cell meets was
 chosen on other episodes. *Worst for* is the share of cells, and halves of their episodes, for which
 it alone was the strongest."""
 CHECKS = """\

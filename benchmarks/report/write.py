@@ -21,14 +21,13 @@ PNG = ("returns", "certificates", "regret", "training")
 
 
 def write_report(folder: RunFolder, console: Console) -> None:
-    """Write metrics.json, figures, report.md and report.html beside the tables, and print a part.
+    """Write figures, report.md and report.html beside the tables, and print a part.
 
     Raises:
         InputError: a table is missing, damaged or of another version; nothing is written.
     """
     contents = gather(folder.path)
     told, drawn = sections(contents), charts(contents)
-    folder.write_json("metrics.json", contents.metrics)
     on_paper = {name: drawn[name] for name in PNG if name in drawn}
     files = [*png_figures.draw(on_paper, folder.path), *contents.pictures]
     folder.write_text("report.md", text(heading(contents), told, files))

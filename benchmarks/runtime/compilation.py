@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxprune.devices import Mapped, rehearsal
+from jaxprune.devices import Mapped
 
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
@@ -53,22 +53,6 @@ class Programs:
             return lambda shared, items: compiled(*program.placed(shared, items))
 
         return self._threads.submit(work)
-
-    def rehearse(self, name: str, work: Callable[[], Any]) -> Future[None]:
-        """Compile what `work` calls, after all that was asked for before.
-
-        Args:
-            name: of the work.
-            work: makes its own arguments, of zeros; see `jaxprune.devices.rehearsal`.
-        """
-
-        def through() -> None:
-            start = time.monotonic()
-            with rehearsal():
-                work()
-            self.seconds[name] = round(time.monotonic() - start, 2)
-
-        return self._threads.submit(through)
 
     def facts(self) -> dict[str, Any]:
         """What was compiled, for experiment.json."""

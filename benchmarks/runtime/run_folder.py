@@ -158,7 +158,7 @@ def read_table(path: Path, name: str) -> dict[str, np.ndarray]:
     """
     file, schema = path / f"{name}.parquet", SCHEMAS[name]
     try:
-        held = _completed(read_arrow(path, name), schema)
+        held = read_arrow(path, name)
         absent = set(schema.names) - set(held.column_names)
         if absent:
             raise InputError(
@@ -204,18 +204,6 @@ def values_of(column: pa.ChunkedArray) -> np.ndarray:
     if all(text == harmless for text, harmless in told.items()):
         return values
     return np.array([told.get(text) for text in values], object)
-
-
-def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Fills in what committed runs lack: the one victim that their settings name, and 0 bytes."""
-    settings = json.loads((table.schema.metadata or {}).get(b"settings", b"{}"))
-    known = {name: 0 for name in schema.names if name.startswith("bytes_")}
-    if isinstance(settings.get("victim"), str):
-        known["victim"] = settings["victim"]
-    for name in known.keys() & set(schema.names) - set(table.column_names):
-        values = pa.array([known[name]] * len(table), schema.field(name).type)
-        table = table.append_column(name, values)
-    return table
 
 
 def checksum(path: Path) -> str | None:

@@ -7,20 +7,18 @@ for all of them.
 """
 
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiment.design import Block, Case, Design, preparation
+from benchmarks.experiment.design import Block, Case, Design
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, Population, attack_chunk, described
 from benchmarks.stages.evaluator import BlockEvaluator
-from benchmarks.stages.victims import unknown_victims, victims_of, warmed
+from benchmarks.stages.victims import victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
 from jaxprune.attacks import Attack, Victims
 from jaxprune.attacks.members import ChosenMembers, prepared
@@ -42,7 +40,7 @@ class Attacked(NamedTuple):
 class Seconds(NamedTuple):
     """Of the host's clock, for all cells together."""
 
-    prepare: float  # with what was not compiled ahead
+    prepare: float  # with its compilation
     choose: float
     play: float
 
@@ -64,31 +62,14 @@ class AttackRunner:
         self.evaluator = BlockEvaluator(self.experiment, env, names, policy, self.times, cells)
         self.attacks = dict(zip(names, self.evaluator.members, strict=True))
         self.warm_start = self.experiment.attack.adversary.warm_start
-        self.policy, self.cells = policy, cells
-        self._rehearsals: dict[str, Future[None]] = {}
 
-    def compile(self, programs: Programs, cases: Iterable[Case]) -> None:
-        """Start compiling the episodes, then what prepares these attacks."""
+    def compile(self, programs: Programs) -> None:
+        """Start compiling the episodes."""
         self.evaluator.compile(programs, "evaluate")
-        lanes = self.experiment.lanes
-        for case in cases:
-            attack, name = self.attacks[case.attack], preparation(case)
-            if attack.prepare is None or not attack.cost.learns or name in self._rehearsals:
-                continue
-            if attack.warms and self.warm_start:  # one population after the other, of any size
-                continue
-            victims = unknown_victims(self.env, self.policy, self.cells, case, lanes)
-            self._rehearsals[name] = programs.rehearse(name, partial(attack.prepare, victims))
 
-    def settle(self, case: Case) -> None:
-        """Wait for the compiler, unless it has not come to this attack yet."""
-        rehearsal = self._rehearsals.get(preparation(case))
-        if rehearsal is not None and not rehearsal.cancel():
-            rehearsal.result()
-
-    def left(self, block: Block, chunks: Chunks) -> list[Case]:
-        """The cases of which a block has no chunk."""
-        return [case for case in self.cases if chunks.get(**attack_chunk(block.id, case)) is None]
+    def is_done(self, block: Block, chunks: Chunks) -> bool:
+        """Whether a block has a chunk of every case."""
+        return all(chunks.get(**attack_chunk(block.id, case)) is not None for case in self.cases)
 
     def run(self, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
@@ -156,7 +137,6 @@ class BlockUnderAttack:
         """Parameters of all members, `[cells, members, ...]`."""
         victim, made = self._ready.get(case.attack, ("", None))
         if victim != case.victim or attack.per_eps:
-            self.runner.settle(case)
             rows = self.population.rows
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[case.attack] = case.victim, made

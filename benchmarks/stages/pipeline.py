@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import Block, Design
-from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from benchmarks.runtime.checkpoints import Work
 from benchmarks.runtime.compilation import Programs
@@ -36,6 +35,7 @@ from benchmarks.stages.sparsity import account_population
 from benchmarks.stages.train import Agents, families_left, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.types import Policy
 
@@ -75,11 +75,10 @@ def run(
     untrained = {family for block in blocks for family in families_left(block, work.chunks)}
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
     runner = AttackRunner(design, env, shapes, len(first.cells))
-    left = dict.fromkeys(case for block in blocks for case in runner.left(block, work.chunks))
     with Programs() as programs:
         train = prepare_training(design, first, env, programs, loaded, untrained)
-        if left:
-            runner.compile(programs, left)
+        if not all(runner.is_done(block, work.chunks) for block in blocks):
+            runner.compile(programs)
         done = [run_block(block, train(block, work), runner, work) for block in blocks]
     return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 

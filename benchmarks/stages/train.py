@@ -27,7 +27,6 @@ from benchmarks.experiment.design import (
     training_methods,
     training_programs,
 )
-from benchmarks.experiment.labels import DENSE
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
@@ -37,6 +36,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import PolicyFile, read_policy_file
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import (
     METHODS,

@@ -7,15 +7,14 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import PREPARE, Case, key_for
-from benchmarks.experiment.labels import DENSE
 from benchmarks.stages.base import Population, Row
 from jaxprune.attacks import ATTACKS, Attack, Victims
 from jaxprune.attacks.members import prepared
-from jaxprune.cells import Cell
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import VICTIMS
-from jaxprune.pruning import dense, mask_policy
+from jaxprune.policy_io.labels import DENSE
+from jaxprune.pruning import mask_policy
 from jaxprune.types import Policy
 
 
@@ -41,33 +40,6 @@ def victims_of(
         key,
         VICTIMS[case.victim],
         source,
-        lanes,
-    )
-
-
-def unknown_victims(
-    env: Environment, policy: Any, cells: int, case: Case, lanes: int | None
-) -> Victims:
-    """Returns zeros in the shapes of `victims_of`, before there are any agents.
-
-    Args:
-        env: the task.
-        policy: shapes of the policies, `[agents]`.
-        cells: how many there will be.
-        case: of the attack.
-        lanes: environments per device in one call.
-    """
-    one = jax.eval_shape(lambda p: take(p, 0), policy)
-    masks = jax.eval_shape(lambda p: dense(p.params), one)
-    every = lambda tree: jax.tree.map(lambda x: np.zeros((cells, *x.shape), x.dtype), tree)  # noqa: E731
-    return Victims(
-        env,
-        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), policy),
-        Cell(np.zeros(cells, np.int32), every(masks)),
-        case.eps,
-        jax.random.key(0),
-        VICTIMS[case.victim],
-        every(one),
         lanes,
     )
 

@@ -4,7 +4,7 @@ The critic sees the *true* normalised observation s and the action a that the vi
 it is shown s': what the adversary lowers is the value of doing in s what it makes the victim do.
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxprune.attacks.gradient import climb
 from jaxprune.envs import EnvSpec
 from jaxprune.pgd import usable
 from jaxprune.policy import MLP, Affine, action_distribution
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import Array, Key, Policy, PyTree
 
 HIDDEN = (64, 64)
 ACTIVATION = "tanh"
@@ -28,7 +28,7 @@ Critic: TypeAlias = dict[str, dict[str, Array]]
 def init_critic(key: Key, spec: EnvSpec) -> Critic:
     """A fresh critic of `obs_size + action_size` inputs, orthogonal; the key is consumed."""
     inputs = jnp.zeros(spec.obs_size + spec.action_size)
-    variables: Any = _network().init(key, inputs)
+    variables: PyTree = _network().init(key, inputs)
     return variables["params"]
 
 

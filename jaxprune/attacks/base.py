@@ -5,7 +5,7 @@ the policy acts (SA-MDP, Zhang et al. 2020); the simulator always moves on from 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from jaxprune.cells import Cell
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.pgd import projected
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
 
 
 class Cost(NamedTuple):
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
         """Returns whether the preparation takes steps of the task."""
         return bool(self.env_steps or self.trials)
 
-    def spent(self, length: np.ndarray) -> dict[str, Any]:
+    def spent(self, length: np.ndarray) -> dict[str, AnyArray]:
         """Returns what was spent, with the trials among the env steps at a mean length `[N]`."""
         spent = self._asdict()
         return spent | {"env_steps": np.int64(self.env_steps + spent.pop("trials") * length)}
@@ -55,21 +55,21 @@ class Victims(NamedTuple):
     stochastic: bool = False  # whether the victim draws its actions
     source: Policy | None = None  # [N], whose attack is transferred
     lanes: int | None = None  # environments per device; None: what is fast on its kind
-    start: Any = None  # [N, members, ...], what training starts from; None: fresh
+    start: PyTree = None  # [N, members, ...], what training starts from; None: fresh
 
 
 class Attack(NamedTuple):
     """An adversary in pure functions. Members of the family are made by factories."""
 
-    perturb: Callable[..., tuple[Array, Any]]
+    perturb: Callable[..., tuple[Array, PyTree]]
     """(params, memory, key, victim, obs_norm [obs_size], eps [], moment) -> (obs_norm', memory').
 
     `moment` is the simulator and its state, a `Moment`; None where there is none to be had."""
-    init: Callable[[Any, Key], Any]
+    init: Callable[[PyTree, Key], PyTree]
     """(params, key) -> what the attack remembers, at the start of every episode."""
-    blank: Callable[[Policy, EnvSpec], Any]
+    blank: Callable[[Policy, EnvSpec], PyTree]
     """(victim, spec) -> parameters of one member before any preparation: shapes, and fillers."""
-    prepare: Callable[[Victims], Any] | None = None
+    prepare: Callable[[Victims], PyTree] | None = None
     """Trains what the attack needs: parameters `[N, members, ...]`, on the host. None: nothing."""
     members: Callable[[EnvSpec], int] = lambda spec: 1
     """How many are prepared per victim of a task, of which the strongest is used."""
@@ -90,7 +90,7 @@ def memoryless(perturb: Callable[[Key, Policy, Array, Array], Array], cost: Cost
     return Attack(with_memory, nothing, nothing, cost=cost)
 
 
-def nothing(*_: Any) -> tuple[()]:
+def nothing(*_: object) -> tuple[()]:
     """The parameters, or the memory, of an attack without."""
     return ()
 

@@ -1,5 +1,7 @@
 """Settings of all attacks: one frozen dataclass per family."""
 
+import math
+import operator
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
@@ -24,35 +26,46 @@ USUAL_GAMMA = 0.99  # of learners whose settings are unknown
 STARTS = ("fresh", "rs", "director")  # of learned adversaries
 
 
+# How often the better half of the members goes on, before the finalists do.
+HALVINGS = 2
+
+
 @dataclass(frozen=True)
 class SelectionConfig:
-    """The two rounds in which the member of an attack is chosen that a victim meets.
+    """The rounds in which the member of an attack is chosen that a victim meets.
 
-    Their episodes are never reported. One round of a few episodes would choose a lucky member, one
-    of many would play bad members as often as good ones.
+    All members play the first round, the better half the second, the better half of these the
+    third, and finalists the last. The mean over all rounds decides. Their episodes are never
+    reported. A member that was lucky once has to be lucky again, and few episodes go to bad ones.
     """
 
-    episodes: Annotated[int, COUNT] = 4
-    """Of the first round, which every member plays."""
+    episodes: Annotated[int, COUNT] = 2
+    """Of every round but the last."""
     finalists: Annotated[int, COUNT] = 4
-    """The best members of the first round, which play the second one as well."""
+    """Members that play the last round; as many are never left out before."""
     final_episodes: Annotated[int, COUNT] = 8
-    """Of the second round; the mean over both decides."""
+    """Of the last round."""
 
     def check(self) -> None:
         """Raises `InputError` for a setting out of its range."""
         check_ranges(self, "selection")
 
     @property
-    def rounds(self) -> tuple[int, int]:
+    def rounds(self) -> tuple[int, ...]:
         """Returns the episodes of each round."""
-        return self.episodes, self.final_episodes
+        return (self.episodes,) * (1 + HALVINGS) + (self.final_episodes,)
+
+    def playing(self, members: int) -> list[int]:
+        """Returns how many of the members play each round."""
+        finalists = min(members, self.finalists)
+        halved = [max(math.ceil(members / 2**i), finalists) for i in range(1 + HALVINGS)]
+        return [*halved, finalists]
 
     def played(self, members: int) -> int:
         """Returns the episodes that so many members play together; a single one is no choice."""
         if members == 1:
             return 0
-        return members * self.episodes + min(members, self.finalists) * self.final_episodes
+        return sum(map(operator.mul, self.playing(members), self.rounds))
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,27 @@
 """Adversaries that cannot jump: what changes from step to step is bounded too."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune.attacks.base import Attack, Victims, within
 from jaxprune.envs import EnvSpec
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import Array, Key, Policy, PyTree
 from jaxprune.validation import InputError
 
 
 class Coupled(NamedTuple):
     """Parameters of the attack inside, and what there is before the first step."""
 
-    inner: Any
+    inner: PyTree
     start: Array  # [obs_size], zeros
 
 
 class Memory(NamedTuple):
     """What the attack inside remembers, and where the last step was moved to."""
 
-    inner: Any
+    inner: PyTree
     delta: Array  # [obs_size], x' - x
 
 

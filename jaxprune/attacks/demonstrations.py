@@ -8,7 +8,7 @@ for a direction; what imitates them can still learn what they do not know.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxprune.envs import Environment
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo.advantages import update_stats
 from jaxprune.rollout import Transition, fresh_workers, rollout
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
 
 TRIALS = 8  # environments in which every member is tried,
 ENVS = 16  # those in which the strongest demonstrates,
@@ -78,7 +78,7 @@ class Shared(NamedTuple):
     """What all victims of a call have in common."""
 
     policies: Policy  # [agents]
-    eps: Any  # []
+    eps: AnyArray  # []
     key: Key
 
 
@@ -86,14 +86,14 @@ class Trial(NamedTuple):
     """A member of a victim's teacher."""
 
     cell: Cell
-    params: Any
+    params: PyTree
 
 
 class Lesson(NamedTuple):
     """A victim, the strongest member of its teacher, and who imitates it."""
 
     cell: Cell
-    params: Any
+    params: PyTree
     pupils: Start  # [k]
 
 
@@ -123,7 +123,7 @@ def imitating(teacher: Teacher, inverse: Inverse, victims: Victims, pupils: Star
     return map_population(_lesson_program(teaching, inverse), shared, lessons, ENVS, victims.lanes)
 
 
-def _tried(teaching: Teaching, victims: Victims, params: Any) -> np.ndarray:
+def _tried(teaching: Teaching, victims: Victims, params: PyTree) -> np.ndarray:
     """Mean return that every member `[N, members]` leaves its victim, on the host."""
     count, members = jax.tree.leaves(params)[0].shape[:2]
     victim, member = np.divmod(np.arange(count * members), members)
@@ -167,10 +167,10 @@ def _lesson_program(teaching: Teaching, inverse: Inverse) -> Mapped:
 def imitated(key: Key, policy: Policy, obs_norm: Array, decisions: Array) -> Policy:
     """The policy whose mean comes close to the decisions, `[rows, ...]`. The key is consumed."""
 
-    def with_actor(actor: Any) -> Policy:
+    def with_actor(actor: PyTree) -> Policy:
         return replace(policy, params=policy.params._replace(actor=actor))
 
-    def loss(actor: Any, row: tuple[Array, Array]) -> Array:
+    def loss(actor: PyTree, row: tuple[Array, Array]) -> Array:
         x, decision = row
         pupil = with_actor(actor)
         return jnp.sum((action_distribution(pupil, normalise(pupil, x)).mode() - decision) ** 2)
@@ -186,7 +186,7 @@ def first_returns(steps: Transition) -> Array:
 
 
 def _demonstration(
-    teaching: Teaching, shared: Shared, cell: Cell, params: Any, envs: int
+    teaching: Teaching, shared: Shared, cell: Cell, params: PyTree, envs: int
 ) -> tuple[Policy, Transition]:
     """The victim, and its steps under the attack: `Transition [LENGTH, envs]`."""
     victim = masked_policy(shared.policies, cell)

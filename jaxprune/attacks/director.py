@@ -8,7 +8,7 @@ one program.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,10 @@ from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Play, Running, begin, proceed
-from jaxprune.types import Policy
+from jaxprune.types import AnyArray, Array, Policy, PyTree
 
-# Calls in which all fixed directions are tried, and those that then compare the best FINALISTS.
-SCOUTING, COMPARING, FINALISTS = 2, 1, 4
+# Calls in which all fixed directions are tried, and how many each of the next calls compares.
+SCOUTING, COMPARED = 2, (8, 4)
 # What the search hands over: its last mean, where it started, the best two of its last generation.
 MEMBERS = 4
 
@@ -36,8 +36,8 @@ Try: TypeAlias = Callable[[int, np.ndarray], np.ndarray]
 class Director(NamedTuple):
     """The direction d = kernel @ x + bias at the normalised observation x."""
 
-    kernel: Any  # [action_size, obs_size]
-    bias: Any  # [action_size]
+    kernel: AnyArray  # [action_size, obs_size]
+    bias: AnyArray  # [action_size]
 
 
 class Shared(NamedTuple):
@@ -46,17 +46,17 @@ class Shared(NamedTuple):
     policies: Policy  # [agents]
     cells: Cell  # [N]
     directors: Director  # [N, individuals]
-    keys: Any  # [E], of the episodes
-    eps: Any  # []
-    stochastic: Any  # bool []
+    keys: Array  # [E], of the episodes
+    eps: AnyArray  # []
+    stochastic: AnyArray  # bool []
 
 
 class Trial(NamedTuple):
     """One episode of one victim under one of its directors."""
 
-    cell: Any  # int []
-    individual: Any  # int []
-    episode: Any  # int []
+    cell: AnyArray  # int []
+    individual: AnyArray  # int []
+    episode: AnyArray  # int []
 
 
 def director(config: DirectorConfig) -> Attack:
@@ -83,7 +83,7 @@ def director(config: DirectorConfig) -> Attack:
         towards = params.kernel @ obs_norm + params.bias
         return steer(config, victim, obs_norm, eps, towards), memory
 
-    calls = SCOUTING + COMPARING + config.generations
+    calls = SCOUTING + len(COMPARED) + config.generations
     trials = calls * config.individuals * config.episodes
     return Attack(
         perturb,
@@ -135,18 +135,34 @@ def as_director(matrix: np.ndarray, inputs: np.ndarray) -> Director:
 def scouted(config: DirectorConfig, attempt: Try, fixed: np.ndarray) -> np.ndarray:
     """Returns the fixed direction with the lowest return, `[N, M, ...] -> [N, ...]`.
 
-    As many as there is room for are tried, as often as there is room for; the best four once more.
+    As many as there is room for are tried, as often as there is room for; the best of them again,
+    and the mean over all that they played decides.
     """
     fixed = fixed[:, : SCOUTING * config.individuals]
     count, several = fixed.shape[:2]
-    row = np.arange(count)[:, None]
+    row, alive = np.arange(count)[:, None], np.tile(np.arange(several), (count, 1))
     slots = np.resize(np.arange(several), (SCOUTING, config.individuals))
-    first = np.concatenate([attempt(i, fixed[:, slot]) for i, slot in enumerate(slots)], axis=1)
-    finalists = ranked(_by_candidate(first, slots.ravel(), several))[:, :FINALISTS]
-    again = np.resize(np.arange(finalists.shape[1]), config.individuals)
-    second = attempt(SCOUTING, fixed[row, finalists[:, again]])
-    best = ranked(_by_candidate(second, again, finalists.shape[1]))[:, :1]
-    return fixed[row, finalists[row, best]][:, 0]
+    returns = np.concatenate([attempt(i, fixed[:, slot]) for i, slot in enumerate(slots)], axis=1)
+    played = np.tile(slots.ravel(), (count, 1))
+    for call, few in enumerate(COMPARED, SCOUTING):
+        alive = alive[row, ranked(_means(returns, played, alive))[:, :few]]
+        again = alive[:, np.resize(np.arange(alive.shape[1]), config.individuals)]
+        returns = np.concatenate([returns, attempt(call, fixed[row, again])], axis=1)
+        played = np.concatenate([played, again], axis=1)
+    best = alive[row, ranked(_means(returns, played, alive))[:, :1]]
+    return fixed[row, best][:, 0]
+
+
+def _means(returns: np.ndarray, played: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Returns the mean return of each of those alive, `[N, alive]`.
+
+    Args:
+        returns: `[N, plays]`.
+        played: which candidate each was of.
+        alive: candidates `[N, alive]`.
+    """
+    mine = played[:, None] == alive[..., None]
+    return np.where(mine, returns[:, None], 0).sum(-1) / mine.sum(-1)
 
 
 def searched(
@@ -173,7 +189,7 @@ def searched(
         noise = rng.standard_normal((config.individuals, *start.shape[1:]))
         noise[0] = 0.0
         drawn = mean[:, None] + deviation[:, None] * noise
-        best = ranked(attempt(SCOUTING + COMPARING + generation, drawn))[:, :kept]
+        best = ranked(attempt(SCOUTING + len(COMPARED) + generation, drawn))[:, :kept]
         elite = drawn[np.arange(len(drawn))[:, None], best]
         spread = elite.std(axis=1) + config.extra_deviation
         mean, deviation = elite.mean(axis=1), deviation + config.renewal * (spread - deviation)
@@ -208,13 +224,13 @@ def _program(env: Environment, config: DirectorConfig) -> Mapped:
         keys, keys_reset = jnp.unstack(jax.vmap(jax.random.split)(shared.keys), axis=1)
         resets, play = jax.lax.map(env.reset, keys_reset), Play(shared.stochastic)
 
-        def start(trial: Trial) -> tuple[Any, Running]:
+        def start(trial: Trial) -> tuple[PyTree, Running]:
             victim = masked_policy(shared.policies, take(shared.cells, trial.cell))
             mine = take(shared.directors, (trial.cell, trial.individual))
             key, reset = take((keys, resets), trial.episode)
             return (victim, mine), begin(key, reset, (), play)
 
-        def step(known: Any, running: Running) -> Running:
+        def step(known: PyTree, running: Running) -> Running:
             victim, mine = known
             perturb = partial(attack.perturb, mine)
             return proceed(running, env, victim, perturb, shared.eps, play)
@@ -222,11 +238,6 @@ def _program(env: Environment, config: DirectorConfig) -> Mapped:
         return Loop(start, step, done=lambda r: r.done, result=lambda r: r.so_far.return_)
 
     return Mapped(make, in_queue)
-
-
-def _by_candidate(returns: np.ndarray, candidate: np.ndarray, count: int) -> np.ndarray:
-    """Returns means of columns by the candidate that played them, `[N, slots] -> [N, count]`."""
-    return np.stack([returns[:, candidate == i].mean(axis=1) for i in range(count)], axis=1)
 
 
 def _blank(victim: Policy, spec: EnvSpec) -> Director:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune.types import Array, Key
+from jaxprune.types import Array, Key, PyTree
 
 ROWS, RATE = 256, 1e-3  # of a minibatch, and of Adam
 
 
-def fit(key: Key, first: Any, loss: Callable[[Any, Any], Array], rows: Any, epochs: int) -> Any:
+def fit(
+    key: Key, first: PyTree, loss: Callable[[PyTree, PyTree], Array], rows: PyTree, epochs: int
+) -> PyTree:
     """The parameters after so many shuffled passes of Adam over the rows. Pure.
 
     Args:

@@ -11,7 +11,7 @@ a member too.
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.pgd import usable
 from jaxprune.policy import action_distribution, actor_output, normalise
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
 
 TINY = 1e-24  # keeps the norm of no change differentiable; its root is far below float32's noise
 
@@ -58,7 +58,7 @@ class Shared(NamedTuple):
     """What all trainings of a call have in common."""
 
     policies: Policy  # [agents]
-    eps: Any  # []
+    eps: AnyArray  # []
 
 
 def sa_rl(config: AdversaryConfig, teachers: Teachers) -> Attack:
@@ -201,7 +201,7 @@ def _begun(fresh: Policy, kinds: np.ndarray, taught: Mapping[str, Policy]) -> Po
         taught: `[N, k]`, those that take the place of the k members of a kind.
     """
 
-    def leaf(all_of: Any, *some: Any) -> np.ndarray:
+    def leaf(all_of: PyTree, *some: PyTree) -> np.ndarray:
         whole = np.tile(all_of, (len(some[0]), *[1] * np.ndim(all_of)))
         for kind, by in zip(taught, some, strict=True):
             whole[:, kinds == kind] = by

@@ -1,7 +1,7 @@
 """Attacks that have to be prepared, and the strongest of their members for every victim."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,18 +11,20 @@ from jaxprune.attacks.base import ranked
 from jaxprune.attacks.config import SelectionConfig
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
-from jaxprune.types import Policy
+from jaxprune.types import Policy, PyTree
 
 
 class ChosenMembers(NamedTuple):
     """The member of an attack that every victim meets."""
 
-    params: Any  # [N, ...], of the member that is used
+    params: PyTree  # [N, ...], of the member that is used
     member: np.ndarray  # int [N], which one that is
     returns: np.ndarray  # [N, members], mean returns on the episodes of the choice that each played
 
 
-def blanks(attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int) -> tuple[Any, ...]:
+def blanks(
+    attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int
+) -> tuple[PyTree, ...]:
     """Parameters of unprepared attacks for a population, `[count, ...]`, on the host.
 
     Args:
@@ -35,7 +37,7 @@ def blanks(attacks: Sequence[Attack], victim: Policy, spec: EnvSpec, count: int)
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), shapes)
 
 
-def prepared(attack: Attack, victims: Victims) -> Any:
+def prepared(attack: Attack, victims: Victims) -> PyTree:
     """Parameters of all members, `[N, members, ...]`, on the host; blank ones of one member where
     there is nothing to prepare."""
     if attack.prepare is not None:
@@ -48,15 +50,14 @@ def prepared(attack: Attack, victims: Victims) -> Any:
 def choose(
     config: SelectionConfig,
     shape: tuple[int, int],
-    params: Any,
-    play: Callable[[int, np.ndarray, Any], np.ndarray],
+    params: PyTree,
+    play: Callable[[int, np.ndarray, PyTree], np.ndarray],
 ) -> ChosenMembers:
-    """Chooses the member that leaves each victim the lowest mean return, in two rounds.
+    """Chooses the member that leaves each victim the lowest mean return, in several rounds.
 
-    All members play the first round, the `finalists` with the lowest returns the second one too,
-    and the mean over the episodes of both decides. The minimum of noisy means is too low on the
-    episodes that picked it: choose on some, report others. A single member is no choice, and
-    nothing is played.
+    Those with the lowest mean so far play the next round, too. The minimum of noisy means is too
+    low on the episodes that picked it: choose on some, report others. A single member is no choice,
+    and nothing is played.
 
     Args:
         config: of the rounds.
@@ -64,25 +65,29 @@ def choose(
         params: of all members, `[N, members, ...]`.
         play: (round, index of a victim `[n]`, parameters `[n, ...]`) -> returns `[n, episodes]`.
 
-    Source: successive halving, Jamieson and Talwalkar 2016 (arXiv 1502.07943), with two rounds.
+    Source: successive halving, Jamieson and Talwalkar 2016 (arXiv 1502.07943).
     """
     count, members = shape
     everyone = np.arange(count)
     if members == 1:
         best, returns = np.zeros(count, np.int32), np.full((count, 1), np.nan)
         return ChosenMembers(take(params, (everyone, best)), best, returns)
+    row, alive = everyone[:, None], np.tile(np.arange(members), (count, 1))
+    total, played = np.zeros(shape), np.zeros(shape)
+    for turn, few in enumerate(config.playing(members)):
+        alive = _best(total, played, alive, few)
+        victim = np.repeat(everyone, few)
+        found = play(turn, victim, take(params, (victim, alive.ravel())))
+        total[row, alive] += found.sum(-1).reshape(alive.shape)
+        played[row, alive] += found.shape[-1]
+    best = _best(total, played, alive, 1)[:, 0].astype(np.int32)
+    return ChosenMembers(take(params, (everyone, best)), best, total / played)
 
-    def played(turn: int, playing: np.ndarray) -> np.ndarray:
-        """Returns of these members `[N, k]`, `[N, k, episodes]`."""
-        victim = np.repeat(everyone, playing.shape[1])
-        found = play(turn, victim, take(params, (victim, playing.ravel())))
-        return found.reshape(*playing.shape, -1)
 
-    first = played(0, np.tile(np.arange(members), (count, 1)))
-    finalists = ranked(first.mean(-1))[:, : config.finalists]
-    row = everyone[:, None]
-    both = np.concatenate([first[row, finalists], played(1, finalists)], axis=-1)
-    best = finalists[everyone, ranked(both.mean(-1))[:, 0]].astype(np.int32)
-    returns = first.mean(-1)
-    returns[row, finalists] = both.mean(-1)
-    return ChosenMembers(take(params, (everyone, best)), best, returns)
+def _best(total: np.ndarray, played: np.ndarray, alive: np.ndarray, few: int) -> np.ndarray:
+    """Returns the few of those alive with the lowest means, `[N, few]`; all before a first play."""
+    if few == alive.shape[1]:
+        return alive
+    row = np.arange(len(alive))[:, None]
+    mean = total[row, alive] / played[row, alive]
+    return alive[row, ranked(mean)[:, :few]]

@@ -7,7 +7,7 @@ Observations of discrete tasks are attacked by the exact expectation over the ac
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.attacks.gradient import climb, divergence
 from jaxprune.attacks.sarsa import NO_PENALTY, Penalty, env_steps, train
 from jaxprune.envs import EnvSpec
-from jaxprune.types import Array, Policy
+from jaxprune.types import AnyArray, Array, Policy
 
 # Weights of the KL divergence in `rs_mad`.
 SHARES = (1e-4, 1e-2, 3e-1)
@@ -37,7 +37,7 @@ class Mix(NamedTuple):
     """Parameters of `rs_mad`."""
 
     critic: Critic
-    share: Any  # [], of the KL divergence
+    share: AnyArray  # [], of the KL divergence
 
 
 def grid(config: SarsaConfig) -> list[Penalty]:

@@ -15,7 +15,7 @@ Source: Zhang et al. 2020 (arXiv 2003.08938), section 3.5, and github.com/huanzh
 
 from collections.abc import Sequence
 from functools import cache, lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo.advantages import no_returns, update_stats
 from jaxprune.rollout import Transition, Worker, fresh_workers, rollout
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 REWARD_CLIP = 10.0
@@ -53,8 +53,8 @@ SEGMENT = 64
 class Penalty(NamedTuple):
     """What a critic pays for changing with the action."""
 
-    radius: Any  # [], of the l_inf ball around (phi of) the action, at the end of training
-    weight: Any  # []
+    radius: AnyArray  # [], of the l_inf ball around (phi of) the action, at the end of training
+    weight: AnyArray  # []
 
 
 NO_PENALTY = Penalty(0.0, 0.0)
@@ -74,23 +74,23 @@ class Steps(NamedTuple):
 class Rows(NamedTuple):
     """What a critic learns from, `[D, rows]`, one D per source of data."""
 
-    inputs: Any  # [in]
-    acting: Any  # [action_size], what takes the place of phi(a) where the row follows another
-    reward: Any  # [], normalised
-    bootstrap: Any  # [], the factor of the value that follows
-    weight: Any  # [], 0 where what follows is unknown
+    inputs: Array  # [in]
+    acting: Array  # [action_size], what takes the place of phi(a) where the row follows another
+    reward: Array  # [], normalised
+    bootstrap: AnyArray  # [], the factor of the value that follows
+    weight: AnyArray  # [], 0 where what follows is unknown
 
 
 class Lesson(NamedTuple):
     """What all critics of a call have in common."""
 
     rows: Rows  # [D, rows]
-    batches: Any  # int [updates, batch], rows
-    successors: Any  # int [updates, batch], the rows taken to follow them
-    progress: Any  # [updates], of training, from 0 to 1
-    ball: Any  # [in], 1 for the inputs that the penalty is about
-    learning_rate: Any  # []
-    polyak: Any  # []
+    batches: AnyArray  # int [updates, batch], rows
+    successors: AnyArray  # int [updates, batch], the rows taken to follow them
+    progress: AnyArray  # [updates], of training, from 0 to 1
+    ball: AnyArray  # [in], 1 for the inputs that the penalty is about
+    learning_rate: AnyArray  # []
+    polyak: AnyArray  # []
 
 
 class Student(NamedTuple):
@@ -98,9 +98,9 @@ class Student(NamedTuple):
 
     critic: Critic
     target: Critic
-    moments: Any  # of Adam
+    moments: PyTree  # of Adam
     penalty: Penalty
-    source: Any  # int [], whose data it learns from
+    source: AnyArray  # int [], whose data it learns from
 
 
 def train(
@@ -183,9 +183,9 @@ class Task(NamedTuple):
     """What all victims of a call of `collect` have in common."""
 
     policies: Policy  # [agents]
-    eps: Any  # []
-    gamma: Any  # []
-    stochastic: Any  # bool []
+    eps: AnyArray  # []
+    gamma: AnyArray  # []
+    stochastic: AnyArray  # bool []
     key: Key
 
 
@@ -266,7 +266,7 @@ def collect_program(
     return Mapped(of_subject)
 
 
-def make_rows(steps: Steps, return_std: Any, gamma: float, published: bool = False) -> Rows:
+def make_rows(steps: Steps, return_std: AnyArray, gamma: float, published: bool = False) -> Rows:
     """Steps `[D]` of data as rows to learn from; see `train` for what the published form does.
 
     Args:
@@ -365,7 +365,7 @@ def fit_program() -> Mapped:
 def taught(lesson: Lesson, student: Student) -> Student:
     """One student after all minibatches of the lesson."""
 
-    def update(state: Any, xs: tuple[Array, Array, Array]):
+    def update(state: PyTree, xs: tuple[Array, Array, Array]):
         critic, target, moments = state
         index, successor, progress = xs
         rows = jax.tree.map(lambda x: x[student.source, index], lesson.rows)

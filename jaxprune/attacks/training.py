@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Size(NamedTuple):
 class Start(NamedTuple):
     """Where the training of one policy begins."""
 
-    key: Any
+    key: Key
     hyper: Hyper  # float32 [] each
     policy: Policy
 

@@ -6,7 +6,7 @@ et al. 2018, arXiv 1802.00420).
 """
 
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxprune.devices import Mapped, map_population
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import MLP, action_distribution, normalise
 from jaxprune.rollout import fresh_workers, rollout
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import Array, Key, Policy, PyTree
 
 ENVS, HIDDEN = 32, (64, 64)  # where the clone watches, and its hidden widths
 
@@ -58,10 +58,10 @@ def snooping(search: SearchConfig, config: MADConfig) -> Attack:
         clone = victim.replace(params=victim.params._replace(actor=params), activation="tanh")
         return inner.perturb((), memory, key, clone, obs_norm, eps, moment)
 
-    def blank(victim: Policy, spec: EnvSpec) -> Any:
+    def blank(victim: Policy, spec: EnvSpec) -> PyTree:
         return _clone(spec.action_size).init(jax.random.key(0), jnp.zeros(spec.obs_size))["params"]
 
-    def prepare(victims: Victims) -> Any:
+    def prepare(victims: Victims) -> PyTree:
         key_clone, key = jax.random.split(victims.key)
         first = jax.jit(_clone(victims.env.spec.action_size).init)(
             key_clone, jnp.zeros(victims.env.spec.obs_size)
@@ -79,7 +79,7 @@ class Shared(NamedTuple):
     """What all victims of a call have in common."""
 
     policies: Policy  # [agents]
-    first: Any  # the clone's parameters before it has learned
+    first: PyTree  # the clone's parameters before it has learned
     key: Key
 
 
@@ -87,7 +87,7 @@ class Shared(NamedTuple):
 def _program(env: Environment, unroll: int, epochs: int) -> Mapped:
     """`(Shared, Cell) -> parameters of the clone`."""
 
-    def of_cell(shared: Shared, cell: Cell) -> Any:
+    def of_cell(shared: Shared, cell: Cell) -> PyTree:
         victim = masked_policy(shared.policies, cell)
         key_reset, key_act, key_fit = jax.random.split(shared.key, 3)
         workers = fresh_workers(key_reset, env, ENVS)
@@ -100,12 +100,12 @@ def _program(env: Environment, unroll: int, epochs: int) -> Mapped:
 
 
 def fit_clone(
-    key: Key, victim: Policy, first: Any, obs_norm: Array, actions: Array, epochs: int
-) -> Any:
+    key: Key, victim: Policy, first: PyTree, obs_norm: Array, actions: Array, epochs: int
+) -> PyTree:
     """The clone's parameters after so many passes over what was seen, `[rows, ...]` each."""
     outputs = first[f"layer_{len(HIDDEN)}"]["bias"].size
 
-    def loss(params: Any, row: tuple[Array, Array]) -> Array:
+    def loss(params: PyTree, row: tuple[Array, Array]) -> Array:
         obs_norm, action = row
         output = jnp.asarray(_clone(outputs).apply({"params": params}, obs_norm))
         if victim.distribution == "categorical":

@@ -21,7 +21,7 @@ from jaxprune.certify.query import Query, length, make_query, unit_ball_weights,
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.devices import Mapped, map_population
 from jaxprune.policy import HEADS, Affine, affine_layers, inverse_std, normalise
-from jaxprune.types import Array, Masks, Policy
+from jaxprune.types import AnyArray, Array, Masks, Policy, PyTree
 from jaxprune.validation import ANY_RADIUS, InputError, check_arguments, lookup
 
 # What a device bounds in one vectorised call; limits the memory of a large grid.
@@ -211,7 +211,7 @@ class Shared(NamedTuple):
     """What all cells of a call have in common."""
 
     policies: Policy  # [agents]
-    eps: Any  # [obs_size]
+    eps: AnyArray  # [obs_size]
 
 
 class Item(NamedTuple):
@@ -381,7 +381,7 @@ def _in_action_units(policy: Policy, local: Local) -> Local:
 
 
 def _certificate(
-    found: Any,
+    found: PyTree,
     bound: Bound,
     distribution: str,
     precision: str,

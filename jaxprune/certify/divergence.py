@@ -6,7 +6,6 @@ so an upper bound stays one, and rounded outward.
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,10 @@ from scipy import special
 
 from jaxprune.certify.boxes import Box
 from jaxprune.certify.rounding import outward, slack
-from jaxprune.types import Array
+from jaxprune.types import AnyArray, Array
 from jaxprune.validation import InputError
 
-Ends = tuple[Any, Any]  # (low, high), arrays
+Ends = tuple[AnyArray, AnyArray]  # (low, high), arrays
 
 # --- the action as the policy draws it ------------------------------------------------------------
 
@@ -109,7 +108,7 @@ def clipped_box(box: Ends, limits: Ends) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def clipped_gaussian_tv(at: Ends, box: Ends, std: Any, limits: Ends) -> np.ndarray:
+def clipped_gaussian_tv(at: Ends, box: Ends, std: AnyArray, limits: Ends) -> np.ndarray:
     """TV between the clipped actions of N(mu, std^2) and N(mu', std^2), `[..., actions] -> [...]`.
 
         t = clip((mu + mu') / 2, low, high)

@@ -22,7 +22,7 @@ Source: Fazlyab et al. 2019 (arXiv 1906.04893), by block elimination.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ import optax
 from jaxprune.certify.norms import spectral_norm
 from jaxprune.certify.query import Query, unit_ball_weights
 from jaxprune.certify.rounding import outward, slack
-from jaxprune.types import Array
+from jaxprune.types import Array, PyTree
 
 # Of `lipsdp_first_order`: within 0.2 % of the optimum for 20 to 128 hidden units.
 STEPS = 300
@@ -312,7 +312,7 @@ def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _select(condition: Array, chosen: Any, otherwise: Any) -> Any:
+def _select(condition: Array, chosen: PyTree, otherwise: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), chosen, otherwise)
 
 

@@ -14,12 +14,12 @@ reward 0 ever after, so 0 must be in the range if episodes can terminate. NaN st
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprune.statistics.concentration import ROUNDING, mean_lower, mean_upper, tail_probability
-from jaxprune.types import Array
+from jaxprune.types import AnyArray, Array
 from jaxprune.validation import InputError
 
 Numbers = float | Array | np.ndarray
@@ -365,7 +365,7 @@ def _weights(gamma: float | None, steps: int) -> np.ndarray:
     return weights
 
 
-def _append(values: np.ndarray, last: Any) -> np.ndarray:
+def _append(values: np.ndarray, last: AnyArray) -> np.ndarray:
     """One more step, `[..., T] -> [..., T + 1]`."""
     last = np.broadcast_to(np.asarray(last, values.dtype), values.shape[:-1])
     return np.concatenate([values, last[..., None]], axis=-1)
@@ -404,7 +404,7 @@ def _check_gamma(gamma: float) -> None:
         raise InputError(f"gamma {gamma} is outside [0, 1): the discounted bound needs gamma < 1")
 
 
-def _check_delta(delta: Any) -> np.ndarray:
+def _check_delta(delta: AnyArray) -> np.ndarray:
     delta = np.asarray(delta, float)
     if np.any((delta < 0) | (delta > 1)):
         worst = delta.ravel()[np.nanargmax(np.abs(delta - 0.5))]

@@ -5,13 +5,12 @@ metrics). Selecting between states, as an episode end does, would copy them all.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
-from jaxprune.types import Array
+from jaxprune.types import Array, PyTree
 
 
 class Carry:
@@ -27,10 +26,15 @@ class Carry:
         action: an example of the action, likewise.
     """
 
-    def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], state: Any, action: Any):
+    def __init__(
+        self,
+        step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+        state: PyTree,
+        action: jax.ShapeDtypeStruct,
+    ):
         self._leaves, self._treedef = jax.tree.flatten(state)
 
-        def flat_step(leaves: list[Array], action: Any):
+        def flat_step(leaves: list[Array], action: Array):
             after, outputs = step(self._treedef.unflatten(leaves), action)
             return jax.tree.leaves(after), jax.tree.leaves(outputs)
 
@@ -45,12 +49,12 @@ class Carry:
             live = wider
         self._live = live
 
-    def pack(self, state: Any) -> list[Array]:
+    def pack(self, state: PyTree) -> list[Array]:
         """The live leaves of a state."""
         leaves = jax.tree.leaves(state)
         return [jnp.asarray(leaf) for leaf, live in zip(leaves, self._live, strict=True) if live]
 
-    def unpack(self, carried: list[Array]) -> Any:
+    def unpack(self, carried: list[Array]) -> PyTree:
         """A state with these live leaves, and zeros where no step reads."""
         given = iter(carried)
         leaves = [

@@ -15,7 +15,7 @@ import numpy as np
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
 from jaxprune.envs.quiet import quiet
-from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
+from jaxprune.types import ActionBox, Array, EnvState, Key, PyTree, TimeStep
 from jaxprune.validation import InputError
 
 
@@ -83,6 +83,6 @@ class PlaygroundEnv:
         step = conclude(self.spec, time, obs, reward, done > 0)
         return EnvState(self._carry.pack(after), time), step
 
-    def _step(self, state: Any, action: Array):
+    def _step(self, state: PyTree, action: Array):
         after = self._env.step(state, action)
         return after, (after.obs, after.reward, after.done)

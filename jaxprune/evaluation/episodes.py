@@ -6,7 +6,7 @@ policy that falls at once makes room for the next, and no lane waits for the lon
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxprune.envs import Environment
 from jaxprune.policy import action_box
 from jaxprune.queue import Loop, in_queue
 from jaxprune.rollout import Episode, Play, Running, begin, proceed
-from jaxprune.types import Array, Key, Policy
+from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
 from jaxprune.validation import InputError
 
 # Whether actions are drawn, by the name of the victim.
@@ -30,7 +30,7 @@ RESETS = 64
 NEVER = -1
 
 
-def episode_columns(result: Episode) -> dict[str, Any]:
+def episode_columns(result: Episode) -> dict[str, AnyArray]:
     """One number per episode, by the names of the tables."""
     columns = {"return": result.return_, "return_discounted": result.discounted}
     names = ("length", "terminated", "diverged", "distance")
@@ -65,8 +65,8 @@ def episode_keys(key: Key, episodes: int) -> Array:
 class EpisodeSet(NamedTuple):
     """The episodes that every cell plays, by number."""
 
-    keys: Any  # [E]
-    times: Any  # int [E, k], at which steps each is looked at
+    keys: Array  # [E]
+    times: AnyArray  # int [E, k], at which steps each is looked at
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ class EpisodeSet(NamedTuple):
         return len(self.times)
 
 
-def episode_set(key: Key, times: Any) -> EpisodeSet:
+def episode_set(key: Key, times: AnyArray) -> EpisodeSet:
     """Returns an episode per row of `times`, `[E, k]`; the key is consumed."""
     times = np.asarray(times)
     return EpisodeSet(episode_keys(key, len(times)), times)
@@ -99,18 +99,18 @@ class Shared(NamedTuple):
 
     policies: Policy  # [agents]
     cells: Cell  # [N]
-    params: tuple[Any, ...]  # [N], of one member of every attack, prepared or blank
+    params: tuple[PyTree, ...]  # [N], of one member of every attack, prepared or blank
     episodes: EpisodeSet
-    attack: Any  # int [], which of the program's attacks
-    eps: Any  # []
+    attack: AnyArray  # int [], which of the program's attacks
+    eps: AnyArray  # []
     play: Play  # its `times` are those of the episode
 
 
 class Turn(NamedTuple):
     """One episode of one cell."""
 
-    cell: Any  # int []
-    episode: Any  # int []
+    cell: AnyArray  # int []
+    episode: AnyArray  # int []
 
 
 def turns(cells: int, episodes: int) -> Turn:
@@ -149,7 +149,7 @@ def episode_loop(env: Environment, attack: Attack, shared: Shared) -> Loop:
     resets = jax.lax.map(env.reset, keys_reset, batch_size=RESETS)
     starts = keys_steps, resets, keys_memory, shared.episodes.times
 
-    def start(turn: Turn) -> tuple[Any, Running]:
+    def start(turn: Turn) -> tuple[PyTree, Running]:
         cell, params = take((shared.cells, shared.params), turn.cell)
         key, reset, key_memory, times = take(starts, turn.episode)
         play = shared.play._replace(times=times)
@@ -158,7 +158,7 @@ def episode_loop(env: Environment, attack: Attack, shared: Shared) -> Loop:
             key, reset, memory, play
         )
 
-    def step(known: Any, running: Running) -> Running:
+    def step(known: PyTree, running: Running) -> Running:
         victim, params, times = known
         play = shared.play._replace(times=times)
         perturb = partial(attack.perturb, params)

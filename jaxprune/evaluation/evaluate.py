@@ -1,7 +1,7 @@
 """Returns of masked policies under attack, and the states that they visit without one."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from jaxprune.evaluation.episodes import (
 )
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.rollout import Play
-from jaxprune.types import Key, Masks, Policy
+from jaxprune.types import AnyArray, Key, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, COUNT, FRACTION, check_arguments, lookup
 
 
@@ -163,7 +163,7 @@ def spread(policy: Policy, shape: tuple[int, ...]) -> Policy:
     """A policy `[...]` for every cell of a population of this shape, `[N]`, on the host."""
     axes, count = policy.params.log_std.ndim - 1, math.prod(shape)
 
-    def leaf(x: Any) -> np.ndarray:
+    def leaf(x: AnyArray) -> np.ndarray:
         one = np.shape(x)[axes:]
         return np.broadcast_to(jax.device_get(x), (*shape, *one)).reshape(count, *one)
 

@@ -1,7 +1,6 @@
 """Episodes of any masked policies under any of several attacks, by one compiled program."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from jaxprune.evaluation.episodes import (
 )
 from jaxprune.queue import map_queue
 from jaxprune.rollout import Episode, Play
+from jaxprune.types import Policy, PyTree
 
 
 class Evaluator:
@@ -63,7 +63,7 @@ class Evaluator:
         self,
         attack: str | Attack,
         victims: Victims,
-        params: Any,
+        params: PyTree,
         rounds: Sequence[EpisodeSet],
         play: Play,
     ) -> ChosenMembers:
@@ -77,7 +77,7 @@ class Evaluator:
             play: how they are played.
         """
 
-        def returns(turn: int, index: np.ndarray, params: Any) -> np.ndarray:
+        def returns(turn: int, index: np.ndarray, params: PyTree) -> np.ndarray:
             some = victims._replace(cells=take(victims.cells, index))
             return np.asarray(self.play(attack, some, params, rounds[turn], play).return_)
 
@@ -89,7 +89,7 @@ class Evaluator:
         self,
         attack: str | Attack,
         victims: Victims,
-        params: Any,
+        params: PyTree,
         episodes: EpisodeSet,
         play: Play,
         advance: Callable[[int], None] | None = None,
@@ -121,7 +121,7 @@ class Evaluator:
             lambda *x: np.concatenate(x).reshape(count, episodes.size, *x[0].shape[1:]), *found
         )
 
-    def fillers(self, policies: Any) -> tuple[Any, ...]:
+    def fillers(self, policies: Policy) -> tuple[PyTree, ...]:
         """Parameters `[1, ...]` of attacks that are not played, for policies (or shapes) `[n]`."""
         one = jax.eval_shape(lambda p: take(p, 0), policies)
         return blanks(self.members, one, self.env.spec, 1)

@@ -6,7 +6,7 @@ others still move, and the robustness that it measures is an artefact.
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxprune.attacks.gradient import mad
 from jaxprune.devices import Mapped
 from jaxprune.evaluation.pointwise import at_states, over_states
 from jaxprune.policy import action_distribution, affine_layers, normalise
-from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.types import AnyArray, Array, Key, Masks, Policy
 
 # Corners of the ball that are tried without a gradient, and how many at a time for each state.
 CORNERS, CHUNK = 1000, 50
@@ -30,12 +30,12 @@ class Diagnosis(NamedTuple):
     of the certificates; for a choice theirs is the largest logit change, which MAD is not after.
     """
 
-    gradient: Any  # D, by the MAD attack
-    doubled: Any  # D, by MAD with twice the steps and twice the restarts
-    corners: Any  # the largest D of random corners of the ball
-    zero_gradient: Any  # share of the connected coordinates without a gradient, [0, 1]
-    transferred: Any  # D at what MAD finds against the source; NaN without one
-    undefined: Any = 0.0  # share of the random corners whose KL is not finite, [0, 1]
+    gradient: AnyArray  # D, by the MAD attack
+    doubled: AnyArray  # D, by MAD with twice the steps and twice the restarts
+    corners: AnyArray  # the largest D of random corners of the ball
+    zero_gradient: AnyArray  # share of the connected coordinates without a gradient, [0, 1]
+    transferred: AnyArray  # D at what MAD finds against the source; NaN without one
+    undefined: AnyArray = 0.0  # share of the random corners whose KL is not finite, [0, 1]
 
 
 def diagnose(

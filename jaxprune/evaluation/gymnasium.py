@@ -17,7 +17,7 @@ from jaxprune.evaluation.evaluate import spread
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.pruning import mask_policy
 from jaxprune.rollout import Play, act
-from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.types import Array, Key, Masks, Policy, PyTree
 from jaxprune.validation import ANY_RADIUS, COUNT, InputError, check_arguments
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def play_in_gymnasium(
     env: Environment,
     victim: Policy,
     adversary: Attack,
-    params: Any,
+    params: PyTree,
     eps: float,
     keys: Key,
 ) -> dict[str, np.ndarray]:
@@ -129,8 +129,8 @@ def play_in_gymnasium(
     memory = jax.vmap(partial(adversary.init, params))(keys_memory)
 
     @jax.jit
-    def choose(time: Array, memory: Any, obs: Array) -> tuple[Array, Any, Array]:
-        def one(key: Key, memory: Any, obs: Array):
+    def choose(time: Array, memory: PyTree, obs: Array) -> tuple[Array, PyTree, Array]:
+        def one(key: Key, memory: PyTree, obs: Array):
             perturb = partial(adversary.perturb, params)
             key_t = jax.random.fold_in(key, time)
             return act(key_t, env.spec, victim, perturb, memory, obs, jnp.float32(eps))
@@ -151,7 +151,7 @@ def play_in_gymnasium(
 
 
 def _lockstep(
-    envs: list["gymnasium.Env"], choose: Callable[..., Any], memory: Any, obs: np.ndarray
+    envs: list["gymnasium.Env"], choose: Callable[..., Any], memory: PyTree, obs: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Every episode to its end: one action program per time step, one Python step per episode."""
     count = len(envs)

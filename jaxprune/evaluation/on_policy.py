@@ -1,7 +1,7 @@
 """On-policy data of trained policies, for the scores that look at data."""
 
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxprune.losses import Hyper
 from jaxprune.ppo.advantages import make_batch, no_returns, update_stats
 from jaxprune.pruning import Batch
 from jaxprune.rollout import fresh_workers, rollout
-from jaxprune.types import Key, Masks, Policy
+from jaxprune.types import AnyArray, Key, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, COUNT, check_arguments
 
 ENVS = 16  # per policy
@@ -27,7 +27,7 @@ class Shared(NamedTuple):
 
     policies: Policy  # [agents]
     hyper: Hyper
-    eps: Any  # []
+    eps: AnyArray  # []
 
 
 def collect_batch(

@@ -8,7 +8,7 @@ first of its largest entries. All numbers are float32.
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +23,7 @@ from jaxprune.validation import InputError
 class Spelling(NamedTuple):
     """An activation f in the languages that policies leave in."""
 
-    numpy: Callable[[Any], Any]
+    numpy: Callable[[np.ndarray], np.ndarray]
     onnx: str  # operator
     c: str  # expression of the float x
 

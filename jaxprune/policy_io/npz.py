@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,63 +67,71 @@ def read_policy(path: Path) -> Policy:
     Raises:
         InputError: an array is missing or of the wrong type.
     """
-    raw = read_arrays(path)
+    file = _Arrays(path, read_arrays(path))
+    if any(name.startswith("value/") for name in file.raw):
+        critic = file.network("value")
+    else:  # a controller without one, see jaxprune.policy.has_critic
+        critic = no_critic(len(file.numbers("policy/0/kernel")))
+    distribution = file.text("distribution")
+    log_std = file.floats("log_std") if distribution == "normal" else jnp.zeros(0)
+    return Policy(
+        params=Params(file.network("policy"), critic, log_std),
+        obs_stats=ObsStats(*(file.floats(f"obs_{name}") for name in ObsStats._fields)),
+        activation=file.text("activation"),
+        distribution=distribution,
+        obs_clip=file.scalar("obs_clip"),
+        obs_std_offset=file.scalar("obs_std_offset"),
+        action_box=file.action_box(),
+    )
 
-    def need(name: str) -> np.ndarray:
-        if name not in raw:
+
+class _Arrays(NamedTuple):
+    """The arrays of a file by name, which are asked for by kind."""
+
+    path: Path
+    raw: dict[str, np.ndarray]
+
+    def need(self, name: str) -> np.ndarray:
+        if name not in self.raw:
             raise InputError(
-                f"policy file {path} lacks {name!r}: save it with jaxprune.save_policy"
+                f"policy file {self.path} lacks {name!r}: save it with jaxprune.save_policy"
             )
-        return raw[name]
+        return self.raw[name]
 
-    def need_numbers(name: str) -> np.ndarray:
-        return numbers(need(name), name, path)
+    def text(self, name: str) -> str:
+        return str(self.need(name))
 
-    def floats(name: str) -> jax.Array:
-        return jnp.asarray(need_numbers(name), float)
+    def numbers(self, name: str) -> np.ndarray:
+        return numbers(self.need(name), name, self.path)
 
-    def network(prefix: str) -> dict[str, dict[str, jax.Array]]:
-        count = len({name.split("/")[1] for name in raw if name.startswith(f"{prefix}/")})
-        names = {leaf: f"{prefix}/{{}}/{leaf}" for leaf in ("kernel", "bias")}
+    def floats(self, name: str) -> jax.Array:
+        return jnp.asarray(self.numbers(name), float)
+
+    def scalar(self, name: str) -> float:
+        value = self.numbers(name)
+        if value.shape:
+            raise InputError(f"policy file {self.path} is inconsistent: {name} is not one number")
+        return float(value)
+
+    def network(self, prefix: str) -> dict[str, dict[str, jax.Array]]:
+        count = len({name.split("/")[1] for name in self.raw if name.startswith(f"{prefix}/")})
         return {
-            f"layer_{i}": {leaf: floats(n.format(i)) for leaf, n in names.items()}
+            f"layer_{i}": {x: self.floats(f"{prefix}/{i}/{x}") for x in ("kernel", "bias")}
             for i in range(max(count, 1))
         }
 
-    def scalar(name: str) -> float:
-        value = need_numbers(name)
-        if value.shape:
-            raise InputError(f"policy file {path} is inconsistent: {name} is not one number")
-        return float(value)
-
-    def action_box() -> ActionBox | str | None:
-        if "action_box" in raw:
-            if str(raw["action_box"]) != TASK_BOX:
+    def action_box(self) -> ActionBox | str | None:
+        if "action_box" in self.raw:
+            if self.text("action_box") != TASK_BOX:
                 raise InputError(
-                    f"policy file {path} is inconsistent: action_box is not {TASK_BOX!r}; a box of "
-                    "its own is action_low and action_high"
+                    f"policy file {self.path} is inconsistent: action_box is not {TASK_BOX!r}; a "
+                    "box of its own is action_low and action_high"
                 )
             return TASK_BOX
-        if not raw.keys() & {"action_low", "action_high"}:
+        if not self.raw.keys() & {"action_low", "action_high"}:
             return None
-        ends = (need_numbers(f"action_{end}") for end in ActionBox._fields)
+        ends = (self.numbers(f"action_{end}") for end in ActionBox._fields)
         return ActionBox(*(tuple(np.ravel(end).tolist()) for end in ends))
-
-    if any(name.startswith("value/") for name in raw):
-        critic = network("value")
-    else:  # a controller without one, see jaxprune.policy.has_critic
-        critic = no_critic(len(need_numbers("policy/0/kernel")))
-    distribution = str(need("distribution"))
-    log_std = floats("log_std") if distribution == "normal" else jnp.zeros(0)
-    return Policy(
-        params=Params(network("policy"), critic, log_std),
-        obs_stats=ObsStats(*(floats(f"obs_{name}") for name in ObsStats._fields)),
-        activation=str(need("activation")),
-        distribution=distribution,
-        obs_clip=scalar("obs_clip"),
-        obs_std_offset=scalar("obs_std_offset"),
-        action_box=action_box(),
-    )
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

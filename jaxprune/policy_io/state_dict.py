@@ -2,7 +2,7 @@
 
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune.policy import no_critic
 from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.obs_stats import raw_observations
-from jaxprune.types import ActionBox, Params, Policy
+from jaxprune.types import ActionBox, Array, Params, Policy
 from jaxprune.validation import InputError
 
 Tensors = dict[str, np.ndarray]
@@ -109,7 +109,7 @@ def _modules(tensors: Tensors, parts: tuple[str, ...]) -> list[str]:
     return names or [parts[0].replace("*", "0")]
 
 
-def _network(tensors: Tensors, modules: list[str]) -> dict[str, dict[str, Any]]:
+def _network(tensors: Tensors, modules: list[str]) -> dict[str, dict[str, Array]]:
     return {
         f"layer_{i}": {
             "kernel": jnp.asarray(tensors[f"{name}.weight"].T, float),

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxprune.pruning.masks import check_arrays, dense, mask_policy
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
-from jaxprune.types import Masks, Params, Policy
+from jaxprune.types import AnyArray, Masks, Params, Policy
 from jaxprune.validation import InputError
 
-Network = dict[str, dict[str, Any]]
+Network = dict[str, dict[str, AnyArray]]
 
 
 class Paths(NamedTuple):
@@ -147,7 +147,7 @@ def condition_number(kernel: np.ndarray) -> float:
     return float(sigma[0] / sigma[-1]) if sigma[-1] > zero else float("inf")
 
 
-def in_order(network: Network) -> list[dict[str, Any]]:
+def in_order(network: Network) -> list[dict[str, AnyArray]]:
     """A network's layers as they are evaluated; sorted names would put layer_10 before layer_2."""
     return [network[f"layer_{i}"] for i in range(len(network))]
 

@@ -6,7 +6,6 @@ Shapes change, so that this runs in numpy on the host, one agent at a time.
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +14,11 @@ from jaxprune.policy import ACTIVATIONS
 from jaxprune.pruning.accounting import Network, check_one_agent, find_paths, in_order
 from jaxprune.pruning.masks import mask_policy
 from jaxprune.pruning.scope import NETWORKS
-from jaxprune.types import Masks, Policy
+from jaxprune.types import AnyArray, Masks, Policy
 from jaxprune.validation import lookup
 
-Layers = list[dict[str, Any]]
-Activation = Callable[[Any], Any]
+Layers = list[dict[str, AnyArray]]
+Activation = Callable[[AnyArray], AnyArray]
 
 
 def compact(policy: Policy, masks: Masks | None = None) -> Policy:
@@ -63,7 +62,7 @@ def parameter_bytes(policy: Policy, networks: str = "both") -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _leaves(policy, networks))
 
 
-def _leaves(policy: Policy, networks: str) -> list[Any]:
+def _leaves(policy: Policy, networks: str) -> list[AnyArray]:
     names = lookup(NETWORKS, networks, "networks to count")
     return jax.tree.leaves([getattr(policy.params, name) for name in names])
 

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from jaxprune.pruning.allocation import exact
 from jaxprune.pruning.masks import dense, mask_policy
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.pruning.storage import as_int8
-from jaxprune.types import Masks, Params, Policy
+from jaxprune.types import AnyArray, Masks, Params, Policy
 from jaxprune.validation import InputError
 
 # --- as small, nothing removed --------------------------------------------------------------------
@@ -193,7 +192,7 @@ def _check_fits(wide: Policy, narrow: Policy) -> None:
         )
 
 
-def _widths(network: Network) -> list[Any]:
+def _widths(network: Network) -> list[AnyArray]:
     """Of the input, the hidden layers and the output."""
     layers = in_order(network)
     return [layers[0]["kernel"].shape[0], *(layer["bias"].shape[0] for layer in layers)]

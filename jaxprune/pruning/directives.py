@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from jaxprune.pruning.allocation import exact
 from jaxprune.pruning.methods import Method, Target, make_target
 from jaxprune.pruning.schedules import SCHEDULES, counts_per_event, window_iterations
 from jaxprune.pruning.scope import Scope
-from jaxprune.types import Params
+from jaxprune.types import AnyArray, Array, Params
 from jaxprune.validation import InputError
 
 # Fraction of the kept weights that SET and RigL exchange at first; it falls to 0 as a cosine.
@@ -20,13 +20,13 @@ DROP = 0.3
 class Directive(NamedTuple):
     """The orders of one iteration; `[iterations, ...]` for a whole training."""
 
-    method: Any  # int32 [], index of the agent's method among the learner's
-    groups: Any  # int32 [leaves], see `Target`
-    counts: Any  # int32 [events, leaves], units gone after each event
-    drop: Any  # float32 [], fraction of the kept weights to exchange (SET, RigL)
-    rewind: Any  # bool [], go back to the first weights, optimiser and normaliser
-    progress: Any  # float32 [], share of training that is over, since the last rewinding
-    snapshot: Any  # int32 [], where to keep the agent after this iteration; none if too large
+    method: AnyArray  # int32 [], index of the agent's method among the learner's
+    groups: AnyArray  # int32 [leaves], see `Target`
+    counts: AnyArray  # int32 [events, leaves], units gone after each event
+    drop: AnyArray  # float32 [], fraction of the kept weights to exchange (SET, RigL)
+    rewind: Array  # bool [], go back to the first weights, optimiser and normaliser
+    progress: AnyArray  # float32 [], share of training that is over, since the last rewinding
+    snapshot: AnyArray  # int32 [], where to keep the agent after this iteration; none if too large
 
 
 class Timing(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxprune.pruning.schedules import SCHEDULES
 from jaxprune.pruning.scope import Scope, prunable_shapes
 from jaxprune.pruning.scores import SCORES
 from jaxprune.pruning.structures import STRUCTURES, Competing
-from jaxprune.types import Params
+from jaxprune.types import AnyArray, Params
 from jaxprune.validation import InputError, lookup
 
 AFTER = "after"
@@ -98,8 +98,12 @@ METHODS: dict[str, Method] = {
 }
 
 
+# Names of the literature for what has another one here.
+ALIASES = {"l1": "magnitude", "gmp": "gradual", "imp": "iterative", "lth": "lottery"}
+
+
 def find_method(name: str | Method) -> Method:
-    """The method `name`: a key of `METHODS`, SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
+    """The method `name`: of `METHODS` or `ALIASES`, SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
 
     A `Method` is returned as it is.
 
@@ -114,7 +118,8 @@ def find_method(name: str | Method) -> Method:
         lookup(STRUCTURES, name.structure, "structure")
         return name
     if "/" not in name:
-        return lookup(METHODS, name, "pruning method")
+        lookup(dict.fromkeys([*METHODS, *ALIASES]), name, "pruning method")
+        return METHODS[ALIASES.get(name, name)]
     score, *rest = name.split("/")
     schedule, structure = (*rest, "weights")[:2]
     if len(rest) > 2:
@@ -138,8 +143,8 @@ def find_method(name: str | Method) -> Method:
 class Target(NamedTuple):
     """How much goes where; arrays, so that every agent may have its own."""
 
-    groups: Any  # int32 [leaves], which leaves of units compete
-    counts: Any  # int32 [leaves], units that every group loses, by group
+    groups: AnyArray  # int32 [leaves], which leaves of units compete
+    counts: AnyArray  # int32 [leaves], units that every group loses, by group
 
 
 def honoured(method: Method, allocation: str) -> str:

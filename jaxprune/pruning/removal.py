@@ -1,7 +1,5 @@
 """One event of pruning: from a masked policy to its next masks. Pure, for one agent."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,7 @@ from jaxprune.pruning.ranking import Units, joint_ranks, kept, row_ranks
 from jaxprune.pruning.scope import Scope
 from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
 from jaxprune.pruning.structures import STRUCTURES
-from jaxprune.types import Array, Key, Masks, Params, Policy
+from jaxprune.types import AnyArray, Array, Key, Masks, Params, Policy
 
 
 def next_masks(
@@ -66,7 +64,7 @@ def rank_units(
     policy: Policy,
     masks: Masks,
     batch: Batch | None,
-    groups: Any,
+    groups: AnyArray,
     key: Key,
 ) -> Units:
     """The order in which the units of a masked policy go; what is gone comes first.

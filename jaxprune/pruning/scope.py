@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 
-from jaxprune.types import Params
+from jaxprune.types import AnyArray, Params
 from jaxprune.validation import SPARSITY, InputError, at_least, check_ranges, lookup
 
 # path, e.g. "actor/layer_0/kernel" -> whether that leaf may be pruned
@@ -73,7 +73,7 @@ def actor_kernels(path: str) -> bool:
     return path.startswith("actor/") and path.endswith("/kernel")
 
 
-def named_leaves(tree: Params) -> list[tuple[str, Any]]:
+def named_leaves(tree: Params) -> list[tuple[str, AnyArray]]:
     """("actor/layer_0/kernel", leaf) for every leaf, in leaf order."""
     return [
         ("/".join(str(getattr(k, "name", getattr(k, "key", k))) for k in path), leaf)

@@ -7,7 +7,7 @@ Scores that look at nothing but the weights take None for a batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxprune.policy import (
     inverse_std,
     state_value,
 )
-from jaxprune.types import Array, Key, Params, Policy
+from jaxprune.types import Array, Key, Params, Policy, PyTree
 
 # Of `adversary`: gradient steps, and their length in units of eps / steps.
 STEPS, STEP_SCALE = 10, 2.5
@@ -299,7 +299,7 @@ def adversary(policy: Policy, batch: Batch, key: Key) -> Params:
 class Score:
     """A score and what has to be there to compute it."""
 
-    score: Callable[[Policy, Any, Key], Params]
+    score: Callable[[Policy, PyTree, Key], Params]
     """(policy, `Batch`, key) -> tree like policy.params, higher = keep; the key is consumed."""
     needs: Literal["nothing", "data", "training"]
     """A batch with data, training that accumulates it, or nothing: None will do for a batch."""
@@ -342,7 +342,7 @@ def _together(sample: Sample) -> Sample:
     return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), sample)
 
 
-def _mean_over_minibatches(of_minibatch: Callable[[Any], Params], minibatches: Any) -> Params:
+def _mean_over_minibatches(of_minibatch: Callable[[PyTree], Params], minibatches: PyTree) -> Params:
     """Mean over the leading axis `[M]`, one at a time: memory is that of one minibatch."""
     count = jax.tree.leaves(minibatches)[0].shape[0]
     like = jax.eval_shape(of_minibatch, jax.tree.map(lambda x: x[0], minibatches))

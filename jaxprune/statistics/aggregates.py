@@ -6,12 +6,12 @@ An interval holds for one number, a band (`simultaneous_band`) for a whole curve
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from scipy.special import stdtrit
 
 from jaxprune.statistics.bootstrap import (
@@ -23,7 +23,7 @@ from jaxprune.statistics.bootstrap import (
     unknown,
 )
 from jaxprune.statistics.means import student_mean
-from jaxprune.types import Array, Key
+from jaxprune.types import AnyArray, Array, Key
 from jaxprune.validation import InputError
 
 # Of so few replicates a resample has too few distinct values for a standard error of its own.
@@ -33,7 +33,7 @@ FEW = 8
 CAP = 2.0
 
 
-def cvar(samples: Any, share: float) -> Any:
+def cvar(samples: AnyArray, share: float) -> AnyArray:
     """Conditional value at risk: the mean of the lowest `share` of the last axis, at least one.
 
     Args:
@@ -47,7 +47,7 @@ def cvar(samples: Any, share: float) -> Any:
     return jnp.sort(samples, axis=-1)[..., :count].mean(-1)
 
 
-def iqm(samples: Any, axis: int | None = None) -> Array:
+def iqm(samples: ArrayLike, axis: int | None = None) -> Array:
     """Interquartile mean: what is left without the lowest and the highest floor(n / 4) samples.
 
     Args:
@@ -62,7 +62,7 @@ def iqm(samples: Any, axis: int | None = None) -> Array:
     return jnp.where(jnp.isnan(values).any(-1), jnp.nan, middle)  # sorted last, NaN is cut off
 
 
-def area(eps: Sequence[float], returns: Any) -> Array:
+def area(eps: Sequence[float], returns: ArrayLike) -> Array:
     """The area under a curve against eps as a return: that of an adversary of a random radius.
 
         1 / eps_max * integral over [0, eps_max] of J(eps), by trapezoids
@@ -82,7 +82,7 @@ def area(eps: Sequence[float], returns: Any) -> Array:
     return jnp.trapezoid(jnp.asarray(returns), jnp.asarray(eps), axis=0) / eps[-1]
 
 
-def paired_difference(a: Any, b: Any, *, level: float = 0.95) -> Interval:
+def paired_difference(a: AnyArray, b: AnyArray, *, level: float = 0.95) -> Interval:
     """mean(a - b) of the same replicates (and episodes), so that what they share cancels.
 
     Args:

@@ -6,14 +6,14 @@ The unit of replication is the caller's first axis.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from jaxprune.types import Array, Key
+from jaxprune.types import AnyArray, Array, Key
 
 # Resamples at a time: what they hold is copied.
 BATCH = 256
@@ -26,12 +26,12 @@ FEWEST = 5
 class Interval(NamedTuple):
     """An estimate (the mean where nothing else is said) with its interval."""
 
-    mean: Any  # [...], as the samples
-    low: Any  # NaN where there is no interval
-    high: Any
+    mean: AnyArray  # [...], as the samples
+    low: AnyArray  # NaN where there is no interval
+    high: AnyArray
 
     @property
-    def available(self) -> Any:
+    def available(self) -> AnyArray:
         """Whether there is an interval, `[...]`: replicates enough, and no NaN among them."""
         return ~np.isnan(self.low)
 

@@ -6,9 +6,9 @@ symmetric, and needs to know nothing. NaN stays NaN.
 """
 
 import math
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from scipy.special import stdtrit
 
 from jaxprune.statistics.bootstrap import FEWEST, Interval
@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 
 
 def bounded_mean(
-    samples: Any, limits: tuple[float, float], *, level: float = 0.95, seed: int = 0
+    samples: ArrayLike, limits: tuple[float, float], *, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """The mean of samples from a known range, with an interval for any distribution in it.
 
@@ -70,7 +70,7 @@ def bounded_mean(
     return Interval(mean, *ends).clipped(limits)
 
 
-def student_mean(samples: Any, *, level: float = 0.95) -> Interval:
+def student_mean(samples: ArrayLike, *, level: float = 0.95) -> Interval:
     """The mean with Student's interval, `[n, ...]` -> `Interval` of `[...]`.
 
     For paired differences: exact where they are Gaussian, and of pairs from one bimodal

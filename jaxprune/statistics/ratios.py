@@ -5,12 +5,12 @@
 States of one episode are alike: the clusters are the replicates, not what is in them.
 """
 
-from typing import Any
-
 import numpy as np
 
+from jaxprune.types import AnyArray
 
-def pseudo_values(total: Any, weight: Any) -> np.ndarray:
+
+def pseudo_values(total: AnyArray, weight: AnyArray) -> np.ndarray:
     """Returns one number per cluster whose mean is R and whose spread is that of R, `[..., n]`.
 
         R + (t_i - R w_i) / mean(w)

@@ -1,22 +1,24 @@
 """The regret of an attacked, pruned policy as three measurable terms."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxprune.types import AnyArray
 
 
 class Regret(NamedTuple):
     """`total = clean + pruning + robustness`, in units of return; any term may be negative."""
 
-    clean: Any  # J_ref - J(dense): what training left on the table
-    pruning: Any  # J(dense) - J(pruned): what the mask costs without an adversary
-    robustness: Any  # J(pruned) - J(attacked pruned): what the adversary takes
+    clean: AnyArray  # J_ref - J(dense): what training left on the table
+    pruning: AnyArray  # J(dense) - J(pruned): what the mask costs without an adversary
+    robustness: AnyArray  # J(pruned) - J(attacked pruned): what the adversary takes
 
     @property
-    def total(self) -> Any:
+    def total(self) -> AnyArray:
         """J_ref - J(attacked pruned)."""
         return self.clean + self.pruning + self.robustness
 
 
-def decompose(reference: Any, dense: Any, pruned: Any, attacked: Any) -> Regret:
+def decompose(reference: AnyArray, dense: AnyArray, pruned: AnyArray, attacked: AnyArray) -> Regret:
     """The telescoping identity
 
         J_ref - J(pi_m o nu) = [J_ref - J(pi)] + [J(pi) - J(pi_m)] + [J(pi_m) - J(pi_m o nu)].

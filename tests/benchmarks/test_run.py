@@ -84,7 +84,6 @@ def test_the_folder_explains_itself(run: Path):
         "cells.parquet",
         "diagnosis.parquet",
         "experiment.json",
-        "metrics.json",
         "regret.png",
         "report.html",
         "report.md",

@@ -1,4 +1,4 @@
-"""Curves, regret, sweet spots and metrics from made-up tables whose answers are known."""
+"""Curves, regret and sweet spots from made-up tables whose answers are known."""
 
 from dataclasses import replace
 
@@ -16,12 +16,12 @@ from benchmarks.analysis.curves import (
     labelled,
     reference,
 )
-from benchmarks.analysis.folds import folds, picked, strongest
-from benchmarks.analysis.metrics import divergences, metrics
+from benchmarks.analysis.sanity_checks import divergences
 from benchmarks.analysis.versus_dense import improvement, regret_curve
 from benchmarks.analysis.worst_case import leading, sweep
-from benchmarks.experiment.labels import Labels
+from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import bounded_mean, student_mean
+from jaxprune.statistics.folds import folds, picked, strongest
 
 SPARSITIES = (0.0, 0.5, 0.9)
 EPISODES = 4
@@ -319,21 +319,6 @@ def test_divergences_of_training_are_counts_and_an_old_run_has_none():
     assert divergences({}, ("method",)) == {}
 
 
-def test_metrics_have_unique_keys_and_directions():
-    rows = metrics(collect(returns_table()), certificates_table(40.0))
-    keys = [row["key"] for row in rows]
-    assert len(set(keys)) == len(keys)
-    by_key = {row["key"]: row for row in rows}
-    attacked = by_key["return/magnitude/mad@0.1/sparsity=0.5"]
-    assert (attacked["value"], attacked["direction"]) == (pytest.approx(70), "higher")
-    known = bounded_mean(70 + SEEDS, (18, 102))
-    assert (attacked["low"], attacked["high"]) == pytest.approx(known[1:])
-    assert by_key["sweet_spot/found/magnitude@0.1"]["value"] == 1
-    assert by_key["within_clean/sparsity/magnitude@0.1"]["value"] == 0.5
-    assert by_key["bound/path/magnitude@0.1/mean"]["direction"] == "lower"
-    assert set(rows[0]) == {"key", "value", "unit", "direction", "low", "high"}
-
-
 def two_attacks(levels, episodes: int = 4) -> Results:
     """`levels[attack][eps]` is `[seeds, S]`; every episode of a cell is alike.
 
@@ -412,9 +397,6 @@ def test_the_area_under_the_sweep_is_a_mean_return():
     assert radii == [0.0, 0.1, 0.4]
     np.testing.assert_allclose(returns.mean, [[10, 10], [6, 6], [2, 2]])
     np.testing.assert_allclose(area.mean, [5, 5], rtol=1e-6)
-    named = {row["key"]: row["value"] for row in metrics(results, certificates_table(1))}
-    assert named["area/micro/worst_of/sparsity=0.5"] == pytest.approx(5)
-    assert named["return/micro/worst_of@0.4/sparsity=0"] == pytest.approx(2)
 
 
 def test_many_adversaries_are_shown_by_their_strongest():
@@ -468,11 +450,6 @@ def test_improvement_is_a_comparison_of_any_two_seeds():
     np.testing.assert_allclose(found.mean, [0.5, 0.75, 1])
     assert found.low[2] == pytest.approx(0.025 ** (1 / 6))
     assert found.high[2] == 1
-    rows = {row["key"]: row for row in metrics(results, certificates_table(1))}
-    row = rows["improvement_over_dense/micro/worst_of@0.1/sparsity=0.25"]
-    assert (row["value"], row["unit"], row["direction"]) == (0.75, "probability", "higher")
-    row = rows["difference_to_dense/micro/worst_of@0.1/sparsity=0.25"]
-    assert (row["value"], row["low"], row["high"], row["unit"]) == (2, 2, 2, "return")
 
 
 def test_of_a_single_seed_the_episodes_are_compared():
@@ -502,18 +479,3 @@ def test_a_single_dense_agent_is_compared_with_each_that_was_pruned():
     probability = improvement(results, "micro", 0.1)
     np.testing.assert_allclose(probability.mean, [0.5, 1])
     assert np.isnan(probability.low).all()
-
-
-def test_metrics_average_the_grid_over_seeds_and_episodes_in_three_ways():
-    """Two kinds of seeds, thrice, of four episodes; the middle half, and the middle two."""
-    results = two_attacks({"none": {0.0: [[9, 9]] * 6}, "mad": {0.1: [[1, 3]] * 6}})
-    curve = results.by_key["micro", "mad", 0.1]
-    of_grid = np.array([[0.0, 1, 2, 100], [3, 5, 9, 10]] * 3)
-    curve.returns[:] = of_grid[:, None] + np.array([-1, 1])[:, None]
-    rows = {row["key"]: row for row in metrics(results, certificates_table(1))}
-    named = {name: rows[f"return/micro/mad@0.1/{name}"] for name in ("mean", "iqm", "median")}
-    assert named["mean"]["value"] == pytest.approx(16.25)
-    assert named["iqm"]["value"] == pytest.approx((2 + 3 + 5 + 9) / 4)
-    assert named["median"]["value"] == pytest.approx(4)
-    for row in named.values():
-        assert row["low"] < row["value"] < row["high"]

@@ -223,12 +223,6 @@ def test_a_policy_that_nothing_moves_is_no_alarm_but_for_its_gradients():
     assert [check.name for check in found.values() if not check.passed] == [GRADIENTS]
 
 
-def test_an_older_run_that_did_not_count_what_is_undefined_is_not_checked_for_it():
-    of_old = {k: v[table()["quantity"] != "undefined"] for k, v in table().items()}
-    assert DEFINED in by_name(checks(results(), table()))
-    assert DEFINED not in by_name(checks(results(), of_old))
-
-
 def test_no_source_and_no_ball_are_not_checked():
     assert TRANSFERRED not in by_name(checks(results(), table(transferred=np.nan)))
     some = by_name(checks(results(), table((0, 0.9), transferred=np.nan)))

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.runtime.lock import LOCK
 from benchmarks.runtime.run_folder import RunFolder, checksum, read_json, read_table
-from benchmarks.runtime.schemas import RETURNS, SCHEMAS
+from benchmarks.runtime.schemas import RETURNS
 from jaxprune.validation import InputError
 
 SETTINGS = {"env": "cartpole", "seeds": 2}
@@ -33,37 +33,6 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path):
     np.testing.assert_array_equal(back["episode"], table["episode"])
     held = pq.read_schema(folder.path / "returns.parquet").metadata[b"settings"]
     assert json.loads(held) == SETTINGS
-
-
-@pytest.mark.parametrize("name", ["attacks", "seconds", "returns"])
-def test_a_table_of_an_older_version_is_about_the_victim_of_its_settings(tmp_path: Path, name: str):
-    values = {pa.string(): "x", pa.int32(): 1, pa.int64(): 1, pa.float64(): 0.5, pa.bool_(): True}
-
-    def without(path: Path, victim: str | list[str]) -> Path:
-        full = {field.name: [values[field.type]] * 2 for field in SCHEMAS[name]}
-        folder = RunFolder(path, SETTINGS | {"victim": victim})
-        folder.describe({})
-        folder.write_table(name, full)
-        file = path / f"{name}.parquet"
-        pq.write_table(pq.read_table(file).drop_columns("victim"), file)
-        return path
-
-    found = read_table(without(tmp_path / "old", "stochastic"), name)
-    assert list(found) == SCHEMAS[name].names
-    assert found["victim"].tolist() == ["stochastic"] * 2
-    with pytest.raises(InputError, match="lacks the column 'victim': another version"):
-        read_table(without(tmp_path / "new", ["stochastic"]), name)
-
-
-def test_committed_runs_that_did_not_count_bytes_took_none(tmp_path: Path):
-    folder = RunFolder(tmp_path, SETTINGS)
-    folder.describe({})
-    made = {pa.string(): "x", pa.bool_(): True}
-    folder.write_table("sparsity", {x.name: [made.get(x.type, 1)] for x in SCHEMAS["sparsity"]})
-    file = tmp_path / "sparsity.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["bytes_dense", "bytes_int8"]), file)
-    found = read_table(tmp_path, "sparsity")
-    assert [found[f"bytes_{x}"].tolist() for x in ("dense", "int8", "rows")] == [[0], [0], [1]]
 
 
 def test_the_description_holds_settings_versions_and_device(tmp_path: Path):

@@ -1,6 +1,5 @@
 """The attack stage: what is prepared against whom, which member is chosen, and what is told."""
 
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,14 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import PRESETS, attack_names
-from benchmarks.experiment.design import Case, expand, preparation
+from benchmarks.experiment.design import Case, expand
 from benchmarks.experiment.plan import learned
 from benchmarks.report.contents import contents
 from benchmarks.report.markdown import sections
-from benchmarks.runtime.compilation import Programs
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
-from benchmarks.stages.attack import AttackRunner
 from benchmarks.stages.base import Population
 from benchmarks.stages.victims import sources, victims_of, warmed
 from jaxprune.attacks import (
@@ -32,7 +29,6 @@ from jaxprune.attacks import (
     none,
 )
 from jaxprune.attacks.base import nothing
-from jaxprune.devices import Mapped
 from jaxprune.evaluation.gradient_masking import Diagnosis
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.ppo import PPOConfig
@@ -218,66 +214,10 @@ def test_a_warm_start_walks_up_every_curve(run):
 
 
 def test_the_plan_counts_what_adversaries_learn_from():
-    """8 cells: rs once for both radii; its 2 members play both rounds at each radius."""
+    """8 cells: rs once for both radii; its 2 members play every round at each radius."""
     spec = ENV.spec
-    assert learned(expand(SMALL), 8, spec) == (8 * 256, 8 * 2 * 2 * (4 + 8))
+    assert learned(expand(SMALL), 8, spec) == (8 * 256, 8 * 2 * 2 * (2 + 2 + 2 + 8))
     assert learned(expand(replace(SMALL, attacks=("rs_adversarial",))), 8, spec)[0] == 2 * 8 * (
         make_attack("rs_adversarial", TINY).cost.env_steps
     )
     assert learned(expand(replace(SMALL, attacks=("mad",))), 8, spec) == (0, 0)
-
-
-# Two ways to call programs; the others compile for minutes together.
-PREPARED = [
-    pytest.param(name, marks=[] if name in ("rs", "director") else pytest.mark.slow)
-    for name in ATTACKS
-    if make_attack(name).cost.learns
-]
-
-
-@pytest.mark.parametrize("name", PREPARED)
-def test_what_was_rehearsed_compiles_no_more(run, name, monkeypatch):
-    """With zeros for agents that are not there yet, by a thread of the compiler."""
-    runner = AttackRunner(
-        expand(replace(SMALL, attacks=(name,), attack=BRIEF, victim=("stochastic",))),
-        ENV,
-        jax.eval_shape(lambda x: x, run.population.policy),
-        len(run.population.rows),
-    )
-    case = Case(name, 0.1, "stochastic")
-    with Programs() as programs:
-        runner.compile(programs, runner.cases)
-        (rehearsal,) = runner._rehearsals.values()
-        rehearsal.result()  # if it had not begun, `settle` would cancel it
-        runner.settle(case)
-        runner.evaluator.ready()
-        assert set(programs.seconds) == {"evaluate", preparation(case)}
-    called, compiled = Mapped.__call__, []
-
-    def counting(self, *arguments):
-        before = self.compilations
-        found = called(self, *arguments)
-        compiled.append(self.compilations - before)
-        return found
-
-    monkeypatch.setattr(Mapped, "__call__", counting)
-    victims = victims_of(ENV, run.population, case, 0, None)
-    prepare, members = runner.attacks[name].prepare, runner.attacks[name].members(ENV.spec)
-    assert prepare is not None
-    found = prepare(victims)
-    assert compiled and not any(compiled)
-    sizes = [np.shape(leaf)[:2] for leaf in jax.tree.leaves(found)]
-    assert set(sizes) == {(len(run.population.rows), members)}
-
-
-def test_a_rehearsal_that_comes_too_late_is_cancelled_and_one_that_fails_tells(run):
-    runner = AttackRunner(expand(SMALL), ENV, run.population.policy, len(run.population.rows))
-    late, failed = Future(), Future()
-    rs, transfer, mad = (Case(name, 0.1, "deterministic") for name in ("rs", "transfer", "mad"))
-    runner._rehearsals = {preparation(rs): late, preparation(transfer): failed}
-    runner.settle(rs)
-    assert late.cancelled()
-    failed.set_exception(ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
-        runner.settle(transfer)
-    runner.settle(mad)

@@ -304,7 +304,7 @@ def test_the_plan_counts_what_the_pipeline_will_do():
     # A director's 7 calls of 8 episodes, of which each is taken to last a third of the horizon.
     assert plan.learning_steps == 39 * round(7 * 8 * 500 / 3)
     assert plan.episodes == 39 * len(SMOKE.attacks) * SMOKE.episodes
-    assert plan.programs == ("init", "train", "evaluate", "director as deterministic")
+    assert plan.programs == ("init", "train", "evaluate", "director")
     assert plan.seconds > 0
     assert plan.gib > 0
     assert "results/x" in str(plan)
