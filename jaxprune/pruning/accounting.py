@@ -8,7 +8,7 @@ program.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -62,21 +62,6 @@ class Account(NamedTuple):
     total_sparsity: float  # of every parameter: actor, critic and log_std
     networks: tuple[NetworkCount, NetworkCount]  # actor, critic
     layers: tuple[LayerCount, ...]  # actor, then critic, in the order of evaluation
-
-    def row(self) -> dict[str, float]:
-        """All but the layers as one flat table row: "actor/dead" and so on."""
-        sparsity = {name: getattr(self, name) for name in self._fields if name.endswith("sparsity")}
-        counts = {
-            f"{count.network}/{name}": value
-            for count in self.networks
-            for name, value in count._asdict().items()
-            if name != "network"
-        }
-        return sparsity | counts
-
-    def layer_rows(self) -> list[dict[str, Any]]:
-        """One table row per layer."""
-        return [layer._asdict() for layer in self.layers]
 
 
 def account(policy: Policy, masks: Masks | None, prunable: Prunable = actor_kernels) -> Account:

@@ -57,11 +57,6 @@ def parameter_count(policy: Policy, networks: str = "both") -> int:
     return sum(math.prod(leaf.shape) for leaf in _leaves(policy, networks))
 
 
-def parameter_bytes(policy: Policy, networks: str = "both") -> int:
-    """The memory that the entries of `parameter_count` take."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _leaves(policy, networks))
-
-
 def _leaves(policy: Policy, networks: str) -> list[AnyArray]:
     names = lookup(NETWORKS, networks, "networks to count")
     return jax.tree.leaves([getattr(policy.params, name) for name in names])

@@ -7,7 +7,6 @@ NaN stays NaN.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,13 +15,6 @@ from jaxprune.validation import InputError, lookup
 
 # Of the range: samples beyond it by less are float32 figures at its ends.
 ROUNDING = 1e-6
-
-
-class Bounds(NamedTuple):
-    """Where the unknown number is."""
-
-    low: np.ndarray  # [...]
-    high: np.ndarray
 
 
 # --- means ----------------------------------------------------------------------------------------
@@ -94,22 +86,6 @@ def mean_upper(
     _, high = _check_samples(samples, limits)
     width = _width(samples, limits, level, method, comparisons)
     return np.minimum(np.mean(samples, axis=-1, dtype=float) + width, high)
-
-
-def mean_interval(
-    samples: np.ndarray,
-    limits: tuple[float, float],
-    level: float = 0.95,
-    *,
-    method: str = "bernstein",
-    comparisons: int = 1,
-) -> Bounds:
-    """Both bounds, which hold together with probability >= level; see `mean_lower`."""
-    low, high = (
-        bound(samples, limits, level, method=method, comparisons=2 * comparisons)
-        for bound in (mean_lower, mean_upper)
-    )
-    return Bounds(low, high)
 
 
 def _width(
@@ -208,19 +184,6 @@ def quantile_lower(
     k = rank(ascending.shape[-1], quantile, tail)
     found = ascending[..., k - 1] if k > 0 else -np.inf
     return np.where(np.isnan(ascending[..., -1]), np.nan, found)
-
-
-def quantile_upper(
-    samples: np.ndarray,
-    quantile: float,
-    level: float = 0.95,
-    *,
-    method: str = "binomial",
-    comparisons: int = 1,
-) -> np.ndarray:
-    """A number above which lies at most the share 1 - `quantile`; see `quantile_lower`."""
-    mirrored = np.negative(np.asarray(samples, float))
-    return -quantile_lower(mirrored, 1 - quantile, level, method=method, comparisons=comparisons)
 
 
 # --- shared ---------------------------------------------------------------------------------------
