@@ -54,8 +54,10 @@ def test_it_runs_the_command_of_the_baseline_and_gates_its_folder(workflow):
     folder = parse(run.split()[3:])[1].out
     assert compare.startswith(f'python -m benchmarks.gate --baseline "$BASELINE" {folder} ')
     assert {"--junit", "--json"} <= set(compare.split())
-    assert base.replace("\\\n", "").split("echo")[0].split() == run.split()
-    assert f'"BASELINE=base/{folder}" >> "$GITHUB_ENV"' in base
+    run_base, update, export = base.replace("\\\n", "").splitlines()
+    assert run_base.split() == run.split()
+    assert update == f"python -m benchmarks.gate --update --baseline results/base {folder}"
+    assert export == 'echo "BASELINE=base/results/base" >> "$GITHUB_ENV"'
 
 
 def test_base_and_head_share_the_compiled_programs(workflow):
