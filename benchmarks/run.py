@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     for _, options in asked:
         check_engine(options)
     devices.configure()
+    if asked[0][1].engine != RAY:  # whose workers look for themselves
+        devices.check_platform(asked[0][1].require)
     console = make_console()
     for ready in [prepared(*one) for one in asked]:  # all are checked before one is computed
         run(ready, told, console)

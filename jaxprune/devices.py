@@ -16,11 +16,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprune.types import AnyArray, PyTree
-from jaxprune.validation import InputError
+from jaxprune.validation import InputError, lookup
 
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
 # on a CPU core, occupancy on an accelerator. Measured by `python -m benchmarks.throughput`.
 LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
+# What `check_platform` may ask for.
+ANY = "any"
+PLATFORMS = (ANY, "gpu", "tpu")
 
 # Switches under which JAX refuses what is done here, and their values under which it does not.
 LENIENT = {
@@ -84,6 +87,17 @@ def check_devices() -> None:
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} cannot be used ({reason}): unset "
             "it, set it to cpu, or install JAX for that accelerator, e.g. pip install 'jax[cuda12]'"
         ) from None
+
+
+def check_platform(required: str) -> None:
+    """Raises `InputError` unless the devices are of a kind: gpu, tpu, or any."""
+    lookup(dict.fromkeys(PLATFORMS), required, "require")
+    found = jax.local_devices()[0].platform
+    if required not in (ANY, found):
+        raise InputError(
+            f"require {required!r} is not met, because JAX computes on a {found} here: start this "
+            f"on a machine with a {required}, install JAX for it, or leave out --require"
+        )
 
 
 def usable_cores() -> int:

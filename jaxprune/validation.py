@@ -12,6 +12,7 @@ import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -228,7 +229,7 @@ def _check_key(name: str, value: Any) -> None:
 
 def _is(value: object, kind: type) -> bool:
     if not getattr(kind, "_is_protocol", False):
-        return isinstance(value, kind)
+        return isinstance(value, PurePath if kind is Path else kind)  # or of an object store
     members = {*vars(kind), *vars(kind).get("__annotations__", {})}
     return all(hasattr(value, name) for name in members if not name.startswith("_"))
 

@@ -177,6 +177,7 @@ def finish_task(asked: Experiment, options: RunOptions, facts: dict[str, Any]) -
 
 def _prepared(asked: Experiment, options: RunOptions) -> Ready:
     _configure(options.task_cpus)
+    devices.check_platform(options.require)
     return prepared(asked, options)
 
 

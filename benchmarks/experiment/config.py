@@ -142,8 +142,8 @@ class RunOptions:
     """Folder of the results, local or an address such as s3://bucket/run; default: results/ENV-ID,
     ID derived from the settings."""
     shard: str | None = None
-    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks a Slurm array or Kubernetes, and
-    auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
+    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks Slurm, Kubernetes or
+    SkyPilot, and auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
     distributed: bool = False
     """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
     shard."""
@@ -156,6 +156,8 @@ class RunOptions:
     """GPUs that one task asks for and computes on."""
     task_tpus: Annotated[int, Range(0, 64)] = 0
     """TPU chips that one task asks for and computes on."""
+    require: str = "any"
+    """Refuse to compute unless the devices are of this kind: any, gpu, tpu."""
     sink: str = "none"
     """Where else tables go after every chunk: none, tensorboard, wandb."""
     resume: bool = True

@@ -26,6 +26,7 @@ RANKS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
 TPU_INDEX, TPU_HOSTS = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
+SKY_INDEX, SKY_JOBS = "SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS"
 
 
 class Shard(NamedTuple):
@@ -96,7 +97,8 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard:
-    """Returns the shard of a Slurm array task, or of the pod of an indexed Kubernetes job.
+    """Returns the shard of a task of a Slurm array, of a pod of an indexed Kubernetes job, or of
+    one of the managed jobs that SkyPilot started together.
 
     Args:
         environment: variables of the process.
@@ -111,6 +113,8 @@ def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard
         if count:
             return parse_shard(f"{env['SLURM_ARRAY_TASK_ID']}/{count}")
         return _of_whole_array(env)
+    if SKY_INDEX in env:
+        return parse_shard(f"{env[SKY_INDEX]}/{count or env.get(SKY_JOBS, '1')}")
     if "JOB_COMPLETION_INDEX" in env:
         if not count:
             raise InputError(
@@ -119,8 +123,9 @@ def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard
             )
         return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{count}")
     raise InputError(
-        f"shard {AUTO!r} finds no scheduler: SLURM_ARRAY_TASK_ID (Slurm array) and "
-        "JOB_COMPLETION_INDEX (indexed Kubernetes job) are not set; give --shard INDEX/COUNT"
+        f"shard {AUTO!r} finds no scheduler: SLURM_ARRAY_TASK_ID (Slurm array), "
+        f"JOB_COMPLETION_INDEX (indexed Kubernetes job) and {SKY_INDEX} (SkyPilot) are not set; "
+        "give --shard INDEX/COUNT"
     )
 
 

@@ -17,9 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.engines.ray import check_engine
 from benchmarks.experiment import parse
+from benchmarks.runtime import command_line
+from jaxprune.policy_io.addresses import is_address
+from tests.stores import memory
 
-BATCH = Path(__file__).parents[2] / "benchmarks" / "batch"
+ROOT = Path(__file__).parents[2]
+BATCH = ROOT / "benchmarks" / "batch"
 AGAIN, BAD_INPUT = 75, 2
 
 
@@ -65,11 +70,12 @@ def started(name: str, folder: Path) -> list[list[str]]:
         lines = [stubbed(name, {"srun": "echo $@"}, folder).stdout]
         lines += re.findall(r"--wrap '(.*)'", text)
     elif name == "xpk.sh":
-        told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
-        lines = [stubbed(name, {"xpk": 'echo "${@: -1}"'}, folder, **told).stdout]
-    elif name == "skypilot.yaml":
+        lines = [stubbed(name, {"xpk": 'echo "${@: -1}"'}, folder, **XPK).stdout]
+    elif name in SKYPILOT:
         (task,) = documents(name)
-        lines = [task["run"].replace("$SHARD", task["envs"]["SHARD"])]
+        lines = re.findall(r".*-m benchmarks.*", task["run"])
+    elif name == "kubernetes-rayjob.yaml":
+        lines = [document["spec"]["entrypoint"] for document in documents(name)]
     else:
         each = [container(job) for job in jobs(name).values()]
         lines = [shlex.join([*x["command"], *x["args"]]) for x in each]
@@ -78,11 +84,16 @@ def started(name: str, folder: Path) -> list[list[str]]:
     return [words[words.index("-m") + 1 :] for words in found]
 
 
+XPK = {"CLUSTER": "c", "IMAGE": "registry/image:tag", "BUCKET": "bucket"}
+SKYPILOT = ["skypilot.yaml", "skypilot-ray.yaml"]
+RAY = ["kubernetes-rayjob.yaml", "skypilot-ray.yaml"]
 MANIFESTS = [
     "slurm.sbatch",
     "kubernetes-indexed-job.yaml",
+    "kubernetes-rayjob.yaml",
     "jobset-tpu.yaml",
     "skypilot.yaml",
+    "skypilot-ray.yaml",
     "xpk.sh",
 ]
 
@@ -92,24 +103,33 @@ def test_every_manifest_is_tested():
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_what_is_started_is_accepted_and_merged(name: str, tmp_path: Path):
+def test_what_is_started_is_accepted_and_merged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """One experiment, the same for all of them, and then the merge of the folder it went to."""
+    monkeypatch.setattr(command_line, "_check_word", lambda *_: None)  # nobody answers there
     commands = started(name, tmp_path)
-    assert [words[0] for words in commands] == ["benchmarks.run", "benchmarks.merge"]
-    (_, *run), (_, *merge) = commands
-    experiment, options = parse(run)
+    merges = [] if name in RAY else ["benchmarks.merge"]
+    assert [words[0] for words in commands] == ["benchmarks.run", *merges]
+    (_, *run), *others = commands
+    with memory():  # what opens gs:// need not be installed
+        experiment, options = parse(run)
     paper, _ = parse(
         ["--preset", "paper", "--env", "hopper", "--chunk-seeds", str(experiment.chunk_seeds)]
     )
     assert experiment.settings() == paper.settings()
     assert options.out is not None
-    assert [Path(folder).name for folder in merge] == [options.out.name]
-    assert ("--shard" in run) != ("--distributed" in run)
+    for _, folder in others:
+        assert Path(folder).name == options.out.name
+    assert is_address(options.out) or name == "slurm.sbatch"
+    assert options.require in ("gpu", "tpu")
+    assert sum(x in run for x in ("--shard", "--distributed", "--engine")) == 1
+    check_engine(options)
 
 
 @pytest.mark.parametrize(
     ("name", "job", "platform"),
-    [("kubernetes-indexed-job.yaml", "jaxprune", "cuda"), ("jobset-tpu.yaml", "run", "tpu")],
+    [("kubernetes-indexed-job.yaml", "jaxprune", "tpu"), ("jobset-tpu.yaml", "run", "tpu")],
 )
 def test_a_pod_without_its_accelerator_fails_at_once(name: str, job: str, platform: str):
     """JAX refuses to start where the only platform that is named is absent."""
@@ -122,10 +142,10 @@ def test_a_slurm_task_without_its_accelerator_fails_at_once(tmp_path: Path):
 
 
 def test_other_jobs_without_their_accelerator_fail_at_once(tmp_path: Path):
-    (task,) = documents("skypilot.yaml")
-    assert task["envs"]["JAX_PLATFORMS"] == "cuda"
-    told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
-    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **told)
+    for name in SKYPILOT:
+        (task,) = documents(name)
+        assert task["envs"]["JAX_PLATFORMS"] == "cuda"
+    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **XPK)
     words = result.stdout.splitlines()
     assert ("--env", "JAX_PLATFORMS=tpu") in itertools.pairwise(words)
 
@@ -140,6 +160,22 @@ def test_some_tasks_of_an_array_may_be_submitted_again():
 @pytest.mark.parametrize("name", ["slurm.sbatch", "xpk.sh"])
 def test_scripts_are_bash(name: str):
     subprocess.run(["bash", "-n", str(BATCH / name)], check=True)
+
+
+# --- the image ------------------------------------------------------------------------------------
+
+
+def test_the_image_installs_dependencies_before_sources_and_runs_as_a_user():
+    """There is no daemon to build it with here."""
+    lines = (BATCH / "Dockerfile").read_text().splitlines()
+    install = next(i for i, line in enumerate(lines) if "pip install" in line)
+    assert install < lines.index("COPY benchmarks benchmarks")
+    assert 'ENTRYPOINT ["python", "-m"]' in lines
+    copied = [x for line in lines if line.startswith("COPY") for x in line.split()[1:-1]]
+    kept = {x[1:] for x in (ROOT / ".dockerignore").read_text().splitlines() if x[:1] == "!"}
+    assert kept == set(copied)
+    assert all((ROOT / name).exists() for name in copied)
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
 
 
 # --- Slurm ----------------------------------------------------------------------------------------
@@ -257,11 +293,9 @@ def test_a_slice_has_a_pod_on_every_host():
 @pytest.mark.parametrize("name", ["kubernetes-indexed-job.yaml", "jobset-tpu.yaml"])
 def test_pods_keep_their_results_and_may_end(name: str):
     for job in jobs(name).values():
-        pod, only = job["spec"]["template"]["spec"], container(job)
-        (mount,), (volume,) = only["volumeMounts"], pod["volumes"]
-        assert volume["name"] == mount["name"]
-        assert volume["persistentVolumeClaim"] == {"claimName": "jaxprune-results"}
-        assert any(word.startswith(f"{mount['mountPath']}/") for word in only["args"])
+        pod = job["spec"]["template"]["spec"]
+        assert "gs://BUCKET/paper" in container(job)["args"]
+        assert pod["serviceAccountName"] == "jaxprune"  # which may write there
         assert pod["restartPolicy"] == "Never"  # as podFailurePolicy wants it
         assert pod.get("terminationGracePeriodSeconds", 30) >= 10
 
@@ -273,35 +307,52 @@ def test_the_schema_of_kubernetes(name: str):
         validator.validate(job, validator.latest_version(), strict=True)
 
 
+def test_the_pods_of_a_ray_cluster():
+    """KubeRay is not asked: its pods are checked by the schema of Kubernetes."""
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is absent")
+    (job,) = documents("kubernetes-rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    for one in (cluster["headGroupSpec"], group):
+        head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}}
+        pod = head | {"spec": one["template"]["spec"]}
+        validator.validate(pod, validator.latest_version(), strict=True)
+    (worker,) = group["template"]["spec"]["containers"]
+    assert {x["name"]: x["value"] for x in worker["env"]}["JAX_PLATFORMS"] == "cuda"
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+
+
 # --- SkyPilot and xpk -----------------------------------------------------------------------------
 
 
-def test_skypilot_starts_again_what_asks_for_it():
-    (task,) = documents("skypilot.yaml")
+@pytest.mark.parametrize("name", SKYPILOT)
+def test_skypilot_starts_again_what_asks_for_it(name: str):
+    (task,) = documents(name)
     assert task["resources"]["use_spot"]
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [AGAIN]
-    (mount,) = task["file_mounts"]
-    assert f"--out {mount}/" in task["run"]
+    subprocess.run(["bash", "-n"], input=task["run"], text=True, check=True)
+
+
+def test_skypilot_starts_a_job_per_seed():
+    (task,) = documents("skypilot.yaml")
     assert task["run"].startswith("exec ")  # the signal reaches the program
     text = (BATCH / "skypilot.yaml").read_text()
-    last = int(re.search(r"seq 0 (\d+)", text)[1])
-    assert f"--env SHARD=$i/{last + 1} " in text
-    assert task["envs"]["SHARD"] == f"0/{last + 1}"
+    assert f"--num-jobs {parse(['--preset', 'paper'])[0].seeds} " in text
 
 
-def test_the_schema_of_skypilot():
+@pytest.mark.parametrize("name", SKYPILOT)
+def test_the_schema_of_skypilot(name: str):
     schemas = pytest.importorskip("sky.utils.schemas", reason="skypilot is absent")
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is absent")
-    (task,) = documents("skypilot.yaml")
+    (task,) = documents(name)
     jsonschema.validate(task, schemas.get_task_schema())
     jsonschema.validate(task["resources"], schemas.get_resources_schema())
-    (storage,) = task["file_mounts"].values()
-    jsonschema.validate(storage, schemas.get_storage_schema())
 
 
 def test_xpk_starts_again_what_asks_for_it(tmp_path: Path):
-    told = {"CLUSTER": "c", "IMAGE": "i", "STORAGE": "s"}
-    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **told)
+    result = stubbed("xpk.sh", {"xpk": 'printf "%s\\n" "$@"'}, tmp_path, **XPK)
     words = result.stdout.splitlines()
     assert words[:2] == ["workload", "create"]
     options = dict(itertools.pairwise(words))
@@ -320,10 +371,9 @@ def test_xpk_wants_to_be_told_where(tmp_path: Path):
 def test_the_dry_run_of_xpk():
     if shutil.which("xpk") is None:
         pytest.skip("xpk is not on the PATH")
-    told = {"CLUSTER": "c", "IMAGE": "registry/image:tag", "STORAGE": "s"}
     words = "--dry-run --skip-validation --project p --zone us-west4-a"
     command = ["bash", str(BATCH / "xpk.sh"), *words.split()]
     result = subprocess.run(
-        command, env={**os.environ, **told}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **XPK}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr

@@ -371,6 +371,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
         ("--policy {hopper}", "cartpole"),
         ("--out {run}", "another experiment"),
         ("--distributed", "finds no launcher"),
+        ("--require gpu", "require 'gpu' is not met, because JAX computes on a cpu"),
+        ("--require xpu", "'xpu'"),
         ("--shard 0/2", "0/2 needs 2 blocks of seeds"),
         ("--out /proc/nowhere", "/proc/nowhere cannot be written"),
     ],

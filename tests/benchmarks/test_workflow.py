@@ -1,12 +1,17 @@
 """The GitHub workflow: well-formed, and it runs what the committed baseline was made with."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks.experiment import parse
+from benchmarks.gate import __main__ as gate
 from benchmarks.gate.baseline import read_baseline
+from benchmarks.runtime.command_line import read_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,12 +48,65 @@ def test_it_sets_up_python_and_keeps_the_report(workflow):
 
 
 def test_it_runs_the_command_of_the_baseline_and_gates_its_folder(workflow):
-    _, run, gate = commands(workflow["jobs"]["gate"])
+    _, run, base, compare = commands(workflow["jobs"]["gate"])
     baseline = ROOT / workflow["env"]["BASELINE"]
     assert run == read_baseline(baseline).facts["command"]
     folder = parse(run.split()[3:])[1].out
-    assert gate.startswith(f'python -m benchmarks.gate --baseline "$BASELINE" {folder} ')
-    assert {"--junit", "--json"} <= set(gate.split())
+    assert compare.startswith(f'python -m benchmarks.gate --baseline "$BASELINE" {folder} ')
+    assert {"--junit", "--json"} <= set(compare.split())
+    run_base, update, export = base.replace("\\\n", "").splitlines()
+    assert run_base.split() == run.split()
+    assert update == f"python -m benchmarks.gate --update --baseline results/base {folder}"
+    assert export == 'echo "BASELINE=base/results/base" >> "$GITHUB_ENV"'
+
+
+def test_base_and_head_share_the_compiled_programs(workflow):
+    (cache,) = (s for s in workflow["jobs"]["gate"]["steps"] if "cache@" in s.get("uses", ""))
+    assert cache["with"]["path"] == "~/.cache/jaxprune"
+    assert cache["with"]["key"].startswith(cache["with"]["restore-keys"])
+
+
+# --- the action for other repositories ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def action() -> dict:
+    return yaml.load((ROOT / "action.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+
+
+def test_the_action_is_composite_and_uses_its_inputs(action):
+    assert action.keys() == {"name", "description", "inputs", "runs"}
+    assert action["runs"]["using"] == "composite"
+    for step in action["runs"]["steps"]:
+        assert ("uses" in step) != ("run" in step)
+        assert step.get("shell", "bash") == "bash" and ("shell" in step) == ("run" in step)
+        assert "inputs." not in step.get("run", "")  # only by the environment: text is no code
+    used = set(re.findall(r"inputs\.(\w+)", str(action["runs"])))
+    assert used == action["inputs"].keys()
+    assert all(held.keys() == {"description", "default"} for held in action["inputs"].values())
+
+
+def test_the_action_calls_programs_as_they_are(action, tmp_path: Path):
+    """Its scripts, with the program that they start replaced by one that shows its words."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    told = {"OPTIONS": action["inputs"]["options"]["default"], "OUT": "a b", "BASELINE": "base"}
+    lines = {}
+    for step in action["runs"]["steps"]:
+        if step.get("name") in ("Run", "Compare"):
+            env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **told}
+            command = ["bash", "-e", "-c", step["run"]]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+            lines[step["name"]] = done.stdout.splitlines()
+    flag, _, module, *words = lines["Run"]
+    assert (flag, module) == ("-P", "benchmarks.run")
+    experiment, options = parse(words)
+    assert (experiment.preset, options.out) == ("smoke", Path("a b"))
+    _, _, module, *words = lines["Compare"]
+    assert module == "benchmarks.gate"
+    held = read_options(gate.Options, words, "benchmarks.gate")
+    assert (held.baseline, held.run) == (Path("base"), Path("a b"))
 
 
 def test_the_history_has_both_directions(workflow):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_a_worker_with_other_code_is_refused(tmp_path: Path, monkeypatch: pytest
     """Before it computes anything; devices are not configured again in this process."""
     monkeypatch.setattr(engines, "_configure", lambda cpus: None)
     asked, options = parse([*WORDS, "--out", str(tmp_path / "run")])
+    with pytest.raises(InputError, match="require 'tpu' is not met"):
+        engines.begin_task(asked, replace(options, require="tpu"), {})
     assert engines.begin_task(asked, options, {"command": "run"})
     folder = prepared(asked, options).folder
     file = folder.path / "experiment.json"

@@ -57,6 +57,8 @@ def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
         (slurm(2, 0, 2, 2) | {"JAXPRUNE_SHARDS": "9"}, "auto/3", Shard(2, 3)),
         ({"JOB_COMPLETION_INDEX": "0", "JAXPRUNE_SHARDS": "2"}, "auto", Shard(0, 2)),
         ({"JOB_COMPLETION_INDEX": "1"}, "auto/2", Shard(1, 2)),
+        ({"SKYPILOT_JOB_RANK": "1", "SKYPILOT_NUM_JOBS": "3"}, "auto", Shard(1, 3)),
+        ({"SKYPILOT_JOB_RANK": "0"}, "auto", Shard(0, 1)),
     ],
 )
 def test_a_scheduler_tells_the_shard(
