@@ -160,7 +160,7 @@ def _rows(selection: Selection, losses: tuple[float, float]) -> Iterator[list[st
         losses[0],
     )
     yield _row(
-        "strongest attack",
+        f"attacked, {n} {selection.replicates}",
         float(choice.dense_attacked.interval.mean),
         choice.attacked_change,
         losses[1],
@@ -169,7 +169,9 @@ def _rows(selection: Selection, losses: tuple[float, float]) -> Iterator[list[st
     dense = agent.clean - float(agent.clean_change.interval.mean)
     yield _row(f"clean, this agent, {episodes} episodes", dense, agent.clean_change, losses[0])
     dense = agent.attacked - float(agent.attacked_change.interval.mean)
-    yield _row("strongest attack", dense, agent.attacked_change, losses[1])
+    yield _row(
+        f"attacked, this agent, {episodes} episodes", dense, agent.attacked_change, losses[1]
+    )
 
 
 def _row(name: str, dense: float, change: Measured, allowed: float) -> list[str]:

@@ -128,7 +128,7 @@ def test_compute_follows_its_formulas(folder: Path):
     assert learning.env_steps == cells * 1000  # one preparation serves both radii
     assert learning.flops == cells * 1000 * (2 * actor + 2 * 2 * 6 * critic)  # two members
     choosing = stages["choosing their members"]
-    assert choosing.env_steps == cells * 2 * 2 * 5 * 20
+    assert choosing.env_steps == cells * 2 * 2 * (3 * 3 + 2) * 20  # three rounds of 3, finalists 2
     assert choosing.flops == choosing.env_steps * 2 * actor * (3 + 7 + 150)
     evaluation, episodes = stages["evaluation"], cells * EPISODES
     assert evaluation.env_steps == episodes * 20 * 5
