@@ -11,7 +11,6 @@ python -m benchmarks.run --seeds 8 --chunk-seeds 2 --engine ray   # four tasks, 
 The same command goes on where a killed run was.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from benchmarks.experiment.config import parse_tasks
 from benchmarks.report.sinks import make_sink
 from benchmarks.report.write import write_report
 from benchmarks.runtime.atomic import sweep
+from benchmarks.runtime.command_line import command
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.preemption import Stopping
@@ -36,18 +36,18 @@ AGAIN = "the same command goes on from there"
 @guarded(f"what was finished is kept, and when the cause is gone {AGAIN}")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    command = shlex.join(["python", "-m", "benchmarks.run", *argv])
+    told = command("run", *argv)
     asked = parse_tasks(argv)
     for _, options in asked:
         check_engine(options)
     devices.configure()
     console = make_console()
     for ready in [prepared(*one) for one in asked]:  # all are checked before one is computed
-        run(ready, command, console)
+        run(ready, told, console)
     return 0
 
 
-def run(ready: Ready, command: str, console: Console) -> None:
+def run(ready: Ready, told: str, console: Console) -> None:
     """One experiment, or one shard of it, from the plan to the report.
 
     Raises:
@@ -60,7 +60,7 @@ def run(ready: Ready, command: str, console: Console) -> None:
     console.print(ready.plan, markup=False)
     if options.dry_run:
         return
-    facts = {"command": command, "shard": str(shard)}
+    facts = {"command": told, "shard": str(shard)}
     stopping = Stopping(lambda: sweep(folder.path, folder.path / CHUNKS))
     with folder.locked():
         if options.engine == RAY:
@@ -71,13 +71,13 @@ def run(ready: Ready, command: str, console: Console) -> None:
         if shard.count > 1:
             console.print(
                 f"wrote {folder.path}; when all {shard.count} shards are there, unite them: "
-                f"python -m benchmarks.merge {ready.whole}"
+                f"{command('merge', str(ready.whole))}"
             )
             return
         write_report(folder, console)
     seconds = round(time.monotonic() - started, 1)
-    told = f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s"
-    console.print(told, soft_wrap=True)  # a path stays whole
+    wrote = f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s"
+    console.print(wrote, soft_wrap=True)  # a path stays whole
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ from benchmarks.runtime.tables import markdown_table, terminal_table
 from jaxprune import devices
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify, exact_distance
-from jaxprune.envs import TASKS, Environment, make_env
+from jaxprune.envs import Environment, find_env, make_env
 from jaxprune.evaluation import evaluate, visited
 from jaxprune.evaluation.episodes import check_evaluation
-from jaxprune.evaluation.pointwise import Reached, reached
+from jaxprune.evaluation.pointwise import reached
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import METHODS, find_method, prune
-from jaxprune.types import Masks, Policy
+from jaxprune.types import Key, Masks, Policy
 from jaxprune.validation import (
     ANY_RADIUS,
     SEED,
@@ -109,7 +109,7 @@ class Options:
     def check(self) -> None:
         """Raises `InputError` for settings that certify nothing."""
         check_ranges(self)
-        lookup(TASKS, self.env, "env")
+        find_env(self.env)
         method = find_method(self.method)
         if method.schedule is not None or method.needs_data:
             fit = [name for name, m in METHODS.items() if not m.schedule and not m.needs_data]
@@ -214,7 +214,8 @@ def state_rows(
     """A row per policy, sparsity and bound, the attack first."""
     grid = list(options.sparsity_grid)
     for name, policy in policies.items():
-        masks, obs, found = _attacked(options, env, eps, policy)
+        masks, obs, key = _where(options, env, policy)
+        found = reached(policy, masks, eps, obs, key, ATTACK)
         certificates = certify(policy, masks, eps, obs, options.bounds)
         radius = {}
         if options.radius:
@@ -235,14 +236,11 @@ def state_rows(
                 }
 
 
-def _attacked(
-    options: Options, env: Environment, eps: float, policy: Policy
-) -> tuple[Masks, np.ndarray, Reached]:
-    """(masks of the grid, states that each visits, what the attack reaches there)."""
+def _where(options: Options, env: Environment, policy: Policy) -> tuple[Masks, np.ndarray, Key]:
+    """(masks of the grid, states that each visits, the key of the attack there)."""
     keys = jax.random.split(jax.random.key(options.seed), 3)
     masks = prune(policy, options.method, list(options.sparsity_grid), key=keys[0])
-    obs = visited(env, policy, masks, options.states, options.episodes, keys[1])
-    return masks, obs, reached(policy, masks, eps, obs, keys[2], ATTACK)
+    return masks, visited(env, policy, masks, options.states, options.episodes, keys[1]), keys[2]
 
 
 def exact_rows(
@@ -250,11 +248,11 @@ def exact_rows(
 ) -> Iterator[dict[str, object]]:
     """A row per policy and sparsity, at the first of their states."""
     for name, policy in policies.items():
-        masks, obs, found = _attacked(options, env, eps, policy)
+        masks, obs, key = _where(options, env, policy)
         first = obs[..., : options.exact_states, :]
+        attack = reached(policy, masks, eps, first, key, ATTACK).value
         crown = certify(policy, masks, eps, first, ["crown"])["crown"].value
         exact = exact_distance(policy, masks, eps, first)
-        attack = found.value[..., : options.exact_states]
         for i, sparsity in enumerate(options.sparsity_grid):
             yield {
                 "policy": name,

@@ -39,12 +39,25 @@ class Hyper:
     """Factor on the rewards that the learner sees, after their normalisation."""
     weight_decay: Annotated[float, WEIGHT] = 0.0
     """Decoupled (AdamW), of the kernels that may be pruned: w <- w - rate * weight_decay * w."""
+    l1: Annotated[float, WEIGHT] = 0.0
+    """Of the proximal L1 step on the same kernels: w <- sign(w) max(|w| - rate * l1, 0)."""
     kappa: Annotated[float, WEIGHT] = 0.0
     """Of the SA-PPO regulariser (see `jaxprune.ppo.robust`); 0 is plain PPO."""
-    sa_eps: Annotated[float, RADIUS] = 0.0
-    """Radius of the regulariser's l_inf ball in normalised units, at the end of its ramp."""
+    sa_eps: Annotated[float | None, RADIUS] = None
+    """Radius of the l_inf ball of regimes that train in one, in normalised units, at the end of its
+    ramp; default: the task's."""
     sa_ramp: Annotated[float, FRACTION] = 0.75
     """Fraction of training over which the radius grows linearly from 0."""
+    radial_weight: Annotated[float, FRACTION] = 0.0
+    """Share of RADIAL's certified surrogate; PPO's has the rest (published: 0.5)."""
+    car_weight: Annotated[float, WEIGHT] = 0.0
+    """Of CAR's adversarial surrogate, beside a clean one of weight 1, both over their sum."""
+    car_temperature: Annotated[float, Range(0, 1e6, "(]")] = 1000.0
+    """Of the softmax over a minibatch that weights CAR's worst rows more; a mean as it grows."""
+    barpo_weight: Annotated[float, WEIGHT] = 0.0
+    """Of BARPO's clean surrogate, its guidance, beside a perturbed one of weight 1, likewise."""
+    spectral_norm: Annotated[float, WEIGHT] = 0.0
+    """Largest spectral norm of a kernel in the regime spectral; 0: no limit."""
 
 
 class Sample(NamedTuple):
@@ -65,17 +78,20 @@ class Losses(NamedTuple):
     value: Array
     entropy: Array
     kl: Array
-    robust: Array  # the SA regulariser, 0 without
+    robust: Array  # what the training regime adds, without its weight; 0 without
 
 
-def ppo_loss(params: Params, policy: Policy, hyper: Hyper, sample: Sample) -> tuple[Array, Losses]:
+def ppo_loss(
+    params: Params, policy: Policy, hyper: Hyper, sample: Sample, weight: Array | float = 1.0
+) -> tuple[Array, Losses]:
     """The clipped surrogate, the critic's error and the entropy bonus of a minibatch `[B]`.
 
-        L = -E[min(rho A, clip(rho, 1 - c, 1 + c) A)] + w_v E[(V - V_target)^2] / 2 - w_e E[H]
+        L = -w E[psi(rho, A)] + w_v E[(V - V_target)^2] / 2 - w_e E[H]
 
-    with rho = pi(a|s) / pi_old(a|s) and advantages normalised within the minibatch.
+    with rho = pi(a|s) / pi_old(a|s) and advantages normalised within the minibatch; the weight w
+    is below 1 where a training regime has a surrogate of its own beside psi.
 
-    Source: Schulman et al. 2017, equations 7 and 9.
+    Source: Schulman et al. 2017, equation 9.
     """
     policy = replace(policy, params=params)
 
@@ -87,10 +103,7 @@ def ppo_loss(params: Params, policy: Policy, hyper: Hyper, sample: Sample) -> tu
 
     log_ratio, value_loss, entropy = jax.vmap(terms)(sample)
     ratio = jnp.exp(log_ratio)
-    advantage = sample.advantage
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    clipped = jnp.clip(ratio, 1 - hyper.clip, 1 + hyper.clip)
-    policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage)
+    policy_loss = -surrogate(ratio, normalised(sample.advantage), hyper.clip)
 
     losses = Losses(
         policy_loss.mean(),
@@ -99,7 +112,18 @@ def ppo_loss(params: Params, policy: Policy, hyper: Hyper, sample: Sample) -> tu
         (ratio - 1 - log_ratio).mean(),
         jnp.zeros(()),
     )
-    total = (
-        losses.policy + hyper.value_weight * losses.value - hyper.entropy_weight * losses.entropy
-    )
-    return total, losses
+    total = weight * losses.policy + hyper.value_weight * losses.value
+    return total - hyper.entropy_weight * losses.entropy, losses
+
+
+def surrogate(ratio: Array, advantage: Array, clip: Array | float) -> Array:
+    """psi(rho, A) = min(rho A, clip(rho, 1 - c, 1 + c) A), element by element.
+
+    Source: Schulman et al. 2017, equation 7.
+    """
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def normalised(advantage: Array) -> Array:
+    """The advantages of a minibatch `[B]` with mean 0 and standard deviation 1."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)

@@ -23,6 +23,17 @@ from jaxprune.types import OBS_CLIP
 Member = TypeVar("Member")
 
 
+# Of a family with more members than these, a message does not list them.
+FEW = 8
+# What is unknown, and the list that a person finds it in.
+LISTED = {
+    "attack": "attacks",
+    "bound": "bounds",
+    "env": "envs",
+    "pruning method": "methods",
+    "regime": "regimes",
+}
+
 # Characters of a message, and of a name or a value that a file holds.
 MESSAGE, NAME = 4000, 200
 
@@ -58,14 +69,18 @@ def lookup(family: Mapping[str, Member], name: str, kind: str) -> Member:
         kind: what the family holds, for the message: "attack", "env", ...
 
     Raises:
-        InputError: no such member; the message lists them all and the nearest one.
+        InputError: no such member; the message has the nearest ones, then the others: all of a
+            small family, of a large one where they are listed.
     """
     if isinstance(name, str) and name in family:
         return family[name]
-    spelled = {str(member).lower(): member for member in family}
-    near = difflib.get_close_matches(str(name).lower(), spelled, n=1)
-    hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
-    raise InputError(f"unknown {kind} {name!r}: choose from {', '.join(family)}{hint}")
+    spelled = {str(member).lower(): str(member) for member in family}
+    near = [spelled[x] for x in difflib.get_close_matches(str(name).lower(), spelled, n=2)]
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    told = ", ".join(family)
+    if len(family) > FEW and kind in LISTED:
+        told = f"those that `jaxprune list {LISTED[kind]}` prints"
+    raise InputError(f"unknown {kind} {name!r}: {hint}choose from {told}")
 
 
 @dataclass(frozen=True)

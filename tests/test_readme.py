@@ -24,6 +24,7 @@ from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS
 from jaxprune.policy import init_policy
+from jaxprune.ppo import REGIMES
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
 from tests.policy_io.runs import write_run
 
@@ -36,7 +37,7 @@ DOCUMENTS = {
     for path in sorted(ROOT.glob(pattern))
 }
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-REGISTRIES = (ATTACKS, BOUNDS, TASKS, ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES)
+REGISTRIES = (ATTACKS, BOUNDS, TASKS, ALLOCATIONS, METHODS, REGIMES, SCHEDULES, SCORES, STRUCTURES)
 # Programs that take one folder of a run and no options.
 FOLDER_PROGRAMS = ("benchmarks.report", "benchmarks.render")
 # Options of programs of others.
@@ -94,12 +95,18 @@ def check_files(names: dict[str, Any]) -> None:
     assert Path("pruned.onnx").exists() and Path("dense.h").exists()
 
 
+def check_own_regime(names: dict[str, Any]) -> None:
+    assert set(names["metrics"].episodes.shape) == {2}
+    assert np.isfinite(names["metrics"].value_loss).all()
+
+
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "README.md": check_own_policy,
     "jaxprune/attacks/README.md": check_own_attack,
     "jaxprune/certify/README.md": check_own_bound,
     "jaxprune/envs/README.md": check_own_task,
     "jaxprune/policy_io/README.md": check_files,
+    "jaxprune/ppo/README.md": check_own_regime,
     "jaxprune/pruning/README.md": check_own_score,
 }
 
@@ -155,7 +162,10 @@ def commands() -> list[tuple[str, str]]:
     """(program, its command line) of every document, `make run` and `make throughput` included."""
     found = []
     for text in DOCUMENTS.values():
-        found += re.findall(r"python -m (benchmarks\.\w+)([^`\n]*)", PYTHON.sub("", text))
+        text = PYTHON.sub("", text)
+        found += re.findall(r"python -m (benchmarks\.\w+)([^`\n]*)", text)
+        console = re.findall(r"(?m)(?:^ {4}|`)jaxprune ([a-z]+)([^`\n]*)", text)
+        found += [(f"benchmarks.{name}", line) for name, line in console]
         for target, args in makes(text):
             if target in ("run", "throughput"):
                 found.append((f"benchmarks.{target}", args))
@@ -219,7 +229,7 @@ def test_options_exist(capsys: pytest.CaptureFixture[str]):
     """Every `--option` of a document is in the help of a program."""
     for program in sorted({program for program, _ in commands()} - set(FOLDER_PROGRAMS)):
         with pytest.raises(SystemExit):
-            main_of(program).main(["--help"])
+            main_of(program).main(["--help-all" if program == "benchmarks.run" else "--help"])
     known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out)) | FOREIGN
     for document, text in DOCUMENTS.items():
         for span in spans(text):

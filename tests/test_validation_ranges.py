@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import jaxprune
-from benchmarks import capacity, merge, parity, run, throughput, tightness
+from benchmarks import capacity, merge, parity, run, select, status, throughput, tightness
+from benchmarks import list as list_program
 from benchmarks.experiment import Experiment
 from benchmarks.gate import __main__ as gate
 from benchmarks.render import __main__ as render
@@ -211,7 +212,21 @@ def test_an_alias_of_an_attack_is_the_attack():
 # --- of the programs
 
 
-PROGRAMS = (capacity, gate, merge, parity, render, report, run, theorem, throughput, tightness)
+PROGRAMS = (
+    capacity,
+    gate,
+    list_program,
+    merge,
+    parity,
+    render,
+    report,
+    run,
+    select,
+    status,
+    theorem,
+    throughput,
+    tightness,
+)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
@@ -219,9 +234,8 @@ def test_every_program_answers_help(program, capsys):
     with pytest.raises(SystemExit) as stop:
         program.main(["--help"])
     assert not stop.value.code
-    assert capsys.readouterr().out.startswith(
-        f"usage: {program.__name__.removesuffix('.__main__')}"
-    )
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: python -m {program.__name__.removesuffix('.__main__')}")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)

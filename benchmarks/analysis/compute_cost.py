@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.analysis.curves import Columns
 from benchmarks.runtime.run_folder import Json
 from jaxprune.attacks import ATTACKS, AttackConfig, SelectionConfig, facts_of, make_attack
-from jaxprune.ppo.robust import STEPS
+from jaxprune.ppo import REGIMES, PPOConfig
 
 
 class Stage(NamedTuple):
@@ -101,11 +101,19 @@ def _training(training: Columns, weights: Weights, learner: Json) -> Stage:
     if "epochs" not in learner:
         return Stage("training", steps.sum(), np.nan)
     epochs = learner["epochs"]
-    each = 2 * weights.both + epochs * 6 * weights.both
-    robust = training["regime"][last] == "sa_ppo"
-    by_attack = learner.get("regulariser") in ("pgd", "sgld")
-    extra = epochs * (STEPS + 1) * 6 * weights.actor if by_attack else 0
-    return Stage("training", steps.sum(), float((steps * (each + extra * robust)).sum()))
+    plain = 2 * weights.both + epochs * 6 * weights.both
+    config = PPOConfig(regulariser=learner.get("regulariser", PPOConfig.regulariser))
+    passes = [_passes(regime, config, epochs) for regime in training["regime"][last].tolist()]
+    each = plain + 6 * weights.actor * np.array(passes)
+    return Stage("training", steps.sum(), float((steps * each).sum()))
+
+
+def _passes(regime: str, config: PPOConfig, epochs: int) -> int:
+    """Of the actor, per env step, beside PPO's; of a regime that is not ours none are known."""
+    if regime not in REGIMES:
+        return 0
+    adds = REGIMES[regime].adds(config)
+    return epochs * adds.row_passes + adds.step_passes
 
 
 def _learning(attacks: Columns, weights: Weights, config: Json) -> Stage:

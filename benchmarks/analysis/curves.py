@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiment.labels import Labels
+from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import Interval, bounded_mean, cvar
+from jaxprune.statistics.choice import Limits, replicates
 
 # Of the statements that hold with high probability over the episodes.
 CONFIDENCE = 0.95
@@ -31,20 +32,6 @@ class Curve:
     returns: np.ndarray  # [seeds, S, episodes]
     discounted: np.ndarray  # [seeds, S, episodes], discounted returns
     distance: np.ndarray  # [seeds, S], the largest D that the adversary reached
-
-
-Limits = tuple[float, float]
-
-
-def replicates(*returns: np.ndarray) -> list[np.ndarray]:
-    """`[seeds, S, episodes]` each -> samples `[n, S]` each.
-
-    Seeds are the replicates; where all have a single seed its episodes are, and the claim is then
-    about that one policy.
-    """
-    if max(len(r) for r in returns) == 1:
-        return [r[0].T for r in returns]
-    return [r.mean(-1, dtype=float) for r in returns]
 
 
 def replicated_interval(returns: np.ndarray, limits: Limits) -> Interval:
@@ -86,7 +73,7 @@ def curves(table: Columns) -> list[Curve]:
 
 @dataclass(frozen=True)
 class Results:
-    """The curves of a run by what they are; methods are labels of `experiment.labels`."""
+    """The curves of a run by what they are; methods are labels of `policy_io.labels`."""
 
     by_key: dict[tuple[str, str, float], Curve]  # (method, attack, eps)
     methods: list[str]  # without the unpruned agents

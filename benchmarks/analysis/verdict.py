@@ -6,32 +6,30 @@ a single one. "No sweet spot at this power" is an answer, and comes with the sma
 run could have found.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
-from benchmarks.analysis.curves import CONFIDENCE, SEED, Limits, Results, replicates
-from benchmarks.analysis.folds import folds, picked, strongest
-from benchmarks.analysis.versus_dense import (
-    clean_differences,
-    differences,
-    of_differences,
-    single_agent,
-)
+from benchmarks.analysis.curves import Results
+from benchmarks.analysis.versus_dense import clean_differences, differences, single_agent
 from benchmarks.analysis.worst_case import most_common, worst_of
-from jaxprune.statistics import (
-    FEWEST,
-    Interval,
-    bounded_mean,
-    paired_difference,
+from jaxprune.statistics import FEWEST
+from jaxprune.statistics.choice import (
+    TOLERATED_LOSS,
+    Choice,
+    Limits,
+    Measured,
+    Sample,
+    falling,
+    judged,
+    keeps,
+    measured,
+    sample_of,
 )
-from jaxprune.types import AnyArray
+from jaxprune.statistics.folds import folds
 
-# What the sparsest policy, and a sweet spot, may cost of the mean of the dense agents.
-TOLERATED_LOSS = 0.05
 # A gain below this share of the dense attacked mean is none.
 NEGLIGIBLE = 0.1
 # Of the statements about sweet spots of a whole report together, and of a found effect.
@@ -39,51 +37,6 @@ ERROR, POWER = 0.05, 0.8
 # Two pairs have to differ by 13 of their standard errors for a test that fails in 5 % of cases: a
 # fold of fewer pairs than this judges nothing, and leaves its share of the error to the other.
 FEWEST_PAIRS = 3
-
-
-class Measured(NamedTuple):
-    """A mean over replicates, with the replicates for where they are too few for an interval."""
-
-    interval: Interval  # []; not `available` for fewer than `FEWEST` replicates
-    each: np.ndarray  # [n], the replicates: points, and their range, to show instead
-
-
-class Choice(NamedTuple):
-    """A sparsity that one fold chose and the other judged, and back.
-
-    Every replicate is judged once, at the sparsity that the other fold chose: these means are
-    unbiased, and about both choices. The choice of the sparsest policy lies where the loss reaches
-    what is tolerated, so that the judged loss is as often above it as below; at the lower of both
-    choices, `sparsity`, the true loss was 3 % to 4 % on average in simulations with 5 agents.
-    """
-
-    sparsities: tuple[float, ...]  # chosen, by fold; 0 is a choice
-    clean: Measured  # of the judged replicates
-    attacked: Measured
-    dense_clean: Measured  # of the same replicates, not pruned
-    dense_attacked: Measured
-    clean_change: Measured  # pruned less dense, in pairs
-    attacked_change: Measured
-
-    @property
-    def sparsity(self) -> float:
-        """The sparsity that all folds allow: the lowest chosen one."""
-        return min(self.sparsities)
-
-    @property
-    def keeps_clean(self) -> bool:
-        """Whether the judged clean mean is within the tolerated loss, too."""
-        return _keeps(self.clean.interval.mean, self.dense_clean.interval.mean)
-
-    @property
-    def keeps_attacked(self) -> bool:
-        """Whether the judged attacked mean is."""
-        return _keeps(self.attacked.interval.mean, self.dense_attacked.interval.mean)
-
-
-def _keeps(mean: AnyArray, dense: AnyArray) -> AnyArray:
-    """Whether a mean return is at most `TOLERATED_LOSS` below that of the dense agents."""
-    return mean >= dense - TOLERATED_LOSS * abs(dense)
 
 
 class Naive(NamedTuple):
@@ -154,19 +107,6 @@ class Verdict(NamedTuple):
         return "no" if self.refuted else "undecided"
 
 
-class Sample(NamedTuple):
-    """The replicates of one panel; the dense agents are the first sparsity, 0."""
-
-    sparsity: np.ndarray  # [S], rising
-    clean: np.ndarray  # [n, S]
-    attacked: np.ndarray  # [n, S], which judges
-    choosing: np.ndarray  # [n, S], the attacked return as its fold finds it without the other
-
-    def part(self, rows: slice) -> "Sample":
-        """Returns some of the replicates."""
-        return Sample(self.sparsity, *(values[rows] for values in self[1:]))
-
-
 Key = tuple[str, float]  # method, eps
 
 
@@ -201,7 +141,7 @@ def _verdict(
     dense = results.dense_of[method]
     unpruned, pruned = (worst_of(results, name, eps) for name in (dense, method))
     limits, n = results.limits(), len(sample.clean)
-    dense_clean, dense_attacked = _measured([sample.clean[:, 0], sample.attacked[:, 0]], limits)
+    dense_clean, dense_attacked = measured([sample.clean[:, 0], sample.attacked[:, 0]], limits)
     return Verdict(
         method,
         eps,
@@ -212,8 +152,8 @@ def _verdict(
         strongest_pruned=most_common(pruned.chosen[:, pruned.curve.sparsity > 0]),
         dense_clean=dense_clean,
         dense_attacked=dense_attacked,
-        within_clean=_judged(sample, lambda part: _sparsest(part.clean), limits),
-        within_attacked=_judged(sample, lambda part: _sparsest(part.choosing), limits),
+        within_clean=judged(sample, lambda part: _sparsest(part.clean), limits),
+        within_attacked=judged(sample, lambda part: _sparsest(part.choosing), limits),
         sweet_spot=sweet_spot,
         refuted=_refuted(results, method, eps),
         alone=alone,
@@ -235,52 +175,26 @@ def _refuted(results: Results, method: str, eps: float) -> bool:
 
 def _sample(results: Results, method: str, eps: float, attack: str | None = None) -> Sample:
     """Returns the replicates of a panel under one attack, or under the worst of all."""
-    names = results.dense_of[method], method
-    pruned = results.clean(method).sparsity > 0
+    dense, pruned = results.dense_of[method], results.clean(method).sparsity > 0
 
-    def replicated(of_dense: np.ndarray, of_method: np.ndarray) -> np.ndarray:
-        both = np.broadcast_arrays(of_dense, of_method)  # a policy file has one dense agent
-        first, others = replicates(*both)
-        return np.concatenate([first[:, :1], others[:, pruned]], axis=1)
+    def attacked(name: str) -> np.ndarray:
+        if attack is not None:
+            return results.by_key[name, attack, eps].returns[None]
+        return np.stack([curve.returns for curve in results.attacked(name, eps)])
 
-    if attack is None:
-        attacked = [worst_of(results, name, eps).curve.returns for name in names]
-    else:
-        attacked = [results.by_key[name, attack, eps].returns for name in names]
-    choosing = attacked
-    if attack is None and single_agent(results, method):
-        choosing = [_within_folds(results, name, eps) for name in names]
-    return Sample(
-        np.array([0.0, *results.clean(method).sparsity[pruned]]),
-        replicated(*(results.clean(name).returns for name in names)),
-        replicated(*attacked),
-        replicated(*choosing),
+    return sample_of(
+        results.clean(method).sparsity[pruned],
+        (results.clean(dense).returns[:, :1], results.clean(method).returns[:, pruned]),
+        (attacked(dense)[:, :, :1], attacked(method)[:, :, pruned]),
     )
-
-
-def _within_folds(results: Results, method: str, eps: float) -> np.ndarray:
-    """Returns `[seeds, S, episodes]` under the worst of all, cross-fitted inside each fold.
-
-    Where episodes are the replicates, worst of all in one fold was chosen by the other. That is
-    right for judging, but a fold that chooses must know nothing of the one that will judge.
-    """
-    stacked = np.stack([curve.returns for curve in results.attacked(method, eps)])
-    parts = [stacked[..., judge] for _, judge in reversed(folds(stacked.shape[-1]))]
-    return np.concatenate([picked(part, strongest(part)) for part in parts], axis=-1)
 
 
 # --- choosing -------------------------------------------------------------------------------------
 
 
 def _sparsest(returns: np.ndarray) -> int:
-    """The highest sparsity of `[n, S]` within the tolerated loss; 0 where none is.
-
-    Means are those of the nearest curve that falls with the sparsity: the highest of noisy ones
-    that happens to be within is too sparse.
-    """
-    mean = returns.mean(0)
-    falling = isotonic_regression(mean, increasing=False).x
-    return int(np.flatnonzero(_keeps(falling, mean[0])).max(initial=0))
+    """The highest sparsity of `[n, S]` within the tolerated loss; 0 where none is."""
+    return int(np.flatnonzero(keeps(falling(returns), returns[:, 0].mean())).max(initial=0))
 
 
 def _best(sample: Sample) -> int:
@@ -289,43 +203,9 @@ def _best(sample: Sample) -> int:
     Where none does, the one that comes nearest.
     """
     clean, attacked = sample.clean.mean(0), sample.choosing.mean(0)
-    kept = _keeps(clean, clean[0])[1:]
+    kept = keeps(clean, clean[0])[1:]
     score = np.where(kept, attacked[1:], -np.inf) if kept.any() else clean[1:]
     return 1 + int(score.argmax())
-
-
-def _judged(sample: Sample, choose: Callable[[Sample], int], limits: Limits) -> Choice:
-    """Returns what each fold chose, as the other one finds it."""
-    n = len(sample.clean)
-    column, chosen = np.empty(n, int), []
-    for rows, judge in folds(n):
-        chosen.append(choose(sample.part(rows)))
-        column[judge] = chosen[-1]
-    row = np.arange(n)
-    clean, attacked = sample.clean[row, column], sample.attacked[row, column]
-    dense = sample.clean[:, 0], sample.attacked[:, 0]
-    returns = _measured([clean, attacked, *dense], limits)
-    return Choice(
-        tuple(float(sample.sparsity[i]) for i in chosen),
-        clean=returns[0],
-        attacked=returns[1],
-        dense_clean=returns[2],
-        dense_attacked=returns[3],
-        clean_change=_change(clean, dense[0], limits),
-        attacked_change=_change(attacked, dense[1], limits),
-    )
-
-
-def _measured(columns: Sequence[np.ndarray], limits: Limits) -> list[Measured]:
-    """Means of returns `[n]` each."""
-    found = bounded_mean(np.stack(columns, axis=1), limits, level=CONFIDENCE, seed=SEED)
-    each = zip(columns, zip(*found, strict=True), strict=True)
-    return [Measured(Interval(*ends), column) for column, ends in each]
-
-
-def _change(pruned: np.ndarray, dense: np.ndarray, limits: Limits) -> Measured:
-    found = paired_difference(pruned, dense, level=CONFIDENCE)
-    return Measured(found.clipped(of_differences(limits)), pruned - dense)
 
 
 # --- sweet spots ----------------------------------------------------------------------------------
@@ -354,7 +234,7 @@ def sweet_spots(samples: Mapping[Key, Sample], limits: Limits) -> dict[Key, Swee
             bool(tests),
             tuple(sorted(passed)),
             min((test.p_value for test in tests), default=np.nan),
-            _judged(sample, _best, limits),
+            judged(sample, _best, limits),
             gain,
             gain / abs(dense) if dense else np.nan,
             loss,
@@ -405,7 +285,7 @@ def _detectable(sample: Sample, pairs: Sequence[int], level: float) -> tuple[flo
     n, clean = min(pairs), sample.clean.mean(0)
     of_fold = 1 - (1 - POWER) ** (1 / len(pairs))
     errors = nctdtrinc(n - 1, 1 - of_fold, stdtrit(n - 1, 1 - level))
-    kept = _keeps(clean, clean[0])[1:]
+    kept = keeps(clean, clean[0])[1:]
     columns = 1 + np.flatnonzero(kept if kept.any() else ~kept)
     gain, loss = (
         float(errors / n**0.5 * np.median((x[:, columns] - x[:, :1]).std(0, ddof=1)))

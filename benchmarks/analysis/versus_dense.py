@@ -10,12 +10,10 @@ import numpy as np
 from benchmarks.analysis.curves import (
     CONFIDENCE,
     SEED,
-    Limits,
     Results,
     as_numpy,
     reference,
     replicated_interval,
-    replicates,
 )
 from benchmarks.analysis.worst_case import worst_of
 from jaxprune.statistics import (
@@ -24,6 +22,7 @@ from jaxprune.statistics import (
     simultaneous_band,
     student_mean,
 )
+from jaxprune.statistics.choice import Limits, replicates
 from jaxprune.statistics.regret import decompose
 
 

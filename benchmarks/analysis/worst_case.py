@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.analysis.curves import TIE, WORST_OF, Curve, Results, replicated_interval
-from benchmarks.analysis.folds import folds, picked, strongest
 from jaxprune.statistics import Interval, area
+from jaxprune.statistics.folds import folds, picked, strongest
 
 # Adversaries that are shown one by one; of more, these many.
 SHOWN = 4

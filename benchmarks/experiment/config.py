@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 import tyro
 
+from benchmarks.experiment.help import show_help
 from benchmarks.experiment.tuned import tuned
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.run_folder import checksum
@@ -29,9 +30,11 @@ from jaxprune.attacks import (
     find_attack,
 )
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.envs.registry import ALIASES as ENV_ALIASES
 from jaxprune.policy_io.addresses import as_path, is_address
 from jaxprune.ppo import PPOConfig
 from jaxprune.pruning import find_method
+from jaxprune.pruning.methods import ALIASES as METHOD_ALIASES
 from jaxprune.types import Policy
 from jaxprune.validation import (
     COUNT,
@@ -45,7 +48,6 @@ from jaxprune.validation import (
     lookup,
 )
 
-REGIMES = ("ppo", "sa_ppo", "ppo_decay")
 MODES = ("endpoint", "trajectory")
 CONTROLS = ("narrow", "rescaled", "int8")
 
@@ -195,7 +197,8 @@ class Experiment:
     """Of methods that prune in training: endpoint (an agent per sparsity), trajectory (one agent
     that passes through all of them)."""
     regimes: Names = ("ppo",)
-    """What agents are trained by: ppo, sa_ppo (with the robust regulariser), ppo_decay."""
+    """How agents are trained: ppo, or a regime of robust training such as sa_ppo, side by side (a
+    wrong name lists them all)."""
     controls: Some = ()
     """What else is compared: narrow (dense networks with as many weights), rescaled (nothing
     removed, kernels shrunk to the norm that magnitude pruning leaves), int8 (what magnitude pruning
@@ -364,8 +367,9 @@ def parse_tasks(argv: Sequence[str]) -> list[tuple[Experiment, RunOptions]]:
 
     Raises:
         InputError: a task that is named twice, or what `parse` raises.
-        SystemExit: after `--help`.
+        SystemExit: after `--help` or `--help-all`.
     """
+    show_help(argv)
     preset = _option(argv, "--preset", PRESETS["laptop"].preset)
     default = TASKS_OF.get(preset) or lookup(PRESETS, preset, "preset").env
     tasks = _option(argv, "--env", default).split(",")
@@ -391,13 +395,17 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, RunOptions]:
     """
     preset = lookup(PRESETS, _option(argv, "--preset", "laptop"), "preset")
     task = _option(argv, "--env", preset.env)
+    task = ENV_ALIASES.get(task, task)
     if task != preset.env:  # with the steps of the preset, unless the task needs fewer
         learner = tuned(task, PPOConfig(steps=preset.ppo.steps), preset.preset)
         preset = replace(preset, ppo=learner)
+    argv = ["--help" if word == "--help-all" else word for word in argv]
     asked = read_options(
         CommandLine, argv, "benchmarks.run", default=CommandLine(preset), addresses=True
     )
-    return asked.experiment, asked.options
+    experiment = asked.experiment
+    methods = dict.fromkeys(METHOD_ALIASES.get(name, name) for name in experiment.methods)
+    return replace(experiment, env=task, methods=tuple(methods)), asked.options
 
 
 def _restored(kind: Any, value: Any) -> Any:

@@ -1,16 +1,16 @@
 """What an experiment expands to: its agents, its cells, its attack cases, its blocks."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.labels import DENSE
 from jaxprune.losses import Hyper
-from jaxprune.ppo import PPOConfig
+from jaxprune.policy_io.labels import DENSE
+from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import find_method, honoured
 from jaxprune.types import Key
 
@@ -62,6 +62,7 @@ class Block:
     seeds: range
     agents: list[Agent]  # trained, or read from a file; the unpruned ones first
     trainings: list[Agent]  # those that are trained: of a trajectory only the last
+    families: dict[str, list[Agent]]  # the trainings by program, each in their order
     policies: list[Agent]  # the agents, then their copies that no training made
     cells: list[PlannedCell]  # in the order of the tables
 
@@ -93,14 +94,17 @@ class Design:
         trained = [agent for agent in agents if agent.regime != FILE]
         trainings = [a for a in trained if a.mode != TRAJECTORY or a.sparsity == last]
         policies, cells = list_cells(self.experiment, agents)
-        return Block(index, seeds, agents, trainings, policies, cells)
+        families: dict[str, list[Agent]] = {}
+        for agent in trainings:
+            families.setdefault(family_of(agent.regime, self.learner), []).append(agent)
+        return Block(index, seeds, agents, trainings, families, policies, cells)
 
 
 def expand(experiment: Experiment) -> Design:
     """Returns the design of a resolved experiment."""
     return Design(
         experiment,
-        learner_config(experiment.ppo, experiment.regimes),
+        learner_config(experiment.ppo),
         list_cases(experiment),
         range(experiment.seeds // experiment.block_seeds),
     )
@@ -198,25 +202,32 @@ def modes_of(method: str, modes: Sequence[str]) -> list[str]:
     return [ENDPOINT] if find_method(method).schedule == "at_start" else list(modes)
 
 
-def learner_config(config: PPOConfig, regimes: Sequence[str]) -> PPOConfig:
-    """Returns the learner, its iterations rounded up to a multiple of the calls of training.
-
-    What only SA-PPO uses is not in the program of a run without it.
-    """
+def learner_config(config: PPOConfig) -> PPOConfig:
+    """Returns the learner, its iterations rounded up to a multiple of the calls of training."""
     calls = min(TRAINING_CALLS, config.iterations)
-    config = replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
-    return (
-        config if "sa_ppo" in regimes else replace(config, regulariser="none", collection="clean")
+    return replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
+
+
+def family_of(regime: str, config: PPOConfig) -> str:
+    """Returns the first regime that is the same program."""
+    adds = REGIMES[regime].adds(config)
+    return next(
+        name for name, other in REGIMES.items() if name == regime or other.adds(config) == adds
     )
 
 
 def hyper_of(hyper: Hyper, regime: str, eps: float) -> Hyper:
-    """Returns the traced settings of a regime; `eps` is the radius of the task."""
-    if regime != "sa_ppo":
-        hyper = replace(hyper, kappa=0.0, sa_eps=0.0)
-    elif not hyper.sa_eps:
+    """Returns the traced settings of a regime, those of the others neutral.
+
+    Args:
+        hyper: settings of all regimes.
+        regime: whose settings are wanted.
+        eps: radius of the task, which is that of training where none is given.
+    """
+    if hyper.sa_eps is None:
         hyper = replace(hyper, sa_eps=eps)
-    return hyper if regime == "ppo_decay" else replace(hyper, weight_decay=0.0)
+    others = {name for one in REGIMES.values() for name in one.own}
+    return replace(hyper, **dict.fromkeys(others - set(REGIMES[regime].own), 0.0))
 
 
 # What a random stream is for.
@@ -232,3 +243,10 @@ def key_for(seed: int, purpose: int, index: int = 0) -> Key:
         index: of the item.
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
+
+
+def training_programs(families: Collection[str]) -> list[tuple[str, str]]:
+    """Returns the names of what is compiled to begin and to train each family of regimes."""
+    if len(families) == 1:
+        return [("init", "train")]
+    return [(f"init {family}", f"train {family}") for family in families]

@@ -1,5 +1,6 @@
 """What a run is going to do, told before it does it."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks.experiment.design import Case, Design
+from benchmarks.experiment.design import Case, Design, training_programs
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import Attack, AttackConfig, facts_of, make_attack
@@ -158,7 +159,7 @@ def make_plan(
     steps = agents * config.iterations * config.batch if training else 0
     episodes = cells * len(attacks) * experiment.episodes
     learning, choosing = learned(attacks, experiment.attack, cells, spec)
-    programs = (("init", "train") if training else ()) + ("evaluate",)
+    programs = (*itertools.chain(*training_programs(block.families)), "evaluate")
     programs += tuple(
         name
         for name in dict.fromkeys(case.attack for case in attacks)

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from benchmarks.experiment.config import CONTROLS, MODES, REGIMES, Experiment
+from benchmarks.experiment.config import CONTROLS, MODES, Experiment
+from benchmarks.experiment.design import hyper_of
+from benchmarks.experiment.tuned import tuned
 from jaxprune.attacks import ATTACKS, find_attack
 from jaxprune.certify import BOUNDS
-from jaxprune.envs import TASKS, Environment, default_backend, make_env
+from jaxprune.envs import Environment, default_backend, find_env, make_env
 from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
 from jaxprune.validation import InputError, check_ranges, lookup
@@ -20,7 +23,7 @@ def check(experiment: Experiment) -> Environment:
         InputError: the first setting that no run could honour; nothing has been computed.
     """
     check_ranges(experiment)
-    lookup(TASKS, experiment.env, "env")
+    find_env(experiment.env)
     for name in experiment.methods:
         find_method(name)
     families = {
@@ -59,7 +62,6 @@ def check(experiment: Experiment) -> Environment:
     _check_sweep(experiment.eps_sweep, experiment.eps)
     experiment.ppo.check()
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
-    _check_regimes(experiment)
     if experiment.policy_stats is not None and experiment.policy is None:
         raise InputError(
             f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
@@ -71,6 +73,7 @@ def check(experiment: Experiment) -> Environment:
             "with --policy, or give --activation for the one that is trained"
         )
     env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
+    _check_regimes(experiment, env.spec.eps)
     resolved = experiment.resolved(env)
     _check_chunks(resolved)
     _check_folds(resolved.seeds, resolved.episodes)
@@ -127,23 +130,31 @@ def _check_sweep(sweep: Sequence[float], radii: Sequence[float]) -> None:
         )
 
 
-def _check_regimes(experiment: Experiment) -> None:
-    """Raises `InputError` for a regime without its settings, or settings without their regime."""
-    config = experiment.ppo
-    asked = {
-        "sa_ppo": (
-            config.regulariser != "none" and config.hyper.kappa > 0,
-            "--regulariser pgd, sgld or convex, and --kappa above 0",
-        ),
-        "ppo_decay": (config.hyper.weight_decay > 0, "--weight-decay above 0, e.g. 1e-2"),
-    }
-    for regime, (ready, remedy) in asked.items():
-        if regime in experiment.regimes and not ready:
-            raise InputError(f"regime {regime!r} is plain ppo as it is set: give {remedy}")
-    if config.hyper.weight_decay and "ppo_decay" not in experiment.regimes:
-        raise InputError(
-            f"weight decay {config.hyper.weight_decay:g} is used by no regime: add ppo_decay to "
-            "--regimes"
-        )
-    if config.collection == "perturbed" and "sa_ppo" not in experiment.regimes:
-        raise InputError("collection 'perturbed' is used by no regime: add sa_ppo to --regimes")
+def _check_regimes(experiment: Experiment, eps: float) -> None:
+    """Raises `InputError` for a regime without its settings, or settings without their regime.
+
+    Args:
+        experiment: as it was asked for.
+        eps: of the task.
+    """
+    asked, hyper = [REGIMES[name] for name in experiment.regimes], experiment.ppo.hyper
+    for name, regime in zip(experiment.regimes, asked, strict=True):
+        own = hyper_of(hyper, name, eps)
+        for field in regime.needs:
+            if not getattr(own, field) > 0:
+                raise InputError(
+                    f"regime {name!r} is plain ppo with {field} {getattr(own, field):g}: give "
+                    f"{option(field)} above 0"
+                )
+    used = {field for regime in asked for field in regime.own}
+    usual = tuned(experiment.env, PPOConfig(), experiment.preset).hyper
+    for name, regime in REGIMES.items():
+        for field in set(regime.own) - used:
+            value = getattr(hyper, field)
+            if value and value != getattr(usual, field):
+                raise InputError(f"{field} {value:g} is used by no regime: add {name} to --regimes")
+
+
+def option(field: str) -> str:
+    """The option of a setting on the command line."""
+    return f"--{field.replace('_', '-')}"

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import Columns, collect, labelled, victims
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_whole
 from benchmarks.runtime.run_folder import Json, checksum, read_json, read_table, values_of
 from jaxprune.policy_io.addresses import in_memory
+from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.validation import InputError
 
 VERSION = 1

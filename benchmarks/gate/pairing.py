@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.analysis import curves
 from benchmarks.analysis.bounds import BoundCurve, bound_curves
 from benchmarks.analysis.curves import Columns, Curve, Results
-from benchmarks.analysis.folds import picked, strongest
 from benchmarks.analysis.worst_case import worst_of
+from jaxprune.statistics.folds import picked, strongest
 
 # Differences of returns below this share are rounding; certificates are computed in float64.
 RETURN_ROUNDING, CERTIFICATE_ROUNDING = 1e-5, 1e-6

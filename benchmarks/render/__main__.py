@@ -28,7 +28,6 @@ from benchmarks.analysis.curves import Results, collect, labelled
 from benchmarks.analysis.worst_case import worst_of
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import RESCALED
-from benchmarks.experiment.labels import Labels
 from benchmarks.render.frames import simulator
 from benchmarks.report.contents import GIF
 from benchmarks.report.write import write_report
@@ -42,6 +41,7 @@ from jaxprune.attacks import ATTACKS, Attack, make_attack
 from jaxprune.devices import take
 from jaxprune.envs import Drawable, Moment, make_env
 from jaxprune.policy_io import load_agents
+from jaxprune.policy_io.labels import Labels
 from jaxprune.pruning import mask_policy
 from jaxprune.rollout import DETERMINISTIC, act
 from jaxprune.types import Array, Key, Policy, PyTree

@@ -31,9 +31,9 @@ from benchmarks.analysis.verdict import Verdict, verdicts
 from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_curve
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.analysis.worst_case import most_common as most_common
-from benchmarks.experiment.labels import Labels
 from benchmarks.runtime.run_folder import Json, read_json, read_table
 from jaxprune.attacks import ATTACKS, label_of
+from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import FEWEST, Interval
 
 # Fewer training seeds than this say nothing about a method.

@@ -76,7 +76,22 @@
     link.click();
   }
 
+  // A click on a heading of a table sorts by its column, another one the other way round.
+  function sortTable(heading) {
+    const body = heading.closest("table").tBodies[0];
+    const column = heading.cellIndex;
+    const sign = heading.dataset.sorted === "down" ? 1 : -1;
+    const value = (row) => row.cells[column].textContent.trim();
+    const order = (a, b) => {
+      const [x, y] = [parseFloat(value(a)), parseFloat(value(b))];
+      return Number.isNaN(x) || Number.isNaN(y) ? value(a).localeCompare(value(b)) : x - y;
+    };
+    [...body.rows].sort((a, b) => sign * order(a, b)).forEach((row) => body.append(row));
+    heading.dataset.sorted = sign < 0 ? "down" : "up";
+  }
+
   document.addEventListener("click", ({ target }) => {
+    if (target.closest("thead th")) sortTable(target.closest("th"));
     const format = target.dataset?.save;
     if (format === "csv") saveTable(target.closest(".table"));
     else if (format) saveChart(target.closest("figure"), format);

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.experiment.labels import PARTS, Labels
 from jaxprune.policy_io.addresses import is_address
+from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.validation import InputError, lookup
 
 Table = Mapping[str, np.ndarray]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
@@ -24,6 +25,35 @@ from jaxprune.policy_io.addresses import as_path, is_address, reaching
 from jaxprune.validation import InputError, Range
 
 Options = TypeVar("Options")
+
+# How programs are started: as modules, or by the console command.
+MODULES, CONSOLE = "python -m benchmarks.", "jaxprune "
+_started_by: ContextVar[str] = ContextVar("started_by", default=MODULES)
+
+
+def started_by(start: str) -> None:
+    """From now on, programs call themselves and each other by `MODULES` or by `CONSOLE`."""
+    _started_by.set(start)
+
+
+def command(program: str, *words: str) -> str:
+    """Returns the command line of a program, as a person would type it here."""
+    return " ".join([f"{_started_by.get()}{program}", *map(shlex.quote, words)])
+
+
+def _share(words: list[str]) -> float:
+    text = words[0]
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+# A share that may be given in per cent.
+SharePercent = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="SHARE|PERCENT%",
+    instance_from_str=_share,
+    is_instance=lambda value: isinstance(value, float),
+    str_from_instance=lambda value: [f"{100 * value:g}%"],
+)
 
 
 def read_options(
@@ -64,7 +94,7 @@ def _read(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), REGISTRY:
-            return read(args=list(argv), prog=program)
+            return read(args=list(argv), prog=command(program.removeprefix("benchmarks.")))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -26,6 +26,7 @@ from jaxprune.attacks import ATTACKS
 from jaxprune.certify import activations
 from jaxprune.certify.certificates import BOUNDS
 from jaxprune.envs import TASKS
+from jaxprune.ppo import REGIMES
 from jaxprune.ppo.robust import REGULARISERS
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
 from jaxprune.types import AnyArray
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Mapping[str, object]] = {
     "attacks": ATTACKS,
     "bounds": BOUNDS,
     "methods": METHODS,
+    "regimes": REGIMES,
     "regularisers": REGULARISERS,
     "schedules": SCHEDULES,
     "scores": SCORES,

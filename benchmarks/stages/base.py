@@ -67,9 +67,11 @@ def blocks(count: int, block: int) -> Iterator[tuple[np.ndarray, int]]:
 # --- chunks ---------------------------------------------------------------------------------------
 
 
-def train_chunk(block: int, part: str = "agents") -> What:
-    """Returns the key of a block's trained agents; part="state" is that of unfinished ones."""
-    return {"stage": "train", "block": block, "part": part}
+def train_chunk(block: int, family: str, part: str = "agents") -> What:
+    """Returns the key of a block's agents of one family of regimes; part="state" is that of
+    unfinished ones.
+    """
+    return {"stage": "train", "block": block, "family": family, "part": part}
 
 
 def attack_chunk(block: int, case: Case) -> What:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import Block, Design
-from benchmarks.experiment.labels import PARTS, Labels
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from benchmarks.runtime.checkpoints import What, Work
 from benchmarks.runtime.compilation import Programs
@@ -32,9 +31,10 @@ from benchmarks.stages.diagnose import diagnose_population
 from benchmarks.stages.prune import make_population
 from benchmarks.stages.results import Results, counted, united
 from benchmarks.stages.sparsity import account_population
-from benchmarks.stages.train import Agents, is_trained, prepare_training
+from benchmarks.stages.train import Agents, families_left, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
+from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.types import Policy, PyTree
 
@@ -43,10 +43,10 @@ BY_RADIUS = ("certify", "diagnose")
 
 def list_chunks(design: Design, blocks: range) -> list[What]:
     """Returns what the chunks of some blocks are, in the order in which they are computed."""
-    trained, radii = bool(design.block(0).trainings), dict.fromkeys(design.experiment.eps)
+    families, radii = design.first(1).families, dict.fromkeys(design.experiment.eps)
     found = []
     for block in blocks:
-        found += [train_chunk(block)] if trained else []
+        found += [train_chunk(block, family) for family in families]
         found += [attack_chunk(block, case) for case in design.cases]
         found += [radius_chunk(stage, block, x) for stage in BY_RADIUS for x in radii]
         found.append(account_chunk(block))
@@ -71,11 +71,11 @@ def run(
     """
     blocks = [design.block(index) for index in blocks_of(design.blocks, shard)]
     first, experiment = blocks[0], design.experiment
-    untrained = not all(is_trained(block, work.chunks) for block in blocks)
+    untrained = {family for block in blocks for family in families_left(block, work.chunks)}
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
     runner = AttackRunner(experiment, design.cases, env, shapes, len(first.cells))
     with Programs() as programs:
-        train = prepare_training(design, first, env, programs, loaded, needed=untrained)
+        train = prepare_training(design, first, env, programs, loaded, untrained)
         if not all(runner.is_done(block, work.chunks) for block in blocks):
             runner.compile(programs)
         done = [run_block(block, train(block, work), runner, work) for block in blocks]

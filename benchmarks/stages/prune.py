@@ -17,13 +17,13 @@ from benchmarks.experiment.design import (
     PlannedCell,
     key_for,
 )
-from benchmarks.experiment.labels import DENSE
 from benchmarks.stages.base import Population, Row
 from benchmarks.stages.train import Agents, stacked
 from jaxprune.cells import Cell
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import collect_batch
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.pruning import find_method, prune, sparsity_of
 from jaxprune.pruning.controls import quantised, rescaled
 from jaxprune.types import Masks, Policy

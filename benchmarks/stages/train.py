@@ -1,7 +1,7 @@
-"""The train stage: all agents of an experiment as one population of one program."""
+"""The train stage: the agents of every family of regimes as one population of one program."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -25,9 +25,9 @@ from benchmarks.experiment.design import (
     key_for,
     posthoc_methods,
     training_methods,
+    training_programs,
 )
-from benchmarks.experiment.labels import DENSE
-from benchmarks.runtime.arrays import Arrays, packed, part, skeleton, under, unpacked
+from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, train_chunk
@@ -36,6 +36,7 @@ from jaxprune.envs import Environment, EnvSpec
 from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
 from jaxprune.policy_io import PolicyFile, read_policy_file
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import (
     METHODS,
@@ -80,9 +81,9 @@ def prepare_training(
     env: Environment,
     programs: Programs,
     loaded: Policy | None,
-    needed: bool = True,
+    left: Collection[str] | None = None,
 ) -> Callable[[Block, Work], Agents]:
-    """Start compiling the learner; the result trains every agent of a block.
+    """Start compiling the learners; the result trains every agent of a block.
 
     Args:
         design: of the experiment.
@@ -90,29 +91,48 @@ def prepare_training(
         env: the task.
         programs: compiles.
         loaded: the policy of `--policy`, from which training then starts.
-        needed: whether anything is left to be trained.
+        left: families of regimes of which agents are left to be trained; None: all.
     """
     if not block.trainings:
         grid = design.experiment.sparsity_grid
         return lambda block, work: with_file(block, grid, loaded, None, {})
-    trainer = Trainer(design, block, env, loaded)
-    if needed:
-        trainer.compile(programs, block)
-    return trainer.run
+    trainers = [Trainer(design, block, family, env, loaded) for family in block.families]
+    for trainer, names in zip(trainers, training_programs(block.families), strict=True):
+        if left is None or trainer.family in left:
+            trainer.compile(programs, block, names)
+    return partial(train_block, design, trainers, loaded)
+
+
+def train_block(
+    design: Design, trainers: Sequence["Trainer"], loaded: Policy | None, block: Block, work: Work
+) -> Agents:
+    """The agents of a block, one family of regimes after the other."""
+    per_agent = design.learner.iterations * design.learner.batch
+    work.progress.stage("train", per_agent * len(block.trainings))
+    finals, tables = zip(*(trainer.run(block, work) for trainer in trainers), strict=True)
+    found = [agent for family in block.families.values() for agent in family]
+    order = np.array([found.index(agent) for agent in block.trainings])
+    final = take(jax.tree.map(lambda *x: np.concatenate(x), *finals), order)
+    iterations = np.arange(design.learner.iterations)
+    rows = (order[:, None] * len(iterations) + iterations).ravel()
+    table = take(joined(list(tables)), rows)
+    return with_file(block, design.experiment.sparsity_grid, loaded, final, table)
 
 
 class Trainer:
-    """The training of blocks: one program, called a number of times on each.
+    """The training of one family of regimes: one program, called a number of times on each block.
 
     Where a call ends the state may be kept in a chunk, from which a killed run goes on.
     """
 
-    def __init__(self, design: Design, block: Block, env: Environment, loaded: Policy | None):
+    def __init__(
+        self, design: Design, block: Block, family: str, env: Environment, loaded: Policy | None
+    ):
         self.design, self.env, self.loaded, self.config = design, env, loaded, design.learner
-        self.experiment, todo = design.experiment, block.trainings
+        self.experiment, self.family, todo = design.experiment, family, block.families[family]
         grid, methods = self.experiment.sparsity_grid, learner_methods(self.experiment.methods)
         slots = len(grid) if any(agent.mode == TRAJECTORY for agent in todo) else 0
-        self.learner = make_learner(self.config, env, methods, slots)
+        self.learner = make_learner(self.config, env, methods, slots, family)
         width = lane_width(self.config.num_envs, len(todo), self.experiment.lanes)
         self.layout = layout(len(todo), width)
         self.calls = min(TRAINING_CALLS, self.config.iterations)
@@ -125,32 +145,29 @@ class Trainer:
         self.train_all = Mapped(iterations)
         self.begin = cache(self._begin)
 
-    def compile(self, programs: Programs, block: Block) -> None:
-        """Start compiling for the shapes that all blocks have."""
+    def compile(self, programs: Programs, block: Block, names: tuple[str, str]) -> None:
+        """Start compiling, under two names, for the shapes that all blocks have."""
         start, orders_of_calls = self.begin(block)
         width = self.layout.width
         item = (self._state_like(start), start.hyper, orders_of_calls[0])
-        self.init = programs.compile("init", self.init_all, (), start, width)
-        self.train = programs.compile("train", self.train_all, (), item, width)
+        self.init = programs.compile(names[0], self.init_all, (), start, width)
+        self.train = programs.compile(names[1], self.train_all, (), item, width)
 
-    def run(self, block: Block, work: Work) -> Agents:
-        """The agents of a block."""
-        steps = self.config.iterations * self.config.batch * len(block.trainings)
-        work.progress.stage("train", steps)
+    def run(self, block: Block, work: Work) -> tuple[Any, Arrays]:
+        """The family's (policies, masks, snapshots) `[todo]` of a block, and its table."""
+        steps = self.config.iterations * self.config.batch * len(block.families[self.family])
         start, _ = self.begin(block)
-        held = work.piece(
-            partial(self._trained, block, work), steps, "training", **train_chunk(block.id)
-        )
-        work.chunks.drop(**train_chunk(block.id, "state"))
+        compute, chunk = partial(self._trained, block, work), train_chunk(block.id, self.family)
+        held = work.piece(compute, steps, "training", **chunk)
+        work.chunks.drop(**train_chunk(block.id, self.family, "state"))
         like = self._state_like(start)
         final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
-        table, grid = part("training", held), self.experiment.sparsity_grid
-        return with_file(block, grid, self.loaded, final, table)
+        return final, part("training", held)
 
     def _trained(self, block: Block, work: Work) -> Arrays:
         """What the chunk of a block holds: its table, and (policies, masks, snapshots) `[todo]`."""
-        start, orders_of_calls = self.begin(block)
-        per_call = self.config.iterations // self.calls * self.config.batch * len(block.trainings)
+        (start, orders_of_calls), todo = self.begin(block), block.families[self.family]
+        per_call = self.config.iterations // self.calls * self.config.batch * len(todo)
         done, state, metrics = self._kept(block, work.chunks, start)
         work.progress.advance(done * per_call)
         kept = time.monotonic()
@@ -163,19 +180,19 @@ class Trainer:
                 told = under("metrics", packed(_joined(metrics)))
                 count = {"calls": np.array(call + 1)}
                 held = under("state", packed(state)) | told | count
-                work.chunks.put(held, **train_chunk(block.id, "state"))
+                work.chunks.put(held, **train_chunk(block.id, self.family, "state"))
                 kept = time.monotonic()
         final, joined = self.layout.collect(
             ((state.policy, state.masks, state.snapshots), _joined(metrics))
         )
-        table = training_table(block.trainings, self.config.batch, self.env.spec, joined)
+        table = training_table(todo, self.config.batch, self.env.spec, joined)
         return under("agents", packed(final)) | under("training", table)
 
     def _kept(
         self, block: Block, chunks: Chunks, start: "Start"
     ) -> tuple[int, TrainState, list[Metrics]]:
         """(calls that are done, state, their metrics): of the chunk of a killed run, or of none."""
-        held = chunks.get(**train_chunk(block.id, "state"))
+        held = chunks.get(**train_chunk(block.id, self.family, "state"))
         if held is None:
             return 0, self.init.result()((), start), []
         like = self._state_like(start)
@@ -188,7 +205,7 @@ class Trainer:
 
     def _begin(self, block: Block) -> tuple["Start", list[Directive]]:
         """Where every training begins, and the directives of every call, `[padded]`."""
-        todo, ppo, eps = block.trainings, self.experiment.ppo, self.env.spec.eps
+        todo, ppo, eps = block.families[self.family], self.experiment.ppo, self.env.spec.eps
         keys = {a.seed: key_for(self.experiment.seed, TRAIN, a.seed) for a in todo}
         fresh = jax.jit(self.learner.fresh)
         first = cache(lambda seed: jax.device_get(fresh(keys[seed])))
@@ -209,9 +226,9 @@ class Trainer:
         return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
 
 
-def is_trained(block: Block, chunks: Chunks) -> bool:
-    """Whether the agents of a block are there already."""
-    return not block.trainings or chunks.get(**train_chunk(block.id)) is not None
+def families_left(block: Block, chunks: Chunks) -> list[str]:
+    """The families of regimes whose agents of a block are not there yet."""
+    return [name for name in block.families if chunks.get(**train_chunk(block.id, name)) is None]
 
 
 def _joined(metrics: list[Metrics]) -> Metrics:

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 
 from benchmarks.experiment.design import PREPARE, Case, key_for
-from benchmarks.experiment.labels import DENSE
 from benchmarks.stages.base import Population, Row
 from jaxprune.attacks import ATTACKS, Attack, Victims
 from jaxprune.attacks.members import prepared
 from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.policy_io.labels import DENSE
 from jaxprune.pruning import mask_policy
 from jaxprune.types import Policy, PyTree
 

@@ -119,6 +119,9 @@ TASKS |= {
     for version in ("v4", "v5")
 }
 
+# Gymnasium's own names for these.
+ALIASES = {name.removeprefix("gym/"): name for name in TASKS if name.startswith("gym/")}
+
 # The DM Control suite of MuJoCo Playground, which is the extra `dmc`; eps is our choice.
 PLAYGROUND = (
     "AcrobotSwingup",
@@ -152,22 +155,32 @@ TASKS |= {
 }
 
 
+def find_env(name: str) -> str:
+    """Returns the key of `TASKS` for a name, or for an alias of one.
+
+    Raises:
+        InputError: neither; the message has the nearest ones.
+    """
+    lookup(dict.fromkeys([*TASKS, *ALIASES]), name, "env")
+    return ALIASES.get(name, name)
+
+
 def default_backend(name: str) -> str:
     """The backend that `make_env(name)` uses. Raises `InputError` for an unknown task."""
-    return lookup(TASKS, name, "env").backends[0]
+    return TASKS[find_env(name)].backends[0]
 
 
 def make_env(name: str, backend: str | None = None) -> Environment:
     """The environment `name`.
 
     Args:
-        name: a key of `TASKS`, e.g. "hopper" or "cartpole".
+        name: a key of `TASKS` or `ALIASES`, e.g. "hopper", "cartpole" or "Hopper-v4".
         backend: the simulator; None for the task's default (mjx for Brax's tasks).
 
     Raises:
         InputError: no such task, or the task does not run on that backend.
     """
-    task = lookup(TASKS, name, "env")
+    task = TASKS[find_env(name)]
     backend = backend or task.backends[0]
     if backend not in task.backends:
         raise InputError(

@@ -13,10 +13,13 @@ from jaxprune.policy_io.load import PolicyFile, load_policy, read_policy_file
 from jaxprune.policy_io.npz import save_policy
 from jaxprune.policy_io.onnx_graph import export_onnx
 from jaxprune.policy_io.runs import Run, load_run
+from jaxprune.policy_io.selection import Selection
+from jaxprune.policy_io.zoo import zoo_policies
 
 __all__ = [
     "PolicyFile",
     "Run",
+    "Selection",
     "export_c",
     "export_onnx",
     "export_policy",
@@ -28,4 +31,5 @@ __all__ = [
     "read_policy_file",
     "save_agents",
     "save_policy",
+    "zoo_policies",
 ]

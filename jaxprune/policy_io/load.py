@@ -11,6 +11,7 @@ from jaxprune.policy_io.addresses import as_path
 from jaxprune.policy_io.checks import check_policy
 from jaxprune.policy_io.files import Archive, read_bytes, refusing
 from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
+from jaxprune.policy_io.zoo import in_zoo, zoo_path
 from jaxprune.types import TASK_BOX, Policy
 from jaxprune.validation import InputError, lookup
 
@@ -74,7 +75,8 @@ def load_policy(
     `jaxprune.policy_io.read_policy_file` also says in words what was assumed.
 
     Args:
-        path: local, or an address such as s3://bucket/policy.npz (extra `cloud`), of one of
+        path: `zoo:hopper/ppo/3` for a policy that comes with the package; else local, or an address
+            such as s3://bucket/policy.npz (extra `cloud`), of one of
             - a .npz of `save_policy`;
             - a .zip of Stable-Baselines3's PPO, A2C or TRPO with an MlpPolicy;
             - a state dict with CleanRL's names (`actor_mean`, `actor_logstd`, `critic`, or `actor`
@@ -102,7 +104,8 @@ def read_policy_file(
     Raises:
         InputError: as `load_policy` does.
     """
-    path, stats = as_path(path), None if obs_stats is None else as_path(obs_stats)
+    path = zoo_path(path) if in_zoo(path) else as_path(path)
+    stats = None if obs_stats is None else as_path(obs_stats)
     if activation is not None:
         lookup(ACTIVATIONS, activation, "activation")
     name = _kind(path)

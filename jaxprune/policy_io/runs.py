@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,18 @@ import pyarrow.parquet as pq
 from jaxprune.devices import take
 from jaxprune.policy_io.addresses import as_path, in_memory
 from jaxprune.policy_io.agents import load_agents
+from jaxprune.policy_io.run_arrays import to_rliable, to_xarray
+from jaxprune.policy_io.selection import Selection, select
 from jaxprune.pruning.masks import mask_policy
+from jaxprune.statistics.choice import TOLERATED_LOSS
 from jaxprune.types import Masks, Policy
-from jaxprune.validation import InputError
+from jaxprune.validation import RADIUS, SEED, InputError, Range, check_arguments
+
+if TYPE_CHECKING:
+    import xarray
+
+# Of a return that may be lost; of negative ones more than all.
+SHARE = Range(0, 10)
 
 # What a cell is called, in the table of cells.
 NAMES = ("regime", "method", "allocation", "mode", "sparsity", "seed")
@@ -81,6 +90,61 @@ class Run:
         policies, masks = self._agents
         kept = take(masks[row["curve"]], row["index"])
         return mask_policy(take(policies, row["agent"]), kept)
+
+    def best(
+        self,
+        clean_loss: Annotated[float, SHARE] = TOLERATED_LOSS,
+        attacked_loss: Annotated[float, SHARE] = TOLERATED_LOSS,
+        method: str | None = None,
+        eps: Annotated[float | None, RADIUS] = None,
+        seed: Annotated[int | None, SEED] = None,
+    ) -> Selection:
+        """Returns the sparsest policy that loses no more than it may, and what is known of it.
+
+        It is chosen on one half of the results and judged on the other, see
+        `jaxprune.policy_io.selection`. Attacked returns are those of the strongest attack.
+
+        Args:
+            clean_loss: share of the clean return of the dense agents that it may lose.
+            attacked_loss: of their attacked return.
+            method: of pruning, or the label of a curve ("sa_ppo magnitude"); None for all.
+            eps: radius; None for the smallest of the run.
+            seed: of the agent; None for the best under attack.
+
+        Raises:
+            InputError: nothing qualifies (which limit failed, and by how much), or no such method,
+                radius or seed.
+        """
+        check_arguments(Run.best, locals())
+        return select(self, (clean_loss, attacked_loss), method, eps, seed)
+
+    def to_xarray(self, victim: str | None = None) -> "xarray.Dataset":
+        """Returns `returns` as a data set: curve x seed x sparsity x attack x eps x episode.
+
+        A curve is called by its method: "magnitude", or "sa_ppo magnitude" of several regimes.
+
+        Args:
+            victim: how the policies acted; None for the first of the run.
+
+        Raises:
+            InputError: the package xarray is missing.
+        """
+        return to_xarray(self.returns, victim)
+
+    def to_rliable(self, attack: str = "none", eps: float | None = None) -> dict[str, np.ndarray]:
+        """Returns scores as rliable takes them: policy -> `[seeds, 1]`, of the one task of a run.
+
+        A policy is a method at a sparsity ("magnitude 0.5"); its score is the mean return of an
+        agent over that of the dense agents without an attack.
+
+        Args:
+            attack: a single one.
+            eps: its radius; None for the smallest of the run.
+
+        Raises:
+            InputError: no such attack or radius.
+        """
+        return to_rliable(self.returns, attack, eps)
 
     @cached_property
     def _agents(self) -> tuple[Policy, dict[str, Masks]]:

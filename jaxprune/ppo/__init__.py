@@ -1,4 +1,4 @@
-"""PPO with masks: the learner, its advantages, and the SA regulariser."""
+"""PPO with masks: the learner, its advantages, and the regimes of robust training."""
 
 from jaxprune.ppo.advantages import gae, make_batch, update_stats
 from jaxprune.ppo.learner import (
@@ -14,12 +14,19 @@ from jaxprune.ppo.learner import (
     summarise,
     update,
 )
+from jaxprune.ppo.regimes import REGIMES, Additions, Regime, ball_at
+from jaxprune.ppo.surrogates import Ball
 
 __all__ = [
+    "REGIMES",
+    "Additions",
+    "Ball",
     "Metrics",
     "PPOConfig",
+    "Regime",
     "Snapshot",
     "TrainState",
+    "ball_at",
     "dense_directives",
     "gae",
     "initial_policy",

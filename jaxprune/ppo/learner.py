@@ -22,10 +22,11 @@ import optax
 from jax.core import Tracer
 
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.losses import Hyper, Losses, Sample, ppo_loss
+from jaxprune.losses import Hyper, Losses, Sample, normalised, ppo_loss
 from jaxprune.policy import ACTIVATIONS, init_policy
 from jaxprune.ppo.advantages import make_batch, no_returns, update_stats
-from jaxprune.ppo.robust import REGULARISERS, perturbed, ramp
+from jaxprune.ppo.regimes import REGIMES, Additions, Prox, ball_at
+from jaxprune.ppo.robust import REGULARISERS
 from jaxprune.pruning.directives import Directive, width
 from jaxprune.pruning.masks import apply_masks, dense, sparsity_of
 from jaxprune.pruning.methods import METHODS, Method, Target
@@ -38,7 +39,6 @@ from jaxprune.validation import COUNT, LOG_STD, InputError, at_least, check_rang
 
 ADAM = optax.scale_by_adam(eps=1e-5)
 UNITS = ("iteration", "epoch")
-COLLECTIONS = ("clean", "perturbed")
 # Minibatches, at most, that the gradients by which weights are scored are averaged over.
 SCORE_BATCHES = 32
 
@@ -75,11 +75,8 @@ class PPOConfig:
     prune_unit: str = "iteration"
     """What an event of pruning is: iteration (before its rollout), or every epoch (an ablation:
     stored log-probabilities are stale then)."""
-    regulariser: str = "none"
-    """Of SA-PPO, how the worst observation is found: none, pgd, sgld or convex; `hyper.kappa` is
-    its weight."""
-    collection: str = "clean"
-    """What the policy sees in rollouts: clean or perturbed observations (radius `hyper.sa_eps`)."""
+    regulariser: str = "pgd"
+    """Of SA-PPO, how the worst observation is found: pgd, sgld or convex."""
     hyper: Hyper = field(default_factory=Hyper)
     """Traced settings."""
 
@@ -109,7 +106,6 @@ class PPOConfig:
         lookup(ACTIVATIONS, self.activation, "activation")
         lookup(REGULARISERS, self.regulariser, "regulariser")
         lookup(dict.fromkeys(UNITS), self.prune_unit, "prune_unit")
-        lookup(dict.fromkeys(COLLECTIONS), self.collection, "collection")
         self.scope.check()
 
 
@@ -146,7 +142,7 @@ class Metrics(NamedTuple):
     value_loss: Array
     entropy: Array
     kl: Array  # estimate of KL(old || new), mean of (ratio - 1) - log(ratio)
-    robust: Array  # the SA regulariser, without its weight kappa
+    robust: Array  # what the training regime adds to the loss, without its weight
     sparsity: Array  # fraction of the prunable weights removed
 
 
@@ -158,6 +154,7 @@ class Learner:
     env: Environment
     methods: tuple[Method, ...]
     snapshots: int
+    additions: Additions
 
     @property
     def keeps_data(self) -> bool:
@@ -227,7 +224,16 @@ class Learner:
         return_stats = update_stats(state.return_stats, steps.discounted_return)
         sample = self._sample(state.policy, steps, hyper, return_stats)
 
-        state, losses = update(keys[2], self.config, state, hyper, directive, sample, self._pruned)
+        state, losses = update(
+            keys[2],
+            self.config,
+            self.additions,
+            state,
+            hyper,
+            directive,
+            sample,
+            self._pruned,
+        )
         obs_stats = update_stats(state.policy.obs_stats, steps.obs)
         state = state._replace(
             policy=replace(state.policy, obs_stats=obs_stats),
@@ -279,12 +285,11 @@ class Learner:
         self, key: Key, state: TrainState, hyper: Hyper, directive: Directive
     ) -> tuple[Worker, Transition]:
         """The steps of an iteration."""
-        perturb, config = None, self.config
-        if config.collection == "perturbed":
-            perturb = partial(perturbed, eps=hyper.sa_eps * ramp(directive.progress, hyper.sa_ramp))
-        return rollout(
-            key, self.env, state.policy, hyper.gamma, state.workers, config.unroll, perturb
-        )
+        disturb, unroll, perturb = self.additions.disturb, self.config.unroll, None
+        if disturb is not None:
+            eps = ball_at(directive.progress, hyper).eps
+            perturb = lambda key, policy, obs_norm: disturb(key, policy, obs_norm, eps)  # noqa: E731
+        return rollout(key, self.env, state.policy, hyper.gamma, state.workers, unroll, perturb)
 
     def _sample(self, policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
         return make_batch(policy, steps, hyper, stats if self.config.normalise_reward else None)
@@ -330,6 +335,7 @@ def make_train(
     env: Environment,
     methods: Sequence[Method] = (METHODS["none"],),
     snapshots: int = 0,
+    regime: str = "ppo",
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training function of one agent: pure, so `jit`, `vmap` and shard it as you like.
 
@@ -338,6 +344,7 @@ def make_train(
         env: the task.
         methods: of pruning, among which every agent's directives choose.
         snapshots: how many moments of an agent can be kept on the way.
+        regime: a key of `REGIMES`: how the agent is trained.
 
     Returns:
         `train(key, hyper, directives=None) -> (TrainState, Metrics [iterations])`. `directives`,
@@ -348,11 +355,13 @@ def make_train(
         InputError: settings out of their range, or that contradict each other. Of traced ones no
             range is checked.
     """
-    learner = make_learner(config, env, methods, snapshots)
+    learner = make_learner(config, env, methods, snapshots, regime)
 
     def train(key: Key, hyper: Hyper, directives: Directive | None = None):
         if not any(isinstance(x, Tracer) for x in jax.tree.leaves(hyper)):
             check_ranges(hyper)
+        if hyper.sa_eps is None:
+            hyper = replace(hyper, sa_eps=env.spec.eps)
         policy = learner.fresh(key)
         if directives is None:
             directives = dense_directives(config, methods, policy.params)
@@ -385,10 +394,12 @@ def make_learner(
     env: Environment,
     methods: Sequence[Method] = (METHODS["none"],),
     snapshots: int = 0,
+    regime: str = "ppo",
 ) -> Learner:
     """The parts of `make_train`. Raises `InputError` for settings that contradict each other."""
     config.check()
-    return Learner(config, env, tuple(methods), snapshots)
+    additions = lookup(REGIMES, regime, "regime").adds(config)
+    return Learner(config, env, tuple(methods), snapshots, additions)
 
 
 def keep_masks(state: TrainState, masks: Masks) -> TrainState:
@@ -442,6 +453,7 @@ def initial_policy(config: PPOConfig, spec: EnvSpec, key: Key) -> Policy:
 def update(
     key: Key,
     config: PPOConfig,
+    additions: Additions,
     state: TrainState,
     hyper: Hyper,
     directive: Directive,
@@ -457,6 +469,7 @@ def update(
     Args:
         key: consumed.
         config: static settings.
+        additions: of the training regime.
         state: with the masks of this iteration.
         hyper: traced settings.
         directive: of this iteration.
@@ -467,8 +480,8 @@ def update(
     decay = 1 - (1 - hyper.final_learning_rate) * directive.progress
     rate = hyper.learning_rate * decay
     decays = decayed(state.policy.params, config.scope)
-    loss = partial(total_loss, config, state.policy, hyper, directive.progress)
-    minibatch = partial(adam_step, loss, hyper, rate, decays, batch)
+    loss = partial(total_loss, additions, state.policy, hyper, directive.progress)
+    minibatch = partial(adam_step, loss, additions.prox, hyper, rate, decays, batch)
 
     def epoch(carry, xs: tuple[Key, Array]):
         params, masks, opt_state = carry
@@ -492,6 +505,7 @@ def update(
 
 def adam_step(
     loss: Callable[..., tuple[Array, Losses]],
+    prox: Prox | None,
     hyper: Hyper,
     rate: Array,
     decays: Params,
@@ -504,9 +518,10 @@ def adam_step(
 
     Args:
         loss: (params, sample, key) -> (loss, its parts).
+        prox: what is done to the kernels after Adam; None: nothing.
         hyper: traced settings.
         rate: the learning rate, `[]`.
-        decays: 1 for the leaves that weight decay acts on, 0 for the others.
+        decays: 1 for the leaves that weight decay and prox act on, 0 for the others.
         batch: `Sample [rows]`.
         masks: of the weights that stay.
         carry: weights and Adam's moments.
@@ -522,6 +537,8 @@ def adam_step(
     params = jax.tree.map(
         lambda w, d, on: w - rate * (d + on * hyper.weight_decay * w), params, direction, decays
     )
+    if prox is not None:
+        params = jax.tree.map(lambda w, on: prox(w, rate, hyper) if on else w, params, decays)
     return (apply_masks(params, masks), opt_state), losses
 
 
@@ -532,7 +549,7 @@ def with_weights(state: TrainState, params: Params, masks: Masks, opt_state: Any
 
 
 def total_loss(
-    config: PPOConfig,
+    additions: Additions,
     policy: Policy,
     hyper: Hyper,
     progress: Array,
@@ -540,20 +557,18 @@ def total_loss(
     sample: Sample,
     key: Key,
 ) -> tuple[Array, Losses]:
-    """PPO's loss plus kappa times the SA regulariser at the true observations, means over `[B]`.
-
-    Source: Zhang et al. 2020 (SA-PPO, arXiv 2003.08938), section 3.2.
-    """
-    total, losses = ppo_loss(params, policy, hyper, sample)
-    if config.regulariser == "none":
-        return total, losses
-    grown = ramp(progress, hyper.sa_ramp)
-    regulariser, eps = REGULARISERS[config.regulariser], hyper.sa_eps * grown
+    """PPO's loss of a minibatch `[B]`, with what the training regime minimises beside it."""
+    defence = additions.defence
+    if defence is None:
+        return ppo_loss(params, policy, hyper, sample)
+    clean, weight = additions.weights(hyper)
+    total, losses = ppo_loss(params, policy, hyper, sample, clean)
+    policy, ball = replace(policy, params=params), ball_at(progress, hyper)
     keys = jax.random.split(key, len(sample.advantage))
-    policy = replace(policy, params=params)
-    at = lambda key, obs_norm: regulariser(key, policy, obs_norm, eps, grown)  # noqa: E731
-    robust = jax.vmap(at)(keys, sample.obs_norm).mean()
-    return total + hyper.kappa * robust, losses._replace(robust=robust)
+    each = jax.vmap(lambda key, row, advantage: defence(key, policy, row, advantage, hyper, ball))
+    values = each(keys, sample, normalised(sample.advantage))
+    robust = additions.average(values, hyper)
+    return total + weight * robust, losses._replace(robust=robust)
 
 
 def decayed(params: Params, scope: Scope) -> Params:

@@ -52,20 +52,6 @@ BETA = 1e-5
 KL_SCALE = {"normal": 2.0, "categorical": 1.0}
 
 
-def ramp(progress: Array, over: Array | float) -> Array:
-    """min(progress / over, 1), `[]`: how much of eps is in force at `progress` of training.
-
-    1 where `over` is 0. Source: Zhang et al. 2020, over the first 75 % of training.
-    """
-    return jnp.where(over > 0, jnp.minimum(progress / jnp.where(over > 0, over, 1.0), 1.0), 1.0)
-
-
-def none(key: Key, policy: Policy, obs_norm: Array, eps: Array, mix: Array) -> Array:
-    """Plain PPO: 0, `[]`."""
-    del key, policy, eps, mix
-    return jnp.zeros((), obs_norm.dtype)
-
-
 def pgd(key: Key, policy: Policy, obs_norm: Array, eps: Array, mix: Array) -> Array:
     """Delta at the point that projected sign-gradient ascent finds, `[]`.
 
@@ -106,7 +92,7 @@ def convex(key: Key, policy: Policy, obs_norm: Array, eps: Array, mix: Array) ->
     return _zero_without_ball(eps, LARGEST_DELTA[policy.distribution](value, change))
 
 
-REGULARISERS: dict[str, Regulariser] = {"none": none, "pgd": pgd, "sgld": sgld, "convex": convex}
+REGULARISERS: dict[str, Regulariser] = {"pgd": pgd, "sgld": sgld, "convex": convex}
 
 
 # --- attacks --------------------------------------------------------------------------------------

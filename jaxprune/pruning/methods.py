@@ -98,8 +98,12 @@ METHODS: dict[str, Method] = {
 }
 
 
+# Names of the literature for what has another one here.
+ALIASES = {"l1": "magnitude", "gmp": "gradual", "imp": "iterative", "lth": "lottery"}
+
+
 def find_method(name: str | Method) -> Method:
-    """The method `name`: a key of `METHODS`, SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
+    """The method `name`: of `METHODS` or `ALIASES`, SCORE/SCHEDULE or SCORE/SCHEDULE/STRUCTURE.
 
     A `Method` is returned as it is.
 
@@ -114,7 +118,8 @@ def find_method(name: str | Method) -> Method:
         lookup(STRUCTURES, name.structure, "structure")
         return name
     if "/" not in name:
-        return lookup(METHODS, name, "pruning method")
+        lookup(dict.fromkeys([*METHODS, *ALIASES]), name, "pruning method")
+        return METHODS[ALIASES.get(name, name)]
     score, *rest = name.split("/")
     schedule, structure = (*rest, "weights")[:2]
     if len(rest) > 2:

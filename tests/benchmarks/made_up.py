@@ -19,7 +19,7 @@ LEVELS = (0.0, 0.3, 0.6, 0.9)
 EPISODES = 4
 SIZES = {"actor/layer_0/kernel": 60, "actor/layer_1/kernel": 40, "actor": 100, "critic": 50}
 SETTINGS: dict[str, Any] = {
-    "ppo": {"epochs": 3, "regulariser": "none"},
+    "ppo": {"epochs": 3, "regulariser": "pgd"},
     "attack": {
         "selection": {"episodes": 3, "finalists": 4, "final_episodes": 2},
         "rs": {"epochs": 2},

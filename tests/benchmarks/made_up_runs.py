@@ -7,9 +7,9 @@ import numpy as np
 
 from benchmarks.analysis import curves
 from benchmarks.analysis.curves import Columns, collect, labelled
-from benchmarks.experiment.labels import Labels
 from benchmarks.gate.pairing import Recorded
 from benchmarks.runtime.run_folder import RunFolder
+from jaxprune.policy_io.labels import Labels
 
 GRID = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 EPS = 0.1

@@ -284,7 +284,10 @@ def test_an_evaluator_plays_all_its_attacks_by_one_program():
         ({"eps": -0.1}, r"eps -0\.1 is outside \[0, inf\): give one inside"),
         ({"eps": float("nan")}, r"eps nan is"),
         ({"episodes": 0}, r"episodes 0 is below 1: give one in 1 "),
-        ({"attack": "madd"}, r"unknown attack 'madd': choose from none, random, corners.*'mad'\?"),
+        (
+            {"attack": "madd"},
+            r"attack 'madd': did you mean 'mad' or .*jaxprune list attacks",
+        ),
     ],
     ids=["eps", "nan", "episodes", "attack"],
 )

@@ -17,6 +17,7 @@ from jaxprune.envs import make_env
 from jaxprune.losses import Hyper, Sample, ppo_loss
 from jaxprune.policy import action_distribution, init_policy, normalise, state_value
 from jaxprune.ppo import (
+    Additions,
     PPOConfig,
     dense_directives,
     gae,
@@ -54,9 +55,9 @@ MICRO = (METHODS["micro"],)
 
 
 @cache
-def program(env, config: PPOConfig, methods=MICRO):
+def program(env, config: PPOConfig, methods=MICRO, regime="ppo"):
     """`(key, hyper, directives) -> (TrainState, Metrics)`, compiled once."""
-    return jax.jit(make_train(config, env, methods))
+    return jax.jit(make_train(config, env, methods, regime=regime))
 
 
 def shapes(env, config: PPOConfig):
@@ -69,9 +70,10 @@ def at_once(env, config: PPOConfig, count: int):
     return orders._replace(counts=orders.counts.at[..., 0].set(count))
 
 
-def train(env, config: PPOConfig, hyper=None, key=KEY, count: int = 0):
+def train(env, config: PPOConfig, hyper=None, key=KEY, count: int = 0, regime="ppo"):
     """A run that starts with `count` weights removed."""
-    return program(env, config)(key, hyper or Hyper(), at_once(env, config, count))
+    run = program(env, config, regime=regime)
+    return run(key, hyper or Hyper(), at_once(env, config, count))
 
 
 # --- generalised advantage estimation
@@ -477,7 +479,8 @@ def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
     state = keep_masks(learner.init(KEY, hyper, orders, policy, dense(policy.params)), masks)
     policy = mask_policy(policy, masks)
     batch = random_batch(policy, 16)
-    run = jax.jit(lambda state: update(KEY, config, state, hyper, orders, batch, lambda *_: masks))
+    plain, pruned = Additions(), lambda *_: masks
+    run = jax.jit(lambda state: update(KEY, config, plain, state, hyper, orders, batch, pruned))
     ours = run(state)[0].policy.params
 
     kernels = jax.tree.map(lambda w: False, policy.params)
@@ -775,7 +778,8 @@ def test_the_regulariser_makes_the_policy_move_less(regulariser):
     """The same program with and without weight: D in the ball falls, and the metrics say so."""
     config = replace(LEARN, regulariser=regulariser)
     base = Hyper(learning_rate=1e-2, sa_eps=0.5, sa_ramp=0.0)
-    run = jax.jit(jax.vmap(make_train(config, ContinuousAction()), (None, 0)))
+    train = make_train(config, ContinuousAction(), regime="sa_ppo")
+    run = jax.jit(jax.vmap(train, (None, 0)))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *(replace(base, kappa=k) for k in (0.0, 1.0)))
     state, metrics = run(KEY, stacked)
     plain, robust = (
@@ -795,7 +799,7 @@ def test_the_regulariser_makes_the_policy_move_less(regulariser):
     assert moved[1] < moved[0]
 
 
-def test_without_a_regulariser_nothing_of_it_is_computed():
+def test_of_plain_ppo_nothing_of_the_regulariser_is_computed():
     _, metrics = train(Drift(), TINY, Hyper(kappa=5.0, sa_eps=1.0))
     assert metrics.robust.tolist() == [0.0] * 4
     plain, _ = train(Drift(), TINY)
@@ -843,7 +847,6 @@ HYPERS = {
     "sa_ramp": 0.1,
 }
 # Every traced setting is used by this program.
-ROBUST = replace(TINY, regulariser="pgd")
 BASE = Hyper(kappa=0.5, sa_eps=0.2)
 
 
@@ -853,7 +856,7 @@ def population():
     hypers = [BASE] * 4 + [replace(BASE, **{name: value}) for name, value in HYPERS.items()]
     keys = jnp.stack([KEY, KEY, jax.random.key(1), jax.random.key(2)] + [KEY] * len(HYPERS))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *hypers)
-    run = jax.vmap(make_train(ROBUST, Drift()))
+    run = jax.vmap(make_train(TINY, Drift(), regime="sa_ppo"))
     return jax.jit(run)(keys, stacked)[0].policy.params
 
 
@@ -874,7 +877,7 @@ def differ(agent: int) -> bool:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_vmap_over_seeds_is_a_loop(seed):
-    alone, _ = train(Drift(), ROBUST, BASE, key=jax.random.key(seed))
+    alone, _ = train(Drift(), TINY, BASE, key=jax.random.key(seed), regime="sa_ppo")
     assert differ(seed + 1)
     assert_trees_close(jax.tree.map(lambda x: x[seed + 1], population()), alone.policy.params)
 
@@ -883,7 +886,7 @@ def test_vmap_over_seeds_is_a_loop(seed):
 def test_every_traced_setting_has_its_own_value_per_agent(field):
     """It changes the agent, and the agent is the one that it makes alone."""
     agent = 4 + list(HYPERS).index(field)
-    alone, _ = train(Drift(), ROBUST, replace(BASE, **{field: HYPERS[field]}))
+    alone, _ = train(Drift(), TINY, replace(BASE, **{field: HYPERS[field]}), regime="sa_ppo")
     assert differ(agent)
     assert_trees_close(jax.tree.map(lambda x: x[agent], population()), alone.policy.params)
 
@@ -911,8 +914,7 @@ CONFIGS = {
     "normalise_reward": (False, lambda s, m: None, None, None),
     "scope": (Scope(last_layer=False), lambda s, m: removed_per_layer(s, m)[2] > 0, True, False),
     "prune_unit": ("epoch", lambda s, m: None, None, None),
-    "regulariser": ("convex", lambda s, m: bool(m.robust[-1] > 0), False, True),
-    "collection": ("perturbed", lambda s, m: None, None, None),
+    "regulariser": ("convex", lambda s, m: None, None, None),
     "hyper": (Hyper(learning_rate=3e-3), lambda s, m: None, None, None),
 }
 
@@ -922,7 +924,7 @@ def outcome(config):
     env, timing = Drift(), Timing(config.iterations, (0, 1), config.events)
     orders = make_directives(MICRO, 0, shapes(env, config), config.scope, "global", [0.5], timing)
     hyper = replace(config.hyper, kappa=0.5, sa_eps=0.3, sa_ramp=0.0)
-    return program(env, config)(KEY, hyper, orders)
+    return program(env, config, regime="sa_ppo")(KEY, hyper, orders)
 
 
 @pytest.mark.parametrize("field", CONFIGS)
@@ -989,7 +991,6 @@ def test_training_is_deterministic():
         ({"activation": "rellu"}, r"unknown activation 'rellu': choose from tanh, relu.*'relu'\?"),
         ({"prune_unit": "step"}, r"unknown prune_unit 'step': choose from iteration, epoch"),
         ({"regulariser": "sgdl"}, r"unknown regulariser 'sgdl'.*did you mean 'sgld'"),
-        ({"collection": "attacked"}, r"unknown collection 'attacked': choose from clean, pert"),
         ({"scope": Scope(min_weights=-2)}, r"min_weights -2 is below 0"),
     ],
     ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else "",

@@ -16,12 +16,12 @@ from benchmarks.analysis.curves import (
     labelled,
     reference,
 )
-from benchmarks.analysis.folds import folds, picked, strongest
 from benchmarks.analysis.sanity_checks import divergences
 from benchmarks.analysis.versus_dense import improvement, regret_curve
 from benchmarks.analysis.worst_case import leading, sweep
-from benchmarks.experiment.labels import Labels
+from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import bounded_mean, student_mean
+from jaxprune.statistics.folds import folds, picked, strongest
 
 SPARSITIES = (0.0, 0.5, 0.9)
 EPISODES = 4

@@ -11,12 +11,10 @@ import pytest
 
 from benchmarks.analysis.bounds import bracket
 from benchmarks.analysis.curves import CONFIDENCE, TAIL, Curve, Results, cvar_interval
-from benchmarks.analysis.folds import picked, strongest
 from benchmarks.analysis.verdict import (
     ERROR,
     NEGLIGIBLE,
     POWER,
-    TOLERATED_LOSS,
     Sample,
     sweet_spots,
     verdicts,
@@ -25,6 +23,8 @@ from benchmarks.analysis.versus_dense import clean_differences, differences, reg
 from benchmarks.analysis.worst_case import worst_of
 from jaxprune.certify import attacked_return
 from jaxprune.statistics import Interval
+from jaxprune.statistics.choice import TOLERATED_LOSS
+from jaxprune.statistics.folds import picked, strongest
 from tests.statistics.test_means import covered
 
 CLEAN, ATTACKED, SEED_SD, EPISODE_SD, EPISODES = 2400.0, 1700.0, 540.0, 500.0, 20

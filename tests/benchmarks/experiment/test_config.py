@@ -200,8 +200,7 @@ OTHER = {
 OTHER_LEARNER = {
     "scope": Scope(layer_sparsity=(("actor/layer_0/kernel", 0.5),)),
     "prune_unit": "epoch",
-    "regulariser": "pgd",
-    "collection": "perturbed",
+    "regulariser": "sgld",
 }
 
 
@@ -279,7 +278,7 @@ BAD = [
     ("--env hoper", ["'hoper'", "hopper", "did you mean"]),
     ("--env cartpole --backend mjx", ["'mjx'", "analytic"]),
     ("--env swimmer --backend mjx", ["'mjx'", "generalized"]),
-    ("--methods magnitud", ["'magnitud'", "none, magnitude, random", "did you mean 'magnitude'"]),
+    ("--methods magnitud", ["'magnitud'", "jaxprune list methods", "did you mean 'magnitude'"]),
     ("--methods lamb/cubic", ["score 'lamb'", "did you mean 'lamp'"]),
     ("--methods lamp/cubed", ["schedule 'cubed'", "cubic", "after"]),
     ("--methods lamp/cubic/rows", ["structure 'rows'", "weights, outputs"]),
@@ -292,15 +291,15 @@ BAD = [
     ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
     ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
     ("--regimes sa_ppo --regulariser convex --kappa 0", ["'sa_ppo'", "--kappa above 0"]),
-    ("--regimes sa_ppo --regulariser none --kappa 0.3", ["'sa_ppo'", "--regulariser"]),
-    ("--regulariser cubic", ["'cubic'", "none, pgd, sgld, convex"]),
-    ("--collection perturbed", ["'perturbed'", "sa_ppo"]),
-    ("--collection dirty", ["'dirty'", "clean, perturbed"]),
+    ("--regimes sa_ppo --sa-eps 0", ["'sa_ppo'", "--sa-eps above 0"]),
+    ("--kappa 0.2", ["0.2", "add sa_ppo to --regimes"]),
+    ("--kappa nan --regimes sa_ppo", ["kappa nan", "[0, 1000]"]),
+    ("--regulariser cubic", ["'cubic'", "choose from pgd, sgld, convex"]),
     ("--prune-unit step", ["'step'", "iteration, epoch"]),
     ("--networks value", ["'value'", "actor, critic, both"]),
     ("--min-weights -1", ["min_weights -1"]),
     ("--layer-sparsity actor/layer_0/kernel 1.5", ["layer_sparsity 1.5", "[0, 1)"]),
-    ("--attacks PGD", ["'PGD'", "none, random, corners", "did you mean 'pgd'"]),
+    ("--attacks PGD", ["'PGD'", "jaxprune list attacks", "did you mean 'pgd'"]),
     ("--attacks none", ["'none'", "random, corners"]),
     ("--attacks all,mda", ["'mda'", "did you mean 'mad'"]),
     ("--env cartpole --attacks paad_reference", ["'paad_reference'", "continuous", "paad"]),
@@ -391,12 +390,37 @@ def test_an_alias_is_the_same_experiment():
 
 def test_help_is_help(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
-        parse(["--help"])
+        parse(["--help-all"])
     assert not stop.value.code
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--sparsity-grid" in told
     for option, allowed in RANGES.items():
         assert f"In {allowed}." in told.partition(f"{option} ")[2].partition("(default")[0], option
+
+
+def test_the_short_help_is_short_and_its_options_exist(capsys: pytest.CaptureFixture[str]):
+    said = []
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parse_tasks([word])
+        said.append(capsys.readouterr().out)
+    told, everything = said
+    lines = told.splitlines()
+    assert len(lines) <= 30 and max(map(len, lines)) <= 80
+    assert [x for x in lines if x in ("what", "how sure", "where", "examples")] == [
+        "what",
+        "how sure",
+        "where",
+        "examples",
+    ]
+    for option in set(re.findall(r"--[a-z-]+", told)) - {"--help-all"}:
+        assert f"{option} " in everything or f"{option}," in everything, option
+
+
+def test_names_of_the_literature_are_those_of_ours():
+    experiment, _ = parse(["--env", "Hopper-v4", "--methods", "l1,magnitude"])
+    assert experiment.env == "gym/Hopper-v4" and experiment.methods == ("magnitude",)
+    assert experiment == parse(["--env", "gym/Hopper-v4", "--methods", "magnitude"])[0]
 
 
 RANGES = {

@@ -184,13 +184,16 @@ def test_the_radius_of_the_regulariser_is_the_tasks_unless_it_is_given():
     assert design.hyper_of(experiment.ppo.hyper, "ppo", ENV.spec.eps).sa_eps == 0.0
 
 
-def test_what_only_sa_ppo_uses_is_not_in_the_program_of_a_run_without_it():
-    settings = {"regulariser": "convex", "collection": "perturbed", "kappa": 0.3}
-    with_it = design.expand(learning(**settings, regimes=("ppo", "sa_ppo"))).learner
-    assert (with_it.regulariser, with_it.collection) == ("convex", "perturbed")
-    without = design.expand(learning(**settings, regimes=("ppo", "ppo_decay"))).learner
-    assert (without.regulariser, without.collection) == ("none", "clean")
-    assert without == replace(with_it, regulariser="none", collection="clean")
+def test_regimes_that_are_one_program_are_one_family():
+    """Weight decay is a traced setting; what a defence adds is compiled."""
+    experiment = learning(kappa=0.3, regimes=("ppo", "sa_ppo", "ppo_decay", "mad_rollouts"))
+    block = design.expand(experiment).first(2)
+    found = {name: [a.regime for a in agents] for name, agents in block.families.items()}
+    assert found == {
+        "ppo": ["ppo", "ppo", "ppo_decay", "ppo_decay"],
+        "sa_ppo": ["sa_ppo", "sa_ppo"],
+        "mad_rollouts": ["mad_rollouts", "mad_rollouts"],
+    }
 
 
 def test_training_is_rounded_up_to_whole_calls_by_less_than_one_call():

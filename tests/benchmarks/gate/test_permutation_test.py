@@ -9,11 +9,11 @@ import scipy.stats
 
 from benchmarks.analysis.curves import Results, collect, labelled
 from benchmarks.analysis.worst_case import sweep
-from benchmarks.experiment.labels import Labels
 from benchmarks.gate import permutation_test
 from benchmarks.gate.pairing import EPISODES, LEVEL, RETURN, SEEDS, Key, Pair, Recorded
 from benchmarks.gate.permutation_test import Compared, compare, judged_together
 from benchmarks.runtime.run_folder import read_table
+from jaxprune.policy_io.labels import Labels
 from tests.benchmarks.made_up_runs import AGENTS, EPS, GRID, Made, changed, recorded
 
 REFERENCE = Path(__file__).parents[3] / "results" / "reference"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.experiment.labels import DENSE, PARTS, Labels
+from jaxprune.policy_io.labels import DENSE, PARTS, Labels
 
 PLAIN = ("ppo", "none", "none", DENSE)
 

@@ -17,15 +17,15 @@ class Labels:
 
     def __init__(self, table: Mapping[str, Sequence[str] | np.ndarray]):
         rows = zip(*(table[name] for name in PARTS), strict=True)
-        self._keys = list(dict.fromkeys(tuple(map(str, row)) for row in rows))
-        self._regimes = len({key[0] for key in self._keys}) > 1
+        self.keys = list(dict.fromkeys(tuple(map(str, row)) for row in rows))
+        self._regimes = len({key[0] for key in self.keys}) > 1
 
     def of(self, regime: str, method: str, allocation: str, mode: str) -> str:
         """The label of one curve."""
         words = [regime] if self._regimes else []
         words.append(method)
         if mode != DENSE:
-            alike = [key for key in self._keys if key[1] == method and key[3] != DENSE]
+            alike = [key for key in self.keys if key[1] == method and key[3] != DENSE]
             words += [allocation] if len({key[2] for key in alike}) > 1 else []
             words += [f"({mode})"] if len({key[3] for key in alike}) > 1 else []
         return " ".join(words)
@@ -36,10 +36,10 @@ class Labels:
 
     def column(self, table: Mapping[str, Sequence[str] | np.ndarray]) -> np.ndarray:
         """The label of every row."""
-        found = {key: self.of(*key) for key in self._keys}
+        found = {key: self.of(*key) for key in self.keys}
         rows = zip(*(table[name] for name in PARTS), strict=True)
         return np.array([found[tuple(map(str, row))] for row in rows], object)
 
     def dense_of(self) -> dict[str, str]:
         """Label of a curve -> label of its unpruned agents."""
-        return {self.of(*key): self.dense(key[0]) for key in self._keys}
+        return {self.of(*key): self.dense(key[0]) for key in self.keys}

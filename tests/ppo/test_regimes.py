@@ -1,0 +1,340 @@
+"""Training regimes: a contract that all keep, oracles by hand, and the traps of robust training."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune.losses import Hyper, Sample, surrogate
+from jaxprune.policy import action_distribution, init_policy
+from jaxprune.ppo import REGIMES, Ball, PPOConfig, dense_directives, make_learner
+from jaxprune.ppo.learner import total_loss
+from jaxprune.ppo.regimes import largest_singular, soft_threshold, spectral_limit
+from jaxprune.ppo.robust import perturbed
+from jaxprune.ppo.surrogates import adversarial, certified, log_probs, ratio_at, soft_worst, uniform
+from jaxprune.pruning import METHODS, dense
+from tests.probes import Drift
+
+KEY = jax.random.key(0)
+# One gradient step per iteration, so that the KL of an iteration is of before the step.
+TINY = PPOConfig(steps=160, num_envs=4, unroll=10, epochs=1, minibatches=1, hidden=(8, 8))
+OWN, OTHER_SEED, NEUTRAL, SATURATED = range(4)
+PLAIN = Hyper(learning_rate=1e-2, sa_eps=0.0, sa_ramp=0.0)
+
+
+def own_settings(regime: str) -> Hyper:
+    return replace(PLAIN, **dict.fromkeys(REGIMES[regime].needs, 0.5))
+
+
+def half(params):
+    """Masks that remove every second entry of every actor kernel."""
+    masks = dense(params)
+    for layer in masks.actor.values():
+        layer["kernel"] = jnp.arange(layer["kernel"].size).reshape(layer["kernel"].shape) % 2 == 0
+    return masks
+
+
+def saturated(policy):
+    """Activations at their ends, nearly no noise, and means far away."""
+    params = jax.tree.map(lambda w: 50 * w, policy.params)
+    return replace(policy, params=params._replace(log_std=jnp.full_like(params.log_std, -8.0)))
+
+
+@cache
+def program(regime: str):
+    """(keys, hypers, policies) of some lanes -> (TrainState, Metrics), compiled once."""
+    learner = make_learner(TINY, Drift(), (METHODS["micro"],), regime=regime)
+
+    def train(key, hyper, policy):
+        orders = dense_directives(TINY, (METHODS["micro"],), policy.params)
+        first = jax.tree.map(lambda x: x[0], orders)
+        state = learner.init(key, hyper, first, policy, half(policy.params))
+        return jax.lax.scan(lambda s, d: learner.iterate(s, hyper, d), state, orders)
+
+    return jax.jit(jax.vmap(train))
+
+
+@cache
+def lanes(regime: str):
+    """Its own settings, those with another seed, neutral ones, and a saturated policy."""
+    hyper = own_settings(regime)
+    keys = jnp.stack([KEY, jax.random.key(1), KEY, KEY])
+    hypers = jax.tree.map(lambda *x: jnp.stack(jnp.array(x)), hyper, hyper, PLAIN, hyper)
+    learner = make_learner(TINY, Drift())
+    policies = [learner.fresh(key) for key in (KEY, jax.random.key(1), KEY)]
+    policies = [*policies, saturated(policies[0])]
+    return keys, hypers, jax.tree.map(lambda *x: jnp.stack(x), *policies)
+
+
+@cache
+def population(regime: str):
+    return jax.device_get(program(regime)(*lanes(regime)))
+
+
+def equal(ours, theirs) -> bool:
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def lane(tree, index: int):
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+class TestContract:
+    """What every regime promises; one program each."""
+
+    def test_neutral_settings_are_ppo_bit_for_bit(self, regime: str):
+        ours, plain = (lane(population(name)[0], NEUTRAL).policy for name in (regime, "ppo"))
+        assert equal(ours, plain)
+
+    def test_its_settings_make_another_agent(self, regime: str):
+        ours, plain = (lane(population(name)[0], OWN).policy for name in (regime, "ppo"))
+        assert equal(ours, plain) == (regime == "ppo")
+
+    def test_the_ratio_is_one_where_the_data_were_collected(self, regime: str):
+        """Before the step of an iteration the KL of what the actor saw is 0."""
+        kl = population(regime)[1].kl[[OWN, OTHER_SEED, NEUTRAL]]
+        np.testing.assert_allclose(kl, 0.0, atol=1e-6)
+
+    def test_removed_weights_stay_plus_zero(self, regime: str):
+        state = population(regime)[0]
+        for layer in state.policy.params.actor.values():
+            kernel = layer["kernel"]
+            gone = kernel[:, np.arange(kernel[0].size).reshape(kernel[0].shape) % 2 == 1]
+            assert gone.size and np.all(gone == 0) and not np.signbit(gone).any()
+
+    def test_a_lane_does_not_depend_on_its_neighbours(self, regime: str):
+        order = np.array([OTHER_SEED, SATURATED, OWN, OWN])
+        again = program(regime)(*jax.tree.map(lambda x: x[order], lanes(regime)))
+        expected = jax.tree.map(lambda x: x[order], population(regime))
+        assert equal(again[0].policy, expected[0].policy)
+
+    def test_a_saturated_policy_has_finite_losses(self, regime: str):
+        state, metrics = lane(population(regime), SATURATED)
+        parts = (metrics.policy_loss, metrics.value_loss, metrics.kl, metrics.robust)
+        assert np.all(np.isfinite(parts))
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.policy.params))
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+DEFENDED = [name for name, regime in REGIMES.items() if regime.adds(TINY).defence is not None]
+
+
+def policy_of(distribution: str, activation: str = "tanh", pruned: bool = False):
+    policy = init_policy(
+        KEY, 4, 3, discrete=distribution == "categorical", hidden=(8, 8), activation=activation
+    )
+    kept = half(policy.params) if pruned else dense(policy.params)
+    params = jax.tree.map(lambda w, m: jnp.where(m, 2 * w, 0.0), policy.params, kept)
+    params = params._replace(log_std=params.log_std - 0.5)
+    return replace(policy, params=params)
+
+
+def batch_of(policy, rows: int = 64) -> Sample:
+    """On-policy rows with random advantages."""
+    keys = jax.random.split(jax.random.key(3), rows)
+    obs = jax.random.normal(jax.random.key(1), (rows, 4))
+
+    def act(key, x):
+        head = action_distribution(policy, x)
+        action = head.sample(key)
+        return action, head.log_prob(action)
+
+    action, log_prob = jax.vmap(act)(keys, obs)
+    advantage, target = jax.random.normal(jax.random.key(2), (2, rows))
+    return Sample(obs, obs, action, log_prob, advantage, target)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "categorical"])
+@pytest.mark.parametrize("regime", DEFENDED)
+def test_all_parts_of_a_loss_share_one_normalised_advantage(regime, distribution):
+    """A hundred times the advantages, the same gradient of the actor (trap 3)."""
+    policy = policy_of(distribution)
+    batch = batch_of(policy, 16)
+    hyper = replace(own_settings(regime), car_temperature=100.0)
+
+    @jax.jit
+    def actor_gradient(batch):
+        loss = lambda params: total_loss(  # noqa: E731
+            REGIMES[regime].adds(TINY), policy, hyper, jnp.ones(()), params, batch, KEY
+        )
+        return jax.grad(loss, has_aux=True)(policy.params)[0].actor
+
+    more = batch._replace(advantage=100 * batch.advantage)
+    for a, b in zip(*map(jax.tree.leaves, map(actor_gradient, (batch, more))), strict=True):
+        assert np.all(np.isfinite(a))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("distribution", ["normal", "categorical"])
+def test_attack_lies_between_the_clean_loss_and_the_certified_one(distribution, activation, pruned):
+    """loss(s) <= loss(worst that is found) <= certified, of every row (trap 4)."""
+    policy = policy_of(distribution, activation, pruned)
+    batch, hyper, ball = batch_of(policy), Hyper(), Ball(jnp.array(0.1), jnp.ones(()))
+
+    @jax.jit
+    @jax.vmap
+    def losses(row, key):
+        clean = -surrogate(ratio_at(policy, row, row.obs_norm), row.advantage, hyper.clip)
+        rest = (policy, row, row.advantage, hyper, ball)
+        return clean, adversarial(key, *rest), certified(key, *rest)
+
+    clean, attacked, bound = losses(batch, jax.random.split(KEY, 64))
+    slack = 1e-5 * (1 + np.abs(bound))
+    assert np.all(clean <= attacked + slack) and np.all(attacked <= bound + slack)
+    assert np.mean(attacked - clean) > 0.01 and np.mean(bound - attacked) > 0
+
+
+@pytest.mark.parametrize("distribution", ["normal", "categorical"])
+def test_the_box_of_log_probabilities_contains_every_corner(distribution):
+    """And it shrinks to the point with the ball (trap 5)."""
+    policy = policy_of(distribution)
+    batch = batch_of(policy, 32)
+    corners = jax.random.rademacher(jax.random.key(5), (200, 4), jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def at(row):
+        low, high = log_probs(policy, row, jnp.array(0.1))
+        log_prob = lambda x: action_distribution(policy, x).log_prob(row.action)  # noqa: E731
+        return low, high, jax.vmap(log_prob)(row.obs_norm + 0.1 * corners)
+
+    low, high, found = at(batch)
+    assert np.all(low[:, None] <= found + 1e-5) and np.all(found <= high[:, None] + 1e-5)
+    small = jax.vmap(lambda row: log_probs(policy, row, jnp.array(1e-5)))(batch)
+    np.testing.assert_allclose(small.low, batch.log_prob, atol=1e-3)
+    np.testing.assert_allclose(small.high, batch.log_prob, atol=1e-3)
+
+
+# --- RADIAL by hand -----------------------------------------------------------------------------
+
+
+def linear(kernel, log_std=None):
+    """A policy without hidden layers: outputs = kernel^T s; categorical without a deviation."""
+    kernel = jnp.asarray(kernel, jnp.float32)
+    policy = init_policy(KEY, *kernel.shape, discrete=log_std is None, hidden=(2,))
+    actor = {"layer_0": {"kernel": kernel, "bias": jnp.zeros(kernel.shape[1])}}
+    std = policy.params.log_std if log_std is None else jnp.asarray(log_std)
+    return replace(policy, params=policy.params._replace(actor=actor, log_std=std))
+
+
+def row_of(policy, obs, action, advantage=1.0) -> Sample:
+    obs, action = jnp.asarray(obs), jnp.asarray(action)
+    log_prob = action_distribution(policy, obs).log_prob(action)
+    return Sample(obs, obs, action, log_prob, jnp.asarray(advantage), jnp.zeros(()))
+
+
+def test_radial_of_one_dimension_by_hand():
+    """mu = 0, sigma = 1, eps |w|_1 = 0.5, a = 1: rho between e^-0.625 and e^0.375.
+
+    A linear actor's box is exact, so the attack finds the bound.
+    """
+    policy = linear([[0.3], [-0.2]], [0.0])
+    row, ball = row_of(policy, [0.0, 0.0], [1.0]), Ball(jnp.array(1.0), jnp.ones(()))
+    low, high = jnp.exp(jnp.stack(log_probs(policy, row, ball.eps)) - row.log_prob)
+    assert float(low) == pytest.approx(0.535261, abs=1e-5)
+    assert float(high) == pytest.approx(1.454991, abs=1e-5)
+    for advantage, expected in ((1.0, -0.535261), (-1.0, 1.454991)):
+        rest = (policy, row, jnp.array(advantage), Hyper(), ball)
+        assert float(certified(KEY, *rest)) == pytest.approx(expected, abs=1e-5)
+        assert float(adversarial(KEY, *rest)) == pytest.approx(expected, abs=1e-5)
+        mixed = 0.5 * expected - 0.5 * advantage
+        assert mixed == pytest.approx({1.0: -0.767631, -1.0: 1.227496}[advantage], abs=1e-5)
+
+
+def test_radial_of_two_actions_by_hand():
+    policy = linear([[1.0, 2.0], [2.0, -1.0]], [0.0, 0.0])
+    row = row_of(policy, [0.0, 0.0], [0.5, 0.8])
+    low, high = np.exp(np.stack(log_probs(policy, row, jnp.array(0.1))) - row.log_prob)
+    assert (low, high) == pytest.approx((0.6188, 1.3499), abs=1e-4)
+
+
+def test_differences_of_logits_are_bounded_together():
+    """Logits (w s, w s + 2) move together: no perturbation changes the policy."""
+    policy = linear([[1.0, 1.0]])
+    policy.params.actor["layer_0"]["bias"] = jnp.array([0.0, 2.0])
+    row = row_of(policy, [0.3], 0)
+    box = log_probs(policy, row, jnp.array(0.5))
+    np.testing.assert_allclose(np.stack(box), row.log_prob, rtol=1e-6)
+
+
+def test_the_certified_loss_is_the_minimum_of_six_terms():
+    """The reference takes the minimum over three ratios, plain and clipped, of one advantage."""
+    rng = np.random.default_rng(0)
+    low, middle, high = np.sort(rng.lognormal(sigma=0.5, size=(3, 1000)), axis=0)
+    a, c = rng.normal(size=1000), 0.2
+    six = [f(r) * a for r in (low, middle, high) for f in (np.copy, lambda r: r.clip(1 - c, 1 + c))]
+    closed = np.where(a >= 0, a * np.minimum(low, 1 + c), a * np.maximum(high, 1 - c))
+    np.testing.assert_allclose(np.min(six, axis=0), closed)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_step_raises_the_lower_end_or_lowers_the_upper_one(sign):
+    """By the sign of the advantage; sigma has a gradient too (traps 6 and 7)."""
+    policy, ball = policy_of("normal"), Ball(jnp.array(0.1), jnp.ones(()))
+    row = lane(batch_of(policy, 1), 0)
+
+    def loss(params):
+        hyper = Hyper(clip=10.0)
+        return certified(KEY, replace(policy, params=params), row, sign, hyper, ball)
+
+    gradient = jax.grad(loss)(policy.params)
+    params = jax.tree.map(lambda w, g: w - 1e-4 * g, policy.params, gradient)
+    ends = [log_probs(replace(policy, params=x), row, ball.eps) for x in (policy.params, params)]
+    assert ends[1].low > ends[0].low if sign > 0 else ends[1].high < ends[0].high
+    assert np.all(np.asarray(gradient.log_std) != 0)
+
+
+# --- the others by hand -------------------------------------------------------------------------
+
+
+def test_the_softmax_over_rows_goes_from_the_largest_to_the_mean():
+    values = jnp.array([1.0, 3.0, 2.0])
+    at = lambda t: float(soft_worst(values, Hyper(car_temperature=t)))  # noqa: E731
+    assert at(1e-3) == pytest.approx(3.0) and at(1e6) == pytest.approx(2.0, abs=1e-5)
+    gradient = jax.grad(lambda v: soft_worst(v, Hyper(car_temperature=1e-3)))(values)
+    np.testing.assert_allclose(gradient, [0, 1, 0], atol=1e-6)
+
+
+def test_noise_is_uniform_in_the_ball():
+    policy, obs = policy_of("normal"), jnp.arange(4.0)
+    at = jax.vmap(lambda key: uniform(key, policy, obs, jnp.array(0.3)) - obs)
+    moved = np.asarray(at(jax.random.split(KEY, 4000)))
+    assert np.abs(moved).max() <= 0.3 + 1e-6
+    np.testing.assert_allclose(moved.mean(0), 0, atol=0.012)  # 4 standard errors
+    np.testing.assert_allclose(moved.var(0), 0.03, rtol=0.06)
+    assert np.array_equal(uniform(KEY, policy, obs, jnp.array(0.0)), obs)
+
+
+def test_rollouts_under_mad_are_where_the_policy_moves_most():
+    """On a linear policy of one action that is a corner: s + eps sign(w), or the opposite one."""
+    policy, obs = linear([[1.0], [-2.0]], [0.0]), jnp.array([0.5, 0.5])
+    moved = np.asarray(perturbed(KEY, policy, obs, jnp.array(0.1)) - obs)
+    assert np.allclose(moved, [0.1, -0.1]) or np.allclose(moved, [-0.1, 0.1])
+
+
+def test_without_a_gradient_the_proximal_step_ends_at_an_exact_zero():
+    """|w| = 1 and rate * l1 = 0.3: three steps leave 0.1, a fourth leaves +0."""
+    kernel, hyper = jnp.array([[1.0, -1.0]]), Hyper(l1=3.0)
+    for _ in range(3):
+        kernel = soft_threshold(kernel, jnp.array(0.1), hyper)
+    np.testing.assert_allclose(kernel, [[0.1, -0.1]], rtol=1e-5)
+    assert np.all(soft_threshold(kernel, jnp.array(0.1), hyper) == 0)
+
+
+def test_the_spectral_limit_scales_the_kernel():
+    diagonal, hyper = jnp.diag(jnp.array([3.0, 1.0])), Hyper(spectral_norm=1.0)
+    limited = spectral_limit(diagonal, jnp.array(0.1), hyper)
+    np.testing.assert_allclose(limited, np.diag([1.0, 1 / 3]), rtol=1e-5)
+    inside = 0.3 * diagonal
+    assert np.array_equal(spectral_limit(inside, jnp.array(0.1), hyper), inside)
+    kernel = jax.random.normal(KEY, (8, 5))
+    found, exact = float(largest_singular(kernel)), np.linalg.norm(kernel, 2)
+    assert 0.95 * exact <= found <= exact * (1 + 1e-5)
