@@ -56,6 +56,10 @@ class Hyper:
     """Of the softmax over a minibatch that weights CAR's worst rows more; a mean as it grows."""
     barpo_weight: Annotated[float, WEIGHT] = 0.0
     """Of BARPO's clean surrogate, its guidance, beside a perturbed one of weight 1, likewise."""
+    adversary_rate: Annotated[float, FRACTION] = 0.0
+    """Learning rate of ATLA's opponent, at the first iteration."""
+    adversary_entropy: Annotated[float, WEIGHT] = 0.0
+    """Of the opponent's entropy bonus."""
     spectral_norm: Annotated[float, WEIGHT] = 0.0
     """Largest spectral norm of a kernel in the regime spectral; 0: no limit."""
 

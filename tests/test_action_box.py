@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxprune
+from jaxprune.adversarial_mdp import AdversarialMDP
 from jaxprune.attacks import make_attack
-from jaxprune.attacks.adversarial_mdp import AdversarialMDP
 from jaxprune.envs import Moment
 from jaxprune.envs.base import conclude
 from jaxprune.policy import action_distribution, init_policy

@@ -27,6 +27,7 @@ from jaxprune.policy import init_policy
 from jaxprune.ppo import REGIMES
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
 from tests.policy_io.runs import write_run
+from tests.test_notebook import write_cartpole_run
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -92,6 +93,7 @@ def check_files(names: dict[str, Any]) -> None:
     np.testing.assert_allclose(np.asarray(names["exported"](obs)), actions, rtol=1e-5)
     assert "static inline void pruned_act(" in Path("pruned.h").read_text()
     assert "Policy for hopper: 4-8-6-3" in Path("hopper.h").read_text()
+    assert Path("best.onnx").exists() and names["best"].sparsity == 0.3
     assert Path("pruned.onnx").exists() and Path("dense.h").exists()
 
 
@@ -122,6 +124,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copy(DATA / source, tmp_path / name)
     save_policy(tmp_path / "hopper.npz", init_policy(jax.random.key(0), 11, 3))
     write_run(tmp_path / "results" / "hopper")
+    write_cartpole_run(tmp_path / "results" / "smoke")
     monkeypatch.chdir(tmp_path)
     before = [dict(registry) for registry in REGISTRIES]
     yield tmp_path
@@ -228,8 +231,9 @@ def test_settings_parse():
 def test_options_exist(capsys: pytest.CaptureFixture[str]):
     """Every `--option` of a document is in the help of a program."""
     for program in sorted({program for program, _ in commands()} - set(FOLDER_PROGRAMS)):
-        with pytest.raises(SystemExit):
-            main_of(program).main(["--help-all" if program == "benchmarks.run" else "--help"])
+        for word in ("--help", "--help-all") if program == "benchmarks.run" else ("--help",):
+            with pytest.raises(SystemExit):
+                main_of(program).main([word])
     known = set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out)) | FOREIGN
     for document, text in DOCUMENTS.items():
         for span in spans(text):

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.analysis.curves import Columns
 from benchmarks.runtime.run_folder import Json
 from jaxprune.attacks import ATTACKS, AttackConfig, SelectionConfig, facts_of, make_attack
-from jaxprune.ppo import REGIMES, PPOConfig
+from jaxprune.ppo import REGIMES, Additions, PPOConfig
 
 
 class Stage(NamedTuple):
@@ -103,17 +103,16 @@ def _training(training: Columns, weights: Weights, learner: Json) -> Stage:
     epochs = learner["epochs"]
     plain = 2 * weights.both + epochs * 6 * weights.both
     config = PPOConfig(regulariser=learner.get("regulariser", PPOConfig.regulariser))
-    passes = [_passes(regime, config, epochs) for regime in training["regime"][last].tolist()]
-    each = plain + 6 * weights.actor * np.array(passes)
-    return Stage("training", steps.sum(), float((steps * each).sum()))
+    adds = [_additions(regime, config) for regime in training["regime"][last].tolist()]
+    turns = np.array([1 + added.turns for added in adds])
+    passes = np.array([epochs * added.row_passes + added.step_passes for added in adds])
+    each = plain * turns + 6 * weights.actor * passes
+    return Stage("training", float((steps * turns).sum()), float((steps * each).sum()))
 
 
-def _passes(regime: str, config: PPOConfig, epochs: int) -> int:
-    """Of the actor, per env step, beside PPO's; of a regime that is not ours none are known."""
-    if regime not in REGIMES:
-        return 0
-    adds = REGIMES[regime].adds(config)
-    return epochs * adds.row_passes + adds.step_passes
+def _additions(regime: str, config: PPOConfig) -> Additions:
+    """What a regime adds; of one that is not registered nothing is known."""
+    return REGIMES[regime].adds(config) if regime in REGIMES else Additions()
 
 
 def _learning(attacks: Columns, weights: Weights, config: Json) -> Stage:

@@ -6,7 +6,7 @@ from benchmarks.runtime.command_line import command
 from benchmarks.runtime.console import make_console
 
 HELP = """\
-usage: {run} [OPTIONS]          every option: {run} --help-all
+usage: {run} [OPTIONS]   (all: --help-all)
 
 Train policies, prune them, attack them, certify them, report.
 
@@ -31,7 +31,7 @@ where
 examples
   {run} --preset smoke
   {run} --env Hopper-v4 --methods magnitude,wanda --seeds 10
-  {run} --policy ppo.zip --policy-stats vecnormalize.pkl --env hopper
+  {run} --policy ppo.zip --policy-stats stats.pkl
   {run} --attacks all --eps 0.05,0.1 --dry-run"""
 
 

@@ -252,7 +252,7 @@ def _draw_with(gl: str, folder: Path) -> str | None:
     environment = os.environ | {"MUJOCO_GL": gl, "PYOPENGL_PLATFORM": gl}
     if gl == "glfw":
         del environment["PYOPENGL_PLATFORM"]
-    command = [sys.executable, "-m", "benchmarks.render.frames", str(folder)]
+    command = [sys.executable, str(Path(__file__).with_name("frames.py")), str(folder)]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.attacks.adversarial_mdp import AdversarialMDP, Move
+from jaxprune.adversarial_mdp import AdversarialMDP, Move
 from jaxprune.attacks.base import Attack, Cost, Victims, nothing
 from jaxprune.attacks.config import AdversaryConfig, DirectorConfig
 from jaxprune.attacks.demonstrations import Inverse, Teacher, imitating

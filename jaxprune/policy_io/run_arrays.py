@@ -45,7 +45,7 @@ def grid_of(table: pa.Table, column: str = "return", victim: str | None = None) 
     columns = {name: values[rows] for name, values in columns.items()}
     labels = Labels(columns)
     named = columns | {"curve": labels.column(columns).astype(str)}
-    found = {dim: np.unique(named[dim], return_inverse=True) for dim in DIMS}
+    found = {dim: _axis(named[dim]) for dim in DIMS}
     values = np.full([len(each) for each, _ in found.values()], np.nan)
     values[tuple(index for _, index in found.values())] = columns[column]
     return Grid(
@@ -54,6 +54,19 @@ def grid_of(table: pa.Table, column: str = "return", victim: str | None = None) 
         {labels.of(*key): key for key in labels.keys},
         labels.dense_of(),
     )
+
+
+def _axis(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the coordinates of an axis, and which one each row has.
+
+    Numbers rise; names are in the order of the table, so that ties between attacks go to the same
+    one everywhere.
+    """
+    unique, first, index = np.unique(values, return_index=True, return_inverse=True)
+    if np.issubdtype(unique.dtype, np.number):
+        return unique, index
+    order = first.argsort()
+    return unique[order], order.argsort()[index]
 
 
 def to_xarray(table: pa.Table, victim: str | None = None) -> "xarray.Dataset":

@@ -41,6 +41,8 @@ ADAM = optax.scale_by_adam(eps=1e-5)
 UNITS = ("iteration", "epoch")
 # Minibatches, at most, that the gradients by which weights are scored are averaged over.
 SCORE_BATCHES = 32
+# Folded into an agent's key: no iteration has this number.
+OPPONENT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Snapshot(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The learner between two iterations; the last four are () where no method asks for them."""
+    """The learner between two iterations; the last five are () where no method asks for them."""
 
     policy: Policy
     masks: Masks
@@ -130,6 +132,7 @@ class TrainState(NamedTuple):
     recent: Any  # Sample [rows], the data of the last iteration: to score weights by
     movement: Any  # Params, sum over iterations of -w * gradient
     snapshots: Any  # Snapshot [snapshots]
+    opponent: Any  # the state of an adversary that learns with the agent
 
 
 class Metrics(NamedTuple):
@@ -196,7 +199,7 @@ class Learner:
             masks: what is removed from it already.
         """
         _, key_reset, key = jax.random.split(key, 3)
-        state = self._unpruned(key_reset, key, policy, masks)
+        state = self.unpruned(key_reset, key, policy, masks)
         count = self.config.iterations  # no key of an iteration is used twice
         if self.keeps_data:  # what the first policy does; its data only tell which weights go
             keys = jax.random.split(jax.random.fold_in(key, count), 2)
@@ -218,7 +221,8 @@ class Learner:
         # The rollout already uses the masked weights, so no stored log-probability is stale.
         state = keep_masks(state, self._pruned(keys[0], state, hyper, directive))
         if self.rewinds:
-            state = rewound(state, directive.rewind)
+            state = self._rewound(state, directive.rewind)
+        state = self._opposed(state, hyper, directive)
 
         workers, steps = self._collect(keys[1], state, hyper, directive)
         return_stats = update_stats(state.return_stats, steps.discounted_return)
@@ -245,8 +249,8 @@ class Learner:
         prunable = self.config.scope.prunable(state.policy.params)
         return state, summarise(steps, losses, sparsity_of(state.masks, prunable))
 
-    def _unpruned(self, key_reset: Key, key: Key, policy: Policy, masks: Masks) -> TrainState:
-        """The state before anything is removed; what no method asks for is ()."""
+    def unpruned(self, key_reset: Key, key: Key, policy: Policy, masks: Masks) -> TrainState:
+        """Returns the state before anything is removed; what nobody asks for is ()."""
         nothing = jax.tree.map(jnp.zeros_like, policy.params)
         snapshots, slots = Snapshot(policy, masks), (self.snapshots,)
         return TrainState(
@@ -263,6 +267,7 @@ class Learner:
             snapshots=jax.tree.map(lambda x: jnp.zeros(slots + x.shape, x.dtype), snapshots)
             if self.snapshots
             else (),
+            opponent=self._opponent(key, policy),
         )
 
     def _remembered(
@@ -281,11 +286,33 @@ class Learner:
             state = state._replace(snapshots=with_snapshot(state, directive.snapshot))
         return state
 
+    def _rewound(self, state: TrainState, rewind: Array) -> TrainState:
+        """The state at the first weights, if it is time; an opponent is a new one then."""
+        fresh = self._opponent(jax.random.fold_in(state.key, state.iteration), state.policy)
+        opponent = jax.tree.map(lambda x, y: jnp.where(rewind, x, y), fresh, state.opponent)
+        return rewound(state, rewind)._replace(opponent=opponent)
+
+    def _opponent(self, key: Key, policy: Policy) -> Any:
+        """The opponent of the training regime as it starts, or ()."""
+        if self.additions.opponent is None:
+            return ()
+        return self.additions.opponent.start(self, jax.random.fold_in(key, OPPONENT), policy)
+
+    def _opposed(self, state: TrainState, hyper: Hyper, directive: Directive) -> TrainState:
+        """The state after the turn of the opponent, if the regime has one."""
+        if self.additions.opponent is None:
+            return state
+        eps = ball_at(directive.progress, hyper).eps
+        learned = self.additions.opponent.learn(self, state, hyper, directive, eps)
+        return state._replace(opponent=learned)
+
     def _collect(
         self, key: Key, state: TrainState, hyper: Hyper, directive: Directive
     ) -> tuple[Worker, Transition]:
         """The steps of an iteration."""
         disturb, unroll, perturb = self.additions.disturb, self.config.unroll, None
+        if self.additions.opponent is not None:
+            disturb = partial(self.additions.opponent.disturb, state.opponent)
         if disturb is not None:
             eps = ball_at(directive.progress, hyper).eps
             perturb = lambda key, policy, obs_norm: disturb(key, policy, obs_norm, eps)  # noqa: E731

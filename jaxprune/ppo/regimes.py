@@ -11,13 +11,13 @@ that every agent has its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune.losses import Hyper
-from jaxprune.ppo import surrogates
+from jaxprune.ppo import opponent, surrogates
 from jaxprune.ppo.robust import REGULARISERS, STEPS, perturbed
 from jaxprune.ppo.surrogates import Ball, Defence
 from jaxprune.types import Array, Key, Policy
@@ -39,6 +39,14 @@ def mean(values: Array, hyper: Hyper) -> Array:
     return values.mean()
 
 
+class Opponent(NamedTuple):
+    """An adversary that learns with the agent; its state is part of the learner's."""
+
+    start: Callable[..., Any]  # (learner, key, policy) -> its state
+    learn: Callable[..., Any]  # (learner, agent, hyper, directive, eps) -> its state
+    disturb: Callable[..., Array]  # (its state, key, policy, obs_norm, eps) -> what the actor sees
+
+
 class Additions(NamedTuple):
     """What is compiled into the learner; None adds nothing."""
 
@@ -47,8 +55,10 @@ class Additions(NamedTuple):
     average: Callable[[Array, Hyper], Array] = mean  # of the defence over a minibatch
     disturb: Disturb | None = None
     prox: Prox | None = None  # of the kernels that pruning may act on
+    opponent: Opponent | None = None
     row_passes: int = 0  # forward and backward passes of the actor per row and gradient step,
     step_passes: int = 0  # and per env step, beside PPO's
+    turns: int = 0  # iterations of PPO by an opponent per iteration of the agent
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ def spectral_limit(kernel: Array, rate: Array, hyper: Hyper) -> Array:
     return jnp.where(most > 0, scale, 1.0) * kernel
 
 
-POWER_STEPS = 10
+POWER_STEPS = 20
 
 
 def largest_singular(kernel: Array) -> Array:
@@ -136,6 +146,12 @@ def sa_ppo(config: "PPOConfig") -> Additions:
         weights=lambda hyper: (1.0, hyper.kappa),
         row_passes=0 if config.regulariser == "convex" else STEPS + 1,
     )
+
+
+def atla(config: "PPOConfig") -> Additions:
+    """SA-PPO against an opponent; see `jaxprune.ppo.opponent`."""
+    against = Opponent(opponent.start, opponent.learn, opponent.disturb)
+    return sa_ppo(config)._replace(opponent=against, turns=1)
 
 
 def shares(weight: Array | float) -> tuple[Array | float, Array | float]:
@@ -195,6 +211,12 @@ REGIMES: dict[str, Regime] = {
         ),
         "RADIAL-PPO: a surrogate at the certified worst probability ratio",
         ("radial_weight", "sa_eps"),
+    ),
+    "atla": Regime(
+        atla,
+        "ATLA-SA-PPO: in turns with an opponent that decides what the agent sees",
+        ("adversary_rate", "sa_eps"),
+        ("adversary_entropy", "kappa"),
     ),
     "spectral": Regime(
         lambda config: Additions(prox=spectral_limit),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprune.adversarial_mdp import AdversarialMDP
 from jaxprune.attacks import AdversaryConfig, DirectorConfig, MADConfig, SarsaConfig, Victims
-from jaxprune.attacks.adversarial_mdp import AdversarialMDP
 from jaxprune.attacks.demonstrations import teachers
 from jaxprune.attacks.learned import (
     PERTURBATION,

@@ -149,3 +149,10 @@ def test_a_selection_is_judged_by_replicates_that_did_not_choose_it(tmp_path):
     assert found.choice.sparsities == (0.9, 0.3) and found.sparsity == 0.3
     # Three that did not choose 0.9 lose 900 there, three that did not choose 0.3 lose nothing.
     assert found.choice.clean_change.each.tolist() == [0, 0, 0, -900, -900, -900]
+
+
+def test_names_are_in_the_order_of_the_table(tmp_path):
+    """As in a report: a tie between attacks goes to the first that was asked for."""
+    coords = grid_of(made_up(tmp_path, attacks=("rs", "mad")).returns).coords
+    assert coords["attack"].tolist() == ["none", "rs", "mad"]
+    assert coords["curve"].tolist() == ["none", "magnitude"]
