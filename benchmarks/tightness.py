@@ -104,7 +104,7 @@ class Options:
     noise_episodes: Annotated[int, at_least(2, 10_000_000)] = 1000
     """Episodes with noise."""
     seed: Annotated[int, SEED] = 0
-    """Of everything random."""
+    """Random seed of the whole run."""
 
     def check(self) -> None:
         """Raises `InputError` for settings that certify nothing."""

@@ -234,7 +234,7 @@ class Experiment:
     reference: Annotated[float | None, FINITE] = field(default=None, metadata=LABEL)
     """Return that regrets are measured from (J_ref); default: the mean of the dense agents."""
     seed: Annotated[int, SEED] = 0
-    """Of everything random."""
+    """Random seed of the whole run."""
     lanes: Annotated[int | None, COUNT] = field(default=None, metadata=LABEL)
     """Environments per device in one vectorised call; default: what is fast on its kind."""
     chunk_seeds: Annotated[int | None, COUNT] = None

@@ -90,7 +90,7 @@ class Options:
     restarts: Annotated[int, at_least(1, 10_000)] = 4
     """Random starts of the attack."""
     seed: Annotated[int, SEED] = 0
-    """Of everything random."""
+    """Random seed of the whole run."""
 
     def check(self) -> None:
         """Raises `InputError` for settings that compare nothing."""
