@@ -17,6 +17,7 @@ from jaxprune.envs import make_env
 from jaxprune.losses import Hyper, Sample, ppo_loss
 from jaxprune.policy import action_distribution, init_policy, normalise, state_value
 from jaxprune.ppo import (
+    REGIMES,
     Additions,
     PPOConfig,
     dense_directives,
@@ -861,7 +862,8 @@ def population():
 
 
 def test_the_tests_of_settings_know_every_field():
-    assert set(HYPERS) == {field.name for field in dataclasses.fields(Hyper)}
+    of_regimes = {name for regime in REGIMES.values() for name in regime.own}
+    assert set(HYPERS) | of_regimes == {field.name for field in dataclasses.fields(Hyper)}
     assert set(CONFIGS) == {field.name for field in dataclasses.fields(PPOConfig)}
 
 
