@@ -30,7 +30,7 @@ from jaxprune.types import Array, Masks, Policy
 from jaxprune.validation import ANY_RADIUS, Range, at_least, check_arguments
 
 # Boxes that one call of the compiled program bounds.
-BATCH = 512
+BATCH = 64
 # Relative, to the rounding of the turned last layer: a million times what it can lose.
 GRANTED = 1e-9
 # Of the steepest coordinate: what one that is flat at the centre is taken for (a ReLU at rest).

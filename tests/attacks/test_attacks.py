@@ -402,10 +402,9 @@ def test_the_default_configuration():
 @cache
 def all_in_one():
     """(index, params of all, key, x) -> x': one program of every attack on the Gaussian victim."""
-    members = [make_attack(name, TINY) for name in ATTACKS]
+    members, policy = [make_attack(name, TINY) for name in ATTACKS], victim("normal")
 
     def run(index, params, key, x):
-        policy = victim("normal")
         return run_attack(one_of(members, index), "normal", params, policy, key, x, 0.1)
 
     return jax.jit(run)
