@@ -1,4 +1,4 @@
-"""The notebook of examples/ runs from top to bottom, on a made-up run."""
+"""The notebook of benchmarks/notebooks/ runs from top to bottom, on a made-up run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from jaxprune.policy_io import save_agents
 from jaxprune.pruning import dense, prune
 from tests.benchmarks.made_up import LEVELS, write_run
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "from_a_run.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "benchmarks" / "notebooks" / "from_a_run.ipynb"
 SEEDS = 3
 
 
