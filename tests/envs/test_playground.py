@@ -66,7 +66,9 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 
 def test_an_unknown_task_of_the_suite_is_answered_with_the_nearest():
-    with pytest.raises(InputError, match=r"unknown env 'dmc/HoperHop'.*mean 'dmc/HopperHop'\?"):
+    with pytest.raises(
+        InputError, match=r"unknown env 'dmc/HoperHop': did you mean 'dmc/HopperHop'"
+    ):
         make_env("dmc/HoperHop")
 
 

@@ -14,8 +14,10 @@ from jaxprune.certify.crown import crown
 from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import make_query
+from jaxprune.losses import Hyper
 from jaxprune.policy import affine_layers, inverse_std
-from jaxprune.ppo.robust import BETA, REGULARISERS, STEPS, langevin, perturbed, ramp
+from jaxprune.ppo.regimes import ball_at
+from jaxprune.ppo.robust import BETA, REGULARISERS, STEPS, langevin, perturbed
 from jaxprune.types import ObsStats, Params, Policy
 from jaxprune.validation import InputError
 
@@ -23,7 +25,7 @@ HEADS = ("normal", "categorical")
 SIGMA = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
 # Heads and activations are independent code, and every pair takes seconds to compile.
 PAIRED = pytest.mark.parametrize(("head", "activation"), list(zip(HEADS, SIGMA, strict=True)))
-NAMES = [name for name in REGULARISERS if name != "none"]
+NAMES = list(REGULARISERS)
 # One shape for most tests, so that each regulariser compiles once per head and activation.
 RATE = 0.1
 SIZES, STATES = (5, 8, 7, 3), 16
@@ -394,14 +396,7 @@ def test_minimising_it_makes_the_policy_steady(name, head, activation):
 
 
 def test_members():
-    assert list(REGULARISERS) == ["none", "pgd", "sgld", "convex"]
-
-
-def test_none_is_zero():
-    assert not np.any(values("none", policy(0), states(0), 0.3))
-    assert not any(
-        np.any(leaf) for leaf in jax.tree.leaves(gradient("none", policy(0), states(0), 0.3))
-    )
+    assert list(REGULARISERS) == ["pgd", "sgld", "convex"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -414,8 +409,13 @@ def test_a_map_over_states_is_a_loop(name):
 
 
 def test_ramp():
-    grown = jax.jit(ramp)
+    def grown(progress, over):
+        ball = ball_at(progress, Hyper(sa_eps=0.2, sa_ramp=over))
+        assert float(ball.eps) == pytest.approx(0.2 * float(ball.grown))
+        return ball.grown
+
     assert [float(grown(p, 0.75)) for p in (0.0, 0.375, 0.75, 1.0)] == [0.0, 0.5, 1.0, 1.0]
     assert [float(grown(p, 0.0)) for p in (0.0, 0.5)] == [1.0, 1.0]
-    assert float(ramp(0.3, 0.6)) == pytest.approx(0.5)
-    assert np.isfinite(jax.grad(ramp, argnums=1)(0.5, 0.0))
+    assert float(grown(0.3, 0.6)) == pytest.approx(0.5)
+    slope = jax.grad(lambda over: ball_at(0.5, Hyper(sa_eps=0.2, sa_ramp=over)).grown)(0.0)
+    assert np.isfinite(slope)

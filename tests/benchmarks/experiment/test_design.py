@@ -8,6 +8,7 @@ import pytest
 from benchmarks.experiment import PRESETS, Experiment, design
 from benchmarks.experiment.design import FILE, NARROW, Agent
 from jaxprune.envs import make_env
+from jaxprune.ppo import REGIMES
 
 ENV = make_env("cartpole")
 BASE = replace(PRESETS["smoke"], seeds=2, sparsity_grid=(0.0, 0.5, 0.75), methods=("magnitude",))
@@ -173,9 +174,10 @@ def test_a_regime_has_its_own_settings_and_none_of_the_others():
     plain, robust, decayed = (
         design.hyper_of(shared, regime, ENV.spec.eps) for regime in ("ppo", "sa_ppo", "ppo_decay")
     )
-    assert plain == replace(shared, kappa=0.0, sa_eps=0.0, weight_decay=0.0)
-    assert robust == replace(shared, kappa=0.3, sa_eps=ENV.spec.eps, weight_decay=0.0)
-    assert decayed == replace(shared, kappa=0.0, sa_eps=0.0, weight_decay=0.01)
+    neutral = replace(shared, **{name: 0.0 for regime in REGIMES.values() for name in regime.own})
+    assert plain == neutral
+    assert robust == replace(neutral, kappa=0.3, sa_eps=ENV.spec.eps)
+    assert decayed == replace(neutral, weight_decay=0.01)
 
 
 def test_the_radius_of_the_regulariser_is_the_tasks_unless_it_is_given():

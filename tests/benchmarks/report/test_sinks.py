@@ -146,7 +146,7 @@ def test_no_sink_writes_nothing(tmp_path: Path):
 
 
 def test_an_unknown_sink_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match=r"unknown sink 'tensorbord': choose from none, tensor"):
+    with pytest.raises(InputError, match=r"unknown sink 'tensorbord': did you mean 'tensorboard'"):
         make_sink("tensorbord", tmp_path, {})
 
 
