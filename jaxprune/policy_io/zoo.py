@@ -1,7 +1,7 @@
 """The policies that come with the package: `zoo:TASK/REGIME/NUMBER`, such as `zoo:hopper/ppo/3`.
 
-They are the first dense agents of the study, good and bad ones; `jaxprune/zoo/README.md` says what
-they score.
+They are dense agents of a committed run, good and bad ones; `jaxprune/zoo/README.md` says what they
+score.
 """
 
 from difflib import get_close_matches

@@ -23,6 +23,7 @@ def test_a_name_is_a_file(tmp_path, monkeypatch):
 
 
 def test_every_policy_fits_its_task():
+    assert "zoo:hopper/ppo/0" in zoo_policies()
     for name in zoo_policies():
         spec, policy = make_env(name.removeprefix("zoo:").rsplit("/", 2)[0]).spec, load_policy(name)
         assert policy.obs_stats.mean.shape == (spec.obs_size,), name
