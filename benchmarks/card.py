@@ -24,7 +24,7 @@ from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import Columns, Results, collect, labelled
 from benchmarks.analysis.verdict import verdicts
 from benchmarks.analysis.worst_case import most_common, worst_of
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import command, read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -67,7 +67,7 @@ class Options:
     out: Path | None = None
     """Folder of the cards, whose page is written too; default: RUN/cards."""
     sparsity: Annotated[float | None, SPARSITY] = None
-    """Of the cards; default: of each method the sparsest within 5 % of the clean return."""
+    """Sparsity of the cards; default: of each method the sparsest within 5 % of clean."""
     check: bool = False
     """Write nothing: compare the cards that are there with the run."""
 
@@ -87,14 +87,10 @@ def main(argv: Sequence[str]) -> int:
         return DIFFERENT if wrong else 0
     held = {name_of(card): card for card in read_cards(folder)} | cards
     for name, card in cards.items():
-        _write(folder / name, json.dumps(card, indent=1, allow_nan=False) + "\n")
-    _write(folder / PAGE, page([held[name] for name in sorted(held)]))
+        write_text(folder / name, json.dumps(card, indent=1, allow_nan=False) + "\n")
+    write_text(folder / PAGE, page([held[name] for name in sorted(held)]))
     console.print(f"wrote {', '.join(cards)} and {PAGE} to {folder}", soft_wrap=True)
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 # --- cards ----------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ that tasks can be averaged. Writes comparison.md, comparison.html and profiles.p
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from benchmarks.report import png_figures
 from benchmarks.report.charts import Chart, Facet, Trace, style
 from benchmarks.report.html import page
 from benchmarks.report.markdown import Section, text
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -89,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         ("comparison.md", text(title, sections, pictures)),
         ("comparison.html", page(title, sections, charts, {})),
     ):
-        write_whole(options.out / name, partial(_fill, content))
+        write_text(options.out / name, content)
     console = make_console()
     for line in markdown_table(HEADER, map(_cells, rows), left=1):
         console.print(line, markup=False, soft_wrap=True)
@@ -188,10 +187,6 @@ def best_of_methods(rows: Sequence[Row]) -> list[Row]:
 # --- words ----------------------------------------------------------------------------------------
 
 HEADER = ("method", "sparsity", "tasks", "agents", "clean IQM", "attacked IQM")
-
-
-def _fill(content: str, partial: Path) -> None:
-    partial.write_text(content, encoding="utf-8")
 
 
 def _cells(row: Row) -> list[str]:

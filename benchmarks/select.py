@@ -58,7 +58,7 @@ class Options:
     layout: str = "dense"
     """How a C header holds the weights: dense, or rows (compressed sparse rows)."""
     dtype: str = "float"
-    """What it holds: float or int8."""
+    """Numbers of a C header: float or int8."""
     compact: bool = True
     """Leave out units that do nothing; the function stays the same."""
 

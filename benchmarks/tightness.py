@@ -24,7 +24,7 @@ from pyarrow import csv
 from rich.console import Console
 
 from benchmarks.experiment.config import Grid
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text, write_whole
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -93,7 +93,7 @@ class Options:
     episodes: Annotated[int, at_least(2, 10_000)] = 20
     """Episodes that visit them."""
     exact_states: Annotated[int, at_least(0, 1_000_000)] = 0
-    """Of these states, how many get their exact D too, by branch and bound to 1 %."""
+    """States whose exact D is enclosed to 1 % by branch and bound, the first of these; 0: none."""
     noise: Annotated[float, ANY_RADIUS] = 0.0
     """Sigma of the smoothed policy, in normalised units; 0: no smoothing."""
     noise_eps: Annotated[tuple[float, ...], tyro.conf.arg(metavar="EPS ..."), ANY_RADIUS] = (
@@ -189,7 +189,7 @@ def measure(
         "",
     ]
     text = "\n".join(parts)
-    write_whole(options.out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(options.out / "report.md", text)
 
 
 STATES = """\

@@ -111,7 +111,7 @@ def _training(training: Columns, weights: Weights, learner: Json) -> Stage:
 
 
 def _additions(regime: str, config: PPOConfig) -> Additions:
-    """What a regime adds; of one that is not registered nothing is known."""
+    """Returns what a regime adds; of one that is not registered, nothing."""
     return REGIMES[regime].adds(config) if regime in REGIMES else Additions()
 
 

@@ -1,1 +1,1 @@
-"""What computes the blocks of an experiment: this process, or the tasks of a cluster."""
+"""Computes the blocks of an experiment: this process, or the tasks of a cluster."""

@@ -36,7 +36,7 @@ class Need(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """What there is of one block and of all blocks of a process."""
+    """Counts what there is of one block and of all blocks of a process."""
 
     agents: int  # of a block, those that are trained
     policies: int  # of all

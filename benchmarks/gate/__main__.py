@@ -28,7 +28,7 @@ from benchmarks.gate.baseline import (
 from benchmarks.gate.pairing import RETURN
 from benchmarks.gate.permutation_test import compare
 from benchmarks.gate.report import Verdict
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
@@ -160,7 +160,7 @@ def _add(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(path, text)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}): choose another file") from None
 

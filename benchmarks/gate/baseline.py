@@ -22,7 +22,7 @@ from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import Columns, collect, labelled, victims
 from benchmarks.experiment.config import Experiment
 from benchmarks.gate.pairing import QUANTITIES, Recorded
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text, write_whole
 from benchmarks.runtime.run_folder import Json, checksum, read_json, read_table, values_of
 from jaxprune.policy_io.addresses import in_memory
 from jaxprune.policy_io.labels import PARTS, Labels
@@ -291,4 +291,4 @@ def write_baseline(path: Path, run: Run) -> None:
     }
     text = json.dumps(described, indent=1) + "\n"
     # Last: tables without their sums are recognised as damaged.
-    write_whole(path / "experiment.json", lambda to: to.write_text(text, encoding="utf-8"))
+    write_text(path / "experiment.json", text)

@@ -34,6 +34,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         put(path, (Path(folder) / path.name).read_bytes())
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; see `write_whole`."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name beside `path`, flush it to the disk, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)

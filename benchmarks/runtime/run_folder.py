@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.runtime.atomic import sweep, write_whole
+from benchmarks.runtime.atomic import sweep, write_text, write_whole
 from benchmarks.runtime.identity import differences, identity
 from benchmarks.runtime.lock import LOCK, hold
 from benchmarks.runtime.schemas import SCHEMAS
@@ -125,7 +125,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """A text file."""
-        write_whole(self.path / name, lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_text(self.path / name, text)
 
     def write_table(self, name: str, columns: Mapping[str, Sequence[object] | np.ndarray]) -> None:
         """A Parquet table with the schema `SCHEMAS[name]`; the settings travel in its metadata."""

@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import csv
 
 from benchmarks.report.png_figures import COLOURS, STYLE
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text, write_whole
 from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import markdown_table
 from benchmarks.theorem.findings import (
@@ -183,7 +183,7 @@ def write(
     image = Image.open(pixels).convert("RGB").quantize(128)
     write_whole(out / "theorem.png", partial(image.save, format="png"))
     text = "\n".join(report(found, along, settings, command)) + "\n"
-    write_whole(out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(out / "report.md", text)
 
 
 def table(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:

@@ -40,11 +40,11 @@ class SelectionConfig:
     """
 
     episodes: Annotated[int, COUNT] = 2
-    """Of every round but the last."""
+    """Episodes of every round but the last."""
     finalists: Annotated[int, COUNT] = 4
     """Members that play the last round; as many are never left out before."""
     final_episodes: Annotated[int, COUNT] = 8
-    """Of the last round."""
+    """Episodes of the last round."""
 
     def check(self) -> None:
         """Raises `InputError` for a setting out of its range."""
