@@ -19,6 +19,7 @@ import tyro
 
 from benchmarks.analysis.answers import USUAL, Answer, answers
 from benchmarks.analysis.curves import CONFIDENCE, SEED, Results, collect
+from benchmarks.analysis.verdict import SweetSpot
 from benchmarks.analysis.worst_case import worst_of
 from benchmarks.report import png_figures
 from benchmarks.report.charts import Chart, Facet, Trace, style
@@ -208,6 +209,7 @@ def best_of_methods(rows: Sequence[Row]) -> list[Row]:
 
 # --- words ----------------------------------------------------------------------------------------
 
+UNTESTED = "not tested"
 ANSWERS = (
     "run",
     "method",
@@ -226,7 +228,7 @@ HEADER = ("method", "sparsity", "tasks", "agents", "clean IQM", "attacked IQM")
 
 
 def _answer_cells(answer: Answer) -> list[str]:
-    verdict, spot = answer.verdict, answer.verdict.sweet_spot
+    verdict = answer.verdict
     usual = verdict.alone.get(USUAL)
     return [
         plain(answer.run),
@@ -237,11 +239,15 @@ def _answer_cells(answer: Answer) -> list[str]:
         interval_text(verdict.dense_attacked.interval),
         f"{verdict.within_clean.sparsity:g}",
         interval_text(verdict.within_clean.attacked.interval),
-        answer.answer if spot.tested else "not tested",
-        f"{answer.p_value:.2g}",
-        "" if usual is None else "yes" if usual.found else "none found",
+        answer.answer if verdict.sweet_spot.tested else UNTESTED,
+        f"{answer.p_value:.2g}" if verdict.sweet_spot.tested else "",
+        "" if usual is None else _usual_answer(usual),
         "" if usual is None else f"{usual.naive.gain:+.0f} at {usual.naive.sparsity:g}",
     ]
+
+
+def _usual_answer(spot: SweetSpot) -> str:
+    return UNTESTED if not spot.tested else "yes" if spot.found else "none found"
 
 
 def _cells(row: Row) -> list[str]:
