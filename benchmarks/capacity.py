@@ -167,8 +167,7 @@ def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
     """The experiment of `TASK[:BACKEND]`, resolved. Raises `InputError` if it trains nothing."""
     task, _, backend = text.partition(":")
     asked, _ = parse(["--env", task, *(["--backend", backend] if backend else []), *rest])
-    env = check(asked)
-    experiment = asked.resolved(env)
+    experiment, env, _ = check(asked)
     design = expand(replace(experiment, seeds=1, chunk_seeds=1))
     if experiment.policy is not None or not design.first(1).trainings:
         raise InputError(

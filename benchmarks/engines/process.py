@@ -21,7 +21,7 @@ from benchmarks.runtime.run_folder import CHUNKS, EMPTY, RunFolder
 from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import list_chunks
 from benchmarks.stages.results import finish
-from benchmarks.stages.train import check_orders, read_file
+from benchmarks.stages.train import check_orders
 from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
@@ -50,12 +50,11 @@ def prepared(asked: Experiment, options: RunOptions) -> Ready:
     Raises:
         InputError: it cannot be computed as it was asked for.
     """
-    env = check(asked)
-    file = read_file(asked, env)
+    experiment, env, file = check(asked)
     loaded = None if file is None else file.policy
-    experiment = asked.resolved(env, loaded)
-    design, shard = expand(experiment), find_shard(options, experiment)
     whole = options.folder(experiment)
+    shard = find_shard(options, whole, experiment.seeds, experiment.block_seeds)
+    design = expand(experiment)
     plan = make_plan(design, env, where(whole, shard), shard, file)
     check_orders(design, env, loaded)
     return Ready(asked, design, options, whole, env, loaded, shard, str(plan))

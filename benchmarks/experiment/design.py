@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.experiment.config import Experiment
+from jaxprune.attacks import Attack, make_attack
 from jaxprune.losses import Hyper
 from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import REGIMES, PPOConfig
-from jaxprune.pruning import find_method, honoured
+from jaxprune.pruning import Method, find_method, honoured
 from jaxprune.types import Key
 
 # Where a curve comes from: unpruned agents, masks of these, an agent per sparsity, or snapshots of
@@ -77,6 +78,9 @@ class Design:
 
     experiment: Experiment
     learner: PPOConfig
+    training: dict[str, Method]  # what the learner can do: nothing, and to prune in training
+    posthoc: list[tuple[str, str]]  # (method, allocation) of the curves of dense agents
+    attacks: dict[str, Attack]
     cases: list[Case]  # in the order of the tables, the first victim's clean run first
     blocks: range  # ids
 
@@ -90,10 +94,11 @@ class Design:
         return self._block(0, range(seeds))
 
     def _block(self, index: int, seeds: range) -> Block:
-        agents, last = list_agents(self.experiment, seeds), max(self.experiment.sparsity_grid)
+        experiment = self.experiment
+        agents, last = list_agents(experiment, seeds), max(experiment.sparsity_grid)
         trained = [agent for agent in agents if agent.regime != FILE]
         trainings = [a for a in trained if a.mode != TRAJECTORY or a.sparsity == last]
-        policies, cells = list_cells(self.experiment, agents)
+        policies, cells = list_cells(experiment, agents, self.posthoc)
         families: dict[str, list[Agent]] = {}
         for agent in trainings:
             families.setdefault(family_of(agent.regime, self.learner), []).append(agent)
@@ -102,10 +107,14 @@ class Design:
 
 def expand(experiment: Experiment) -> Design:
     """Returns the design of a resolved experiment."""
+    cases = list_cases(experiment.attacks, experiment.eps, experiment.victim)
     return Design(
         experiment,
         learner_config(experiment.ppo),
-        list_cases(experiment),
+        {name: find_method(name) for name in ("none", *training_methods(experiment.methods))},
+        posthoc_curves(experiment.methods, experiment.allocations),
+        {case.attack: make_attack(case.attack, experiment.attack) for case in cases},
+        cases,
         range(experiment.seeds // experiment.block_seeds),
     )
 
@@ -135,20 +144,15 @@ def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
 
 
 def list_cells(
-    experiment: Experiment, agents: list[Agent]
+    experiment: Experiment, agents: list[Agent], posthoc: Sequence[tuple[str, str]]
 ) -> tuple[list[Agent], list[PlannedCell]]:
     """Returns all policies and all cells, these in the order in which methods were asked for."""
     policies = list(agents)
     cells = [PlannedCell(agent, i, agent.mode == DENSE) for i, agent in enumerate(agents)]
     unpruned = [(i, agent) for i, agent in enumerate(agents) if agent.mode == DENSE]
-    curves = [
-        (method, allocation)
-        for method in posthoc_methods(experiment.methods)
-        for allocation in honoured_by(method, experiment.allocations)
-    ]
-    curves += [(control, "none") for control in COPIES if control in experiment.controls]
+    copies = [(control, "none") for control in COPIES if control in experiment.controls]
     grid = experiment.sparsity_grid
-    for curve, (index, dense), level in itertools.product(curves, unpruned, grid):
+    for curve, (index, dense), level in itertools.product([*posthoc, *copies], unpruned, grid):
         about = Agent(dense.seed, dense.regime, *curve, AFTER, level)
         if about.method in COPIES:
             cells.append(PlannedCell(about, len(policies), nested=False))
@@ -160,14 +164,15 @@ def list_cells(
     return policies, [cells[i] for i in sorted(range(len(cells)), key=place.__getitem__)]
 
 
-def list_cases(experiment: Experiment) -> list[Case]:
+def list_cases(
+    attacks: Sequence[str], radii: Sequence[float], victims: Sequence[str]
+) -> list[Case]:
     """Returns every attack at every radius on every victim; a clean run has eps 0."""
-    names = dict.fromkeys(["none", *experiment.attacks])
     return [
         Case(name, eps, victim)
-        for victim in experiment.victim
-        for name in names
-        for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
+        for victim in victims
+        for name in dict.fromkeys(["none", *attacks])
+        for eps in ([0.0] if name == "none" else dict.fromkeys(radii))
     ]
 
 
@@ -176,9 +181,14 @@ def training_methods(methods: Sequence[str]) -> list[str]:
     return [name for name in methods if find_method(name).schedule]
 
 
-def posthoc_methods(methods: Sequence[str]) -> list[str]:
-    """Returns the methods that prune a trained policy."""
-    return [name for name in methods if not find_method(name).schedule and name != "none"]
+def posthoc_curves(methods: Sequence[str], allocations: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns (method, allocation) of the methods that prune a trained policy."""
+    return [
+        (method, allocation)
+        for method in methods
+        if not find_method(method).schedule and method != "none"
+        for allocation in honoured_by(method, allocations)
+    ]
 
 
 def regimes(experiment: Experiment) -> list[str]:
