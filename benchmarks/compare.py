@@ -28,7 +28,7 @@ from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import read_table
-from benchmarks.runtime.tables import markdown_table, plain
+from benchmarks.runtime.tables import interval_text, markdown_table, plain
 from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.statistics import Interval, bootstrap, iqm
 from jaxprune.statistics.choice import TOLERATED_LOSS, replicates
@@ -162,7 +162,7 @@ def profiles(scores: Sequence[Scores], rows: Sequence[Row]) -> Chart:
         f"{row.label} at {row.sparsity:g}": np.sort(
             np.concatenate([x.attacked for x in scores if x[1:3] == row[:2]])
         )
-        for row in best_of_methods(rows)
+        for row in _best_of_methods(rows)
     }
     highest = max(float(values[-1]) for values in lines.values())
     grid = np.linspace(0, highest, 200)
@@ -174,7 +174,7 @@ def profiles(scores: Sequence[Scores], rows: Sequence[Row]) -> Chart:
     return Chart("Performance profiles", [facet], "share above", "score under attack")
 
 
-def best_of_methods(rows: Sequence[Row]) -> list[Row]:
+def _best_of_methods(rows: Sequence[Row]) -> list[Row]:
     """Returns a row per method: the best under attack of those that keep the clean score."""
 
     def rank(row: Row) -> tuple[int, bool, float]:
@@ -191,12 +191,7 @@ HEADER = ("method", "sparsity", "tasks", "agents", "clean IQM", "attacked IQM")
 
 def _cells(row: Row) -> list[str]:
     numbers = [f"{row.sparsity:g}", str(len(row.tasks)), str(row.replicates)]
-    return [plain(row.label), *numbers, _told(row.clean), _told(row.attacked)]
-
-
-def _told(interval: Interval) -> str:
-    mean, low, high = map(float, interval)
-    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return [plain(row.label), *numbers, *(interval_text(x, 3) for x in (row.clean, row.attacked))]
 
 
 def _sections(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -17,7 +17,7 @@ from benchmarks.report.sinks import Sink
 from benchmarks.runtime.atomic import sweep
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.console import Display
-from benchmarks.runtime.run_folder import CHUNKS, EMPTY, RunFolder
+from benchmarks.runtime.run_folder import CHUNKS, EMPTY, Json, RunFolder
 from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import list_chunks
 from benchmarks.stages.results import finish
@@ -52,7 +52,7 @@ def prepared(asked: Experiment, options: RunOptions) -> Ready:
     """
     experiment, env, file = check(asked)
     loaded = None if file is None else file.policy
-    whole = options.folder(experiment)
+    whole = options.out or experiment.folder()
     shard = find_shard(options, whole, experiment.seeds, experiment.block_seeds)
     design = expand(experiment)
     plan = make_plan(design, env, where(whole, shard), shard, file)
@@ -60,7 +60,7 @@ def prepared(asked: Experiment, options: RunOptions) -> Ready:
     return Ready(asked, design, options, whole, env, loaded, shard, str(plan))
 
 
-def begin(ready: Ready, folder: RunFolder, facts: dict[str, Any], console: Console) -> bool:
+def begin(ready: Ready, folder: RunFolder, facts: Json, console: Console) -> bool:
     """Describes a locked folder, unless it is complete, and removes what is of no use there.
 
     Returns:
@@ -83,7 +83,7 @@ def begin(ready: Ready, folder: RunFolder, facts: dict[str, Any], console: Conso
 def compute(
     ready: Ready,
     folder: RunFolder,
-    facts: dict[str, Any],
+    facts: Json,
     sink: Sink,
     console: Console,
     boundary: Callable[[], None] = lambda: None,

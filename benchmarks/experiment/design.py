@@ -1,7 +1,7 @@
 """What an experiment expands to: its agents, its cells, its attack cases, its blocks."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -67,6 +67,13 @@ class Block:
     policies: list[Agent]  # the agents, then their copies that no training made
     cells: list[PlannedCell]  # in the order of the tables
 
+    @property
+    def programs(self) -> list[tuple[str, str]]:
+        """Returns the names of what is compiled to begin and to train each family."""
+        if len(self.families) == 1:
+            return [("init", "train")]
+        return [(f"init {family}", f"train {family}") for family in self.families]
+
 
 @dataclass(frozen=True)
 class Design:
@@ -95,22 +102,22 @@ class Design:
 
     def _block(self, index: int, seeds: range) -> Block:
         experiment = self.experiment
-        agents, last = list_agents(experiment, seeds), max(experiment.sparsity_grid)
+        agents, last = _list_agents(experiment, seeds), max(experiment.sparsity_grid)
         trained = [agent for agent in agents if agent.regime != FILE]
         trainings = [a for a in trained if a.mode != TRAJECTORY or a.sparsity == last]
-        policies, cells = list_cells(experiment, agents, self.posthoc)
+        policies, cells = _list_cells(experiment, agents, self.posthoc)
         families: dict[str, list[Agent]] = {}
         for agent in trainings:
-            families.setdefault(family_of(agent.regime, self.learner), []).append(agent)
+            families.setdefault(_family_of(agent.regime, self.learner), []).append(agent)
         return Block(index, seeds, agents, trainings, families, policies, cells)
 
 
 def expand(experiment: Experiment) -> Design:
     """Returns the design of a resolved experiment."""
-    cases = list_cases(experiment.attacks, experiment.eps, experiment.victim)
+    cases = _list_cases(experiment.attacks, experiment.eps, experiment.victim)
     return Design(
         experiment,
-        learner_config(experiment.ppo),
+        _learner_config(experiment.ppo),
         {name: find_method(name) for name in ("none", *training_methods(experiment.methods))},
         posthoc_curves(experiment.methods, experiment.allocations),
         {case.attack: make_attack(case.attack, experiment.attack) for case in cases},
@@ -119,7 +126,7 @@ def expand(experiment: Experiment) -> Design:
     )
 
 
-def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
+def _list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
     """Returns a dense agent per regime and seed, then those that are pruned in training.
 
     Agents of one seed share their key, so pruned and dense ones start from the same weights.
@@ -133,7 +140,7 @@ def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
         (method, allocation, mode)
         for method in training_methods(experiment.methods)
         for allocation in honoured_by(method, experiment.allocations)
-        for mode in modes_of(method, experiment.modes)
+        for mode in _modes_of(method, experiment.modes)
     ]
     if NARROW in experiment.controls:
         curves.append((NARROW, "none", ENDPOINT))
@@ -143,7 +150,7 @@ def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
     return found
 
 
-def list_cells(
+def _list_cells(
     experiment: Experiment, agents: list[Agent], posthoc: Sequence[tuple[str, str]]
 ) -> tuple[list[Agent], list[PlannedCell]]:
     """Returns all policies and all cells, these in the order in which methods were asked for."""
@@ -164,7 +171,7 @@ def list_cells(
     return policies, [cells[i] for i in sorted(range(len(cells)), key=place.__getitem__)]
 
 
-def list_cases(
+def _list_cases(
     attacks: Sequence[str], radii: Sequence[float], victims: Sequence[str]
 ) -> list[Case]:
     """Returns every attack at every radius on every victim; a clean run has eps 0."""
@@ -205,20 +212,20 @@ def honoured_by(method: str, allocations: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(honoured(chosen, name) for name in allocations))
 
 
-def modes_of(method: str, modes: Sequence[str]) -> list[str]:
+def _modes_of(method: str, modes: Sequence[str]) -> list[str]:
     """Returns the modes that make sense: what is pruned before training passes through no
     sparsity.
     """
     return [ENDPOINT] if find_method(method).schedule == "at_start" else list(modes)
 
 
-def learner_config(config: PPOConfig) -> PPOConfig:
+def _learner_config(config: PPOConfig) -> PPOConfig:
     """Returns the learner, its iterations rounded up to a multiple of the calls of training."""
     calls = min(TRAINING_CALLS, config.iterations)
     return replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
 
 
-def family_of(regime: str, config: PPOConfig) -> str:
+def _family_of(regime: str, config: PPOConfig) -> str:
     """Returns the first regime that is the same program."""
     adds = REGIMES[regime].adds(config)
     return next(
@@ -253,10 +260,3 @@ def key_for(seed: int, purpose: int, index: int = 0) -> Key:
         index: of the item.
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
-
-
-def training_programs(families: Collection[str]) -> list[tuple[str, str]]:
-    """Returns the names of what is compiled to begin and to train each family of regimes."""
-    if len(families) == 1:
-        return [("init", "train")]
-    return [(f"init {family}", f"train {family}") for family in families]

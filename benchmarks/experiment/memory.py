@@ -141,7 +141,7 @@ def _of_attacks(
     devices = len(jax.local_devices())
     points = max(attack.cost.queries for attack in attacks.values())
     members = max(attack.members(spec) for attack in attacks.values())
-    data = max(learning_data(name, config) for name in attacks)
+    data = max(_learning_data(name, config) for name in attacks)
     yield Need(
         f"{points:,} points that an attack asks at",
         "fewer --search.queries or --mad.restarts",
@@ -175,7 +175,7 @@ def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:
     )
 
 
-def learning_data(attack: str, config: AttackConfig) -> int:
+def _learning_data(attack: str, config: AttackConfig) -> int:
     """Steps that the learner of an attack holds at a time, for one victim."""
     learns = facts_of(attack).learns
     held = {

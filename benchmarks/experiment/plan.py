@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Design, training_programs
+from benchmarks.experiment.design import Design
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import Attack, facts_of
@@ -90,7 +90,7 @@ def attacking(design: Design, weights: int, spec: EnvSpec) -> tuple[float, float
     return simulated, flops
 
 
-def check_seconds(seconds: float) -> None:
+def _check_seconds(seconds: float) -> None:
     """Raises `InputError` for a run that nobody waits for, on devices as fast as these may be."""
     parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
     if seconds > MOST_YEARS * YEAR * parallel:
@@ -149,10 +149,11 @@ def make_plan(
     blocks = len(blocks_of(design.blocks, shard))
     memory = needs(design, env.spec, blocks * design.experiment.block_seeds)
     check_memory(memory)
+    weights = network_size(design.learner.hidden, env.spec)
     amounts = _amounts(design, env.spec, blocks)
     programs = _programs(design)
-    seconds = _seconds(design, env.spec, amounts, len(programs))
-    check_seconds(seconds)
+    seconds = _seconds(design, env.spec, amounts, weights, len(programs))
+    _check_seconds(seconds)
     gib = BASE_GIB[env.spec.backend] + sum(need.bytes for need in memory) / 2**30
     lines = [
         *_work(design.experiment, env.spec, design.attacks, amounts, file),
@@ -177,17 +178,16 @@ def _amounts(design: Design, spec: EnvSpec, blocks: int) -> Amounts:
 
 def _programs(design: Design) -> tuple[str, ...]:
     """Returns the names of what is compiled ahead."""
-    training = itertools.chain(*training_programs(design.block(0).families))
+    training = itertools.chain(*design.block(0).programs)
     learners = [name for name, attack in design.attacks.items() if attack.cost.learns]
     return (*training, "evaluate", *learners)
 
 
-def _seconds(design: Design, spec: EnvSpec, amounts: Amounts, programs: int) -> float:
+def _seconds(design: Design, spec: EnvSpec, amounts: Amounts, weights: int, programs: int) -> float:
     """Returns an estimate of the whole run: compiling, then stepping or computing."""
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
-    weights = network_size(design.learner.hidden, spec)
     simulated, flops = (amounts.cells * each for each in attacking(design, weights, spec))
     flops += amounts.training_steps * design.learner.epochs * 6 * weights
     played = (amounts.episodes + amounts.choosing) * TYPICAL * spec.horizon

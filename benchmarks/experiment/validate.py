@@ -35,16 +35,16 @@ def check(asked: Experiment) -> Checked:
     Raises:
         InputError: the first setting that no run could honour, or a policy file that does not fit.
     """
+    _check_names(asked)
     check_ranges(asked)
     asked.attack.check()
     asked.ppo.check()
-    _check_names(asked)
+    window_iterations(asked.ppo.iterations, asked.prune_window)
     _check_victims(asked.victim)
     _check_attacks(asked.attacks)
     _check_bounds(asked.bounds, asked.episodes)
     _check_sweep(asked.eps_sweep, asked.eps)
     _check_policy_options(asked)
-    window_iterations(asked.ppo.iterations, asked.prune_window)
     env = make_env(asked.env, asked.backend or default_backend(asked.env))
     _check_regimes(asked, env.spec.eps)
     file = read_file(asked, env)

@@ -13,6 +13,7 @@ from benchmarks.report.contents import (
     Judged,
     Line,
     Panel,
+    Proved,
     RegretCurve,
     Remains,
     Stage,
@@ -94,26 +95,26 @@ def change_rows(panels: Sequence[Panel]) -> Table:
     return ["sparsity", *(panel.method for panel in panels)], rows
 
 
-def bound_rows(panel: Panel) -> Table:
+def bound_rows(proved: Proved) -> Table:
     """Every bound on D, means over the seeds, and the best bounds on TV of either scope."""
-    header = ["sparsity", *(f"{b.bound} D" for b in panel.bounds)]
-    header += [f"TV {WHERE[scope]}" for scope in panel.tv]
+    header = ["sparsity", *(f"{b.bound} D" for b in proved.bounds)]
+    header += [f"TV {WHERE[scope]}" for scope in proved.tv]
     rows = [
         [f"{sparsity:.3g}"]
-        + [_bound(bound.values[:, i].mean()) for bound in panel.bounds]
-        + [f"{tv[i]:.3f}" for tv in panel.tv.values()]
-        for i, sparsity in enumerate(panel.bounds[0].sparsity if panel.bounds else [])
+        + [_bound(bound.values[:, i].mean()) for bound in proved.bounds]
+        + [f"{tv[i]:.3f}" for tv in proved.tv.values()]
+        for i, sparsity in enumerate(proved.bounds[0].sparsity if proved.bounds else [])
     ]
     return header, rows
 
 
-def behaviour_rows(panel: Panel) -> Table:
+def behaviour_rows(proved: Proved) -> Table:
     """D in action units, by every bound and as found, beside what the policy does; and F."""
-    found = panel.behaviour
+    found = proved.behaviour
     assert found is not None
-    header = ["sparsity", *(f"{b.bound} D" for b in panel.action_bounds), "D found, mean"]
+    header = ["sparsity", *(f"{b.bound} D" for b in proved.action_bounds), "D found, mean"]
     header += ["SD of the action", "D / SD", "F at least", "F at most"]
-    bounds = [b.values.mean(0) for b in panel.action_bounds]
+    bounds = [b.values.mean(0) for b in proved.action_bounds]
     columns = [*bounds, found.moved, found.spread, found.sensitivity]
     rows = [
         [f"{sparsity:.3g}", *(f"{x[i]:.3g}" for x in columns), *(f"{x[i]:.3f}" for x in found.f)]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from benchmarks.experiment.design import (
     Design,
     hyper_of,
     key_for,
-    training_programs,
 )
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
@@ -41,7 +40,7 @@ from jaxprune.pruning import (
     make_target,
 )
 from jaxprune.pruning.controls import narrow_policy, narrow_width
-from jaxprune.types import Key, Masks, Params, Policy
+from jaxprune.types import Key, Masks, Params, Policy, PyTree
 
 # Training is not interrupted more often than this to keep its state.
 KEEP_SECONDS = 30.0
@@ -60,7 +59,7 @@ class Agents(NamedTuple):
 class Start(NamedTuple):
     """Where the training of one agent begins."""
 
-    key: Any
+    key: Key
     hyper: Hyper
     first: Directive
     policy: Policy
@@ -89,7 +88,7 @@ def prepare_training(
         grid = design.experiment.sparsity_grid
         return lambda block, work: with_file(block, grid, loaded, None, {})
     trainers = [Trainer(design, block, family, env, loaded) for family in block.families]
-    for trainer, names in zip(trainers, training_programs(block.families), strict=True):
+    for trainer, names in zip(trainers, block.programs, strict=True):
         if left is None or trainer.family in left:
             trainer.compile(programs, block, names)
     return partial(train_block, design, trainers, loaded)
@@ -145,7 +144,7 @@ class Trainer:
         self.init = programs.compile(names[0], self.init_all, (), start, width)
         self.train = programs.compile(names[1], self.train_all, (), item, width)
 
-    def run(self, block: Block, work: Work) -> tuple[Any, Arrays]:
+    def run(self, block: Block, work: Work) -> tuple[PyTree, Arrays]:
         """The family's (policies, masks, snapshots) `[todo]` of a block, and its table."""
         steps = self.config.iterations * self.config.batch * len(block.families[self.family])
         start, _ = self.begin(block)
@@ -271,7 +270,7 @@ def with_file(
     block: Block,
     grid: Sequence[float],
     loaded: Policy | None,
-    final: tuple[Policy, Masks, Any] | None,
+    final: tuple[Policy, Masks, PyTree] | None,
     table: Arrays,
 ) -> Agents:
     """Returns every agent of a block, from what training left and from the file."""
@@ -322,7 +321,7 @@ def training_table(todo: list[Agent], batch: int, spec: EnvSpec, metrics: Metric
     }
 
 
-def stacked(trees: list[Any]) -> Any:
+def stacked(trees: list[PyTree]) -> PyTree:
     """Trees as one with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 

@@ -25,7 +25,7 @@ SIX = replace(PRESETS["smoke"], seeds=6, chunk_seeds=2).resolved(make_env("cartp
 
 def shard_of(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Shard:
     """The shard of a process of six seeds in blocks of two."""
-    return find_shard(options, options.folder(SIX), SIX.seeds, SIX.block_seeds, environment)
+    return find_shard(options, options.out or SIX.folder(), SIX.seeds, SIX.block_seeds, environment)
 
 
 def test_blocks_are_dealt_out_and_together_they_are_the_experiment():
