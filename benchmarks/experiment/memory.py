@@ -16,6 +16,7 @@ from benchmarks.experiment.design import Block, Design
 from jaxprune.attacks import Attack, AttackConfig, facts_of
 from jaxprune.devices import lane_width
 from jaxprune.envs import EnvSpec
+from jaxprune.ppo import PPOConfig
 from jaxprune.queue import queue_width
 from jaxprune.validation import InputError
 
@@ -54,7 +55,7 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     """
     counts = _counts(design, seeds)
     found = [
-        *_of_training(design, spec, counts),
+        *_of_training(design.learner, design.experiment.lanes, spec, counts),
         *_of_cells(design, spec, counts),
         *_of_attacks(design.attacks, design.experiment.attack, spec, counts),
     ]
@@ -76,10 +77,11 @@ def _counts(design: Design, seeds: int) -> _Counts:
     )
 
 
-def _of_training(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
-    config, agents = design.learner, counts.agents
-    weights, leaves = network_size(config.hidden, spec), len(config.hidden) + 1
-    width = lane_width(config.num_envs, max(agents, 1), design.experiment.lanes)
+def _of_training(
+    config: PPOConfig, lanes: int | None, spec: EnvSpec, counts: _Counts
+) -> Iterator[Need]:
+    agents, weights = counts.agents, network_size(config.hidden, spec)
+    leaves, width = len(config.hidden) + 1, lane_width(config.num_envs, max(agents, 1), lanes)
     at_a_time = len(jax.local_devices()) * width
     yield Need(
         f"networks of {weights:,} parameters",

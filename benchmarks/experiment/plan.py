@@ -2,14 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Design
+from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import Attack, facts_of
@@ -111,6 +111,8 @@ class Amounts(NamedTuple):
     learning_steps: int  # of adversaries
     choosing: int  # episodes that choose their members
     episodes: int  # that are reported
+    simulated: float  # env steps by attacks that look ahead
+    flops: float  # of learners, attacks and their queries
 
 
 class Plan(NamedTuple):
@@ -150,9 +152,9 @@ def make_plan(
     memory = needs(design, env.spec, blocks * design.experiment.block_seeds)
     check_memory(memory)
     weights = network_size(design.learner.hidden, env.spec)
-    amounts = _amounts(design, env.spec, blocks)
-    programs = _programs(design)
-    seconds = _seconds(design, env.spec, amounts, weights, len(programs))
+    amounts = _amounts(design, env.spec, blocks, weights)
+    programs = _programs(design.block(0), design.attacks)
+    seconds = _seconds(env.spec, amounts, len(programs))
     _check_seconds(seconds)
     gib = BASE_GIB[env.spec.backend] + sum(need.bytes for need in memory) / 2**30
     lines = [
@@ -166,34 +168,33 @@ def make_plan(
     return Plan(amounts, programs, seconds, gib, "\n".join(lines))
 
 
-def _amounts(design: Design, spec: EnvSpec, blocks: int) -> Amounts:
+def _amounts(design: Design, spec: EnvSpec, blocks: int, weights: int) -> Amounts:
     config, block = design.learner, design.block(0)
     agents, cells = blocks * len(block.trainings), blocks * len(block.cells)
+    steps, episodes = agents * config.iterations * config.batch, cells * design.experiment.episodes
     learning, choosing = (cells * each for each in learned(design, spec))
-    steps, episodes = config.iterations * config.batch, design.experiment.episodes
+    simulated, flops = (cells * each for each in attacking(design, weights, spec))
+    flops += steps * config.epochs * 6 * weights
     return Amounts(
-        agents, cells, agents * steps, learning, choosing, cells * len(design.cases) * episodes
+        agents, cells, steps, learning, choosing, len(design.cases) * episodes, simulated, flops
     )
 
 
-def _programs(design: Design) -> tuple[str, ...]:
+def _programs(block: Block, attacks: Mapping[str, Attack]) -> tuple[str, ...]:
     """Returns the names of what is compiled ahead."""
-    training = itertools.chain(*design.block(0).programs)
-    learners = [name for name, attack in design.attacks.items() if attack.cost.learns]
-    return (*training, "evaluate", *learners)
+    learners = [name for name, attack in attacks.items() if attack.cost.learns]
+    return (*itertools.chain(*block.programs), "evaluate", *learners)
 
 
-def _seconds(design: Design, spec: EnvSpec, amounts: Amounts, weights: int, programs: int) -> float:
+def _seconds(spec: EnvSpec, amounts: Amounts, programs: int) -> float:
     """Returns an estimate of the whole run: compiling, then stepping or computing."""
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
-    simulated, flops = (amounts.cells * each for each in attacking(design, weights, spec))
-    flops += amounts.training_steps * design.learner.epochs * 6 * weights
     played = (amounts.episodes + amounts.choosing) * TYPICAL * spec.horizon
-    moved = (amounts.training_steps + amounts.learning_steps + played + simulated) / rate
+    moved = amounts.training_steps + amounts.learning_steps + played + amounts.simulated
     compiling = COMPILE_SECONDS[spec.backend] * programs / 2
-    return compiling + max(moved, flops / FLOPS_PER_SECOND / devices)
+    return compiling + max(moved / rate, amounts.flops / FLOPS_PER_SECOND / devices)
 
 
 def _work(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -44,12 +45,12 @@ def check(asked: Experiment) -> Checked:
     _check_attacks(asked.attacks)
     _check_bounds(asked.bounds, asked.episodes)
     _check_sweep(asked.eps_sweep, asked.eps)
-    _check_policy_options(asked)
+    _check_policy_options(asked.policy, asked.policy_stats, asked.policy_activation)
     env = make_env(asked.env, asked.backend or default_backend(asked.env))
     _check_regimes(asked, env.spec.eps)
     file = read_file(asked, env)
     experiment = asked.resolved(env, None if file is None else file.policy)
-    _check_chunks(experiment)
+    _check_chunks(experiment.block_seeds, experiment.seeds, experiment.policy)
     _check_folds(experiment.seeds, experiment.episodes)
     check_ranges(experiment)  # a sweep multiplies eps
     return Checked(experiment, env, file)
@@ -120,18 +121,16 @@ def _check_bounds(names: Sequence[str], episodes: int) -> None:
         )
 
 
-def _check_policy_options(experiment: Experiment) -> None:
+def _check_policy_options(policy: Path | None, stats: Path | None, activation: str | None) -> None:
     """Raises `InputError` for options of a policy file without the file."""
-    if experiment.policy is not None:
-        return
-    if experiment.policy_stats is not None:
+    if policy is None and stats is not None:
         raise InputError(
-            f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
+            f"policy statistics {stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
         )
-    if experiment.policy_activation is not None:
+    if policy is None and activation is not None:
         raise InputError(
-            f"policy activation {experiment.policy_activation!r} belongs to no policy: name it "
+            f"policy activation {activation!r} belongs to no policy: name it "
             "with --policy, or give --activation for the one that is trained"
         )
 
@@ -150,10 +149,9 @@ def _check_folds(seeds: int, episodes: int) -> None:
         )
 
 
-def _check_chunks(experiment: Experiment) -> None:
+def _check_chunks(size: int, seeds: int, policy: Path | None) -> None:
     """Raises `InputError` for blocks of seeds of different sizes; they share their programs."""
-    size, seeds = experiment.block_seeds, experiment.seeds
-    if size != seeds and experiment.policy is not None:
+    if size != seeds and policy is not None:
         raise InputError(
             f"chunk_seeds {size} would split {seeds} seeds that are compared with one policy file: "
             "leave it out"

@@ -34,6 +34,7 @@ from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.analysis.worst_case import most_common as most_common
 from benchmarks.runtime.run_folder import Json, read_json, read_table
 from jaxprune.attacks import facts_of, label_of
+from jaxprune.devices import take
 from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import FEWEST, Interval
 
@@ -400,10 +401,10 @@ def dense(victims: Sequence[Results], name: str) -> Dense:
     """Returns what is said of unpruned agents; J_ref is that of the first victim."""
     first = victims[0]
     worst = {
-        eps: [_first(x.interval(worst_of(x, name, eps).curve)) for x in victims]
+        eps: [take(x.interval(worst_of(x, name, eps).curve), 0) for x in victims]
         for eps in first.radii
     }
-    clean = _first(first.interval(first.clean(name)))
+    clean = take(first.interval(first.clean(name)), 0)
     return Dense(name, clean, worst, curves.reference(first, name))
 
 
@@ -491,11 +492,6 @@ def judged(results: Results, panel: Panel) -> Judged:
 
 def _line(results: Results, curve: Curve) -> Line:
     return Line(curve.attack, results.interval(curve), curve.returns.mean(-1))
-
-
-def _first(interval: Interval) -> Interval:
-    """`[1]` -> `[]`."""
-    return Interval(*(x[0] for x in interval))
 
 
 def warnings(

@@ -20,17 +20,13 @@ from benchmarks.report.contents import (
     Sweep,
 )
 from benchmarks.runtime.tables import interval_text
+from jaxprune.devices import take
 from jaxprune.statistics import Interval
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 
 # Where a bound holds, by its scope.
 WHERE = {"global": "everywhere", "local": "at visited states"}
-
-
-def at(interval: Interval, i: int) -> str:
-    """One element of an interval `[S]`."""
-    return interval_text(Interval(*(x[i] for x in interval)))
 
 
 def cell(line: Line, i: int) -> str:
@@ -60,7 +56,7 @@ def return_rows(panel: Panel) -> Table:
     """Returns sparsity, CVaR under the worst attacks, and the return under the leading ones."""
     shown = panel.attacks[: panel.shown]
     rows = [
-        [f"{level:.3g}", at(panel.cvar, i), *(cell(line, i) for line in shown)]
+        [f"{level:.3g}", interval_text(take(panel.cvar, i)), *(cell(line, i) for line in shown)]
         for i, level in enumerate(panel.sparsity)
     ]
     return ["sparsity", "CVaR 10 % of the worst", *(line.name for line in shown)], rows
@@ -157,7 +153,7 @@ def sparsity_rows(found: Remains) -> Table:
 
 def _by_sparsity(sparsity: np.ndarray, intervals: Sequence[Interval]) -> list[list[str]]:
     return [
-        [f"{level:.3g}", *(at(interval, i) for interval in intervals)]
+        [f"{level:.3g}", *(interval_text(take(interval, i)) for interval in intervals)]
         for i, level in enumerate(sparsity)
     ]
 
@@ -175,7 +171,7 @@ def adversary_rows(panel: Panel) -> Table:
 
 def sweep_rows(found: Sweep) -> Table:
     """The worst-of return at every radius, and the area under it, by sparsity."""
-    each = [Interval(*(x[r] for x in found.returns)) for r in range(len(found.radii))]
+    each = [take(found.returns, r) for r in range(len(found.radii))]
     header = ["sparsity", *(f"eps {eps:g}" for eps in found.radii), "area"]
     return header, _by_sparsity(found.sparsity, [*each, found.area])
 

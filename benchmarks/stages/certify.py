@@ -363,30 +363,19 @@ def _keep(
     shape = (size,) if visits is None else (size, *visits.alive.shape[1:])
     good = good[:size].reshape((size,) + (1,) * (len(shape) - 1))
 
-    def of(values: np.ndarray) -> np.ndarray:
-        return np.where(good, values[:size].reshape(shape), np.nan)
+    def of(x: object) -> object:
+        if not isinstance(x, np.ndarray):
+            return x
+        unknown = False if x.dtype == bool else np.nan
+        return np.where(good, x[:size].reshape(shape), unknown)
 
-    fixed, action = certificate.fixed_action, certificate.action_distance
-    return certificate._replace(
-        value=of(certificate.value),
-        total_variation=of(certificate.total_variation),
-        action_distance=None if action is None else of(action),
-        low=None,
-        high=None,
-        fixed_action=None if fixed is None else of(fixed) == 1,
-    )
+    return jax.tree.map(of, certificate._replace(low=None, high=None))
 
 
 def _joined(parts: list[Certificate]) -> Certificate:
-    flags, actions = (
-        [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        for name in ("fixed_action", "action_distance")
-    )
-    return parts[0]._replace(
-        value=np.concatenate([part.value for part in parts]),
-        total_variation=np.concatenate([part.total_variation for part in parts]),
-        fixed_action=np.concatenate(flags) if flags else None,
-        action_distance=np.concatenate(actions) if actions else None,
+    """One certificate of the cells of all parts."""
+    return jax.tree.map(
+        lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *parts
     )
 
 
@@ -400,7 +389,6 @@ def _attack(
         policy = take(population.policy, cells.agent)
         rows = visits.obs[index].reshape(LOCAL_CELLS, -1, visits.obs.shape[-1])
         found = reached(policy, cells.masks, eps, rows, key, config)
-        parts.append(Reached(*(x[:size] for x in found)))
+        parts.append(take(found, slice(size)))
     shape = visits.alive.shape
-    whole = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return Reached(*(x.reshape(*shape, *x.shape[2:]) for x in whole))
+    return jax.tree.map(lambda *x: np.concatenate(x).reshape(*shape, *x[0].shape[2:]), *parts)

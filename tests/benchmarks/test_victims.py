@@ -155,7 +155,7 @@ def test_episodes_start_alike_under_every_victim(tmp_path: Path):
 
 
 def test_the_plan_counts_every_victim(tmp_path: Path):
-    """6 cells: what is learned, chosen and played is twice that of one victim."""
+    """What is learned, chosen and played is twice that of one victim."""
     one = replace(BOTH, victim=(STOCHASTIC,))
     twice, once = (learned(expand(asked), ENV.spec) for asked in (BOTH, one))
     assert twice == tuple(2 * amount for amount in once) and twice[0] > 0
