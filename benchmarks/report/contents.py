@@ -264,7 +264,6 @@ def contents(
         labelled(tables.get(name, {}), labels) for name in (*NEEDED, "training", "diagnosis")
     )
     attacks, seconds = (tables.get(name, {}) for name in ("attacks", "seconds"))
-    seeds = max(len(curve.returns) for curve in results.by_key.values())
     methods = results.pruned_methods()
     unpruned = {x: dense(victims, x) for x in dict.fromkeys(results.dense_of.values())}
     checked = checks(results, diagnosis)
@@ -275,7 +274,7 @@ def contents(
         title=f"{returns['env'][0]} ({returns['backend'][0]})",
         regime=str(returns["regime"][0]),
         victim=results.victim,
-        seeds=seeds,
+        seeds=max(len(curve.returns) for curve in results.by_key.values()),
         radii=results.radii,
         described=described,
         dense=list(unpruned.values()),
