@@ -22,7 +22,7 @@ from jaxprune.statistics import (
     simultaneous_band,
     student_mean,
 )
-from jaxprune.statistics.choice import Limits, replicates
+from jaxprune.statistics.choice import of_differences, replicates
 from jaxprune.statistics.regret import decompose
 
 
@@ -34,13 +34,13 @@ def differences(results: Results, method: str, eps: float) -> Interval:
     """
     band = _band(results, *_with_dense(results, method, eps))
     wide = _of_halves(results, method, eps, band)
-    return wide.clipped(_of_differences(results.limits()))
+    return wide.clipped(of_differences(results.limits()))
 
 
 def clean_differences(results: Results, method: str) -> Interval:
     """Returns what pruning changes without an attack, `[S]`, in a band as of `differences`."""
     pruned, dense = results.clean(method).returns, results.dense(method).returns
-    return _band(results, pruned, dense).clipped(_of_differences(results.limits()))
+    return _band(results, pruned, dense).clipped(of_differences(results.limits()))
 
 
 def _band(results: Results, pruned: np.ndarray, dense: np.ndarray) -> Interval:
@@ -67,11 +67,6 @@ def _of_halves(results: Results, method: str, eps: float, change: Interval) -> I
         return change
     low, high = (change.mean + 2**0.5 * (end - change.mean) for end in change[1:])
     return Interval(change.mean, low, high)
-
-
-def _of_differences(limits: Limits) -> Limits:
-    """Returns what a difference of two returns can be."""
-    return limits[0] - limits[1], limits[1] - limits[0]
 
 
 def improvement(results: Results, method: str, eps: float) -> Interval:
@@ -124,7 +119,7 @@ def regret_curve(
     )
     clean, pruning, robustness, total = np.broadcast_arrays(*terms, terms.total)
     low, high = results.limits(quantity)
-    to_best, paired = (best - high, best - low), _of_differences((low, high))
+    to_best, paired = (best - high, best - low), of_differences((low, high))
     change = _of_halves(results, method, eps, _paired(robustness))
     return RegretCurve(
         worst.label,
