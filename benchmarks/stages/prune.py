@@ -69,16 +69,11 @@ def make_population(
     masks = [masks_for(cell) for cell in block.cells]
     achieved = [float(sparsity_of(kept, prunable)) for kept in masks]
     rows = [Row(*c.about, x, c.nested) for c, x in zip(block.cells, achieved, strict=True)]
-    copies = list(map(copy_of, block.policies[len(block.agents) :]))
+    policy, copies = agents.policy, list(map(copy_of, block.policies[len(block.agents) :]))
+    if copies:
+        policy = jax.tree.map(lambda x, *more: np.concatenate([x, more]), policy, *copies)
     index = np.array([cell.agent for cell in block.cells], np.int32)
-    return Population(_appended(agents.policy, copies), rows, Cell(index, stacked(masks)), block.id)
-
-
-def _appended(policy: Policy, copies: list[Policy]) -> Policy:
-    """Policies `[agents]` with more behind them."""
-    if not copies:
-        return policy
-    return jax.tree.map(lambda x, *more: np.concatenate([x, more]), policy, *copies)
+    return Population(policy, rows, Cell(index, stacked(masks)), block.id)
 
 
 def _masks_after(
