@@ -31,7 +31,7 @@ from benchmarks.experiment.design import expand
 from benchmarks.experiment.memory import check_memory, needs
 from benchmarks.experiment.plan import BASE_GIB
 from benchmarks.experiment.validate import check
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_some_options
 from benchmarks.runtime.compilation import Programs
 from benchmarks.runtime.console import make_console
@@ -149,33 +149,32 @@ def measure(options: Options, rest: Sequence[str], command: str, console: Consol
     for experiment, env in asked:
         console.print(f"compiling {experiment.env} on {experiment.backend}")
         found.append(capacity(experiment, env))
-    for title, rows in (("memory of one device", memory_rows), (FIT_TITLE, fit_rows)):
+    for title, rows in (("memory of one device", _memory_rows), (FIT_TITLE, _fit_rows)):
         console.print(terminal_table(title, *rows(found), left=("task",), wrap=True))
-    console.print(caveat())
+    console.print(_caveat())
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        facts = {"command": command, **provenance(), "measured": caveat()}
-        value = {**facts, "tasks": [as_json(one) for one in found]}
+        facts = {"command": command, **provenance(), "measured": _caveat()}
+        value = {**facts, "tasks": [_as_json(one) for one in found]}
         for name, text in (
             ("capacity.json", json.dumps(value, indent=1) + "\n"),
             ("capacity.md", markdown(found, command)),
         ):
-            write_whole(options.out / name, lambda partial, text=text: partial.write_text(text))
+            write_text(options.out / name, text)
 
 
 def task_of(text: str, rest: Sequence[str]) -> tuple[Experiment, Environment]:
     """The experiment of `TASK[:BACKEND]`, resolved. Raises `InputError` if it trains nothing."""
     task, _, backend = text.partition(":")
     asked, _ = parse(["--env", task, *(["--backend", backend] if backend else []), *rest])
-    env = check(asked)
-    experiment = asked.resolved(env)
-    design = expand(replace(experiment, seeds=1, chunk_seeds=1))
-    if experiment.policy is not None or not design.first(1).trainings:
+    if asked.policy is not None:
         raise InputError(
-            f"policy {experiment.policy} is not trained, and what training takes is measured: "
+            f"policy {asked.policy} is not trained, and what training takes is measured: "
             "leave out --policy"
         )
-    check_memory(needs(design, env.spec, seeds=1))
+    experiment, env, _ = check(asked)
+    one_seed = replace(experiment, seeds=1, chunk_seeds=1)
+    check_memory(needs(expand(one_seed), env.spec, seeds=1))
     return experiment, env
 
 
@@ -275,7 +274,7 @@ def fit(found: Capacity, device: Device) -> Fit:
     return Fit(parts * agents, parts * min(agents, most), parts * lanes)
 
 
-def caveat() -> str:
+def _caveat() -> str:
     """On what the figures were measured."""
     device = jax.local_devices()[0]
     text = f"Memory as XLA assigns buffers for {device.device_kind}"
@@ -290,7 +289,7 @@ def caveat() -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
+def _memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per task."""
     header = ["task", "envs x unroll", "kept per agent", "working per agent", "per lane", "fixed"]
     rows = []
@@ -309,7 +308,7 @@ def memory_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def fit_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
+def _fit_rows(found: Sequence[Capacity]) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per task: agents (at a time) / lanes of every device."""
     rows = []
     for one in found:
@@ -324,11 +323,11 @@ FIT_TITLE = "agents that fit (of these, trained at a time) / lanes that fit"
 
 def markdown(found: Sequence[Capacity], command: str) -> str:
     """Both tables, and how they came about."""
-    memory, fits = (markdown_table(*rows(found), left=1) for rows in (memory_rows, fit_rows))
+    memory, fits = (markdown_table(*rows(found), left=1) for rows in (_memory_rows, _fit_rows))
     parts = [
         "# Capacity",
         f"    {command}",
-        caveat(),
+        _caveat(),
         "\n".join(memory),
         f"{FIT_TITLE[0].upper()}{FIT_TITLE[1:]}:",
         "\n".join(fits),
@@ -336,7 +335,7 @@ def markdown(found: Sequence[Capacity], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(one: Capacity) -> dict[str, object]:
+def _as_json(one: Capacity) -> dict[str, object]:
     """All of it."""
     return {
         "env": one.experiment.env,

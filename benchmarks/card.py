@@ -12,10 +12,10 @@ run can make it again: --check does.
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -28,8 +28,8 @@ from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import command, read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
-from benchmarks.runtime.run_folder import checksum, read_json, read_table
-from benchmarks.runtime.tables import markdown_table, plain
+from benchmarks.runtime.run_folder import Json, check_finished, read_json, read_table
+from benchmarks.runtime.tables import interval_text, markdown_table, plain
 from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import Interval
 from jaxprune.validation import SPARSITY, InputError, check_ranges
@@ -96,14 +96,14 @@ def main(argv: Sequence[str]) -> int:
 # --- cards ----------------------------------------------------------------------------------------
 
 
-def cards_of(path: Path, sparsity: float | None = None) -> Iterator[dict[str, Any]]:
+def cards_of(path: Path, sparsity: float | None = None) -> Iterator[Json]:
     """Yields the cards of a run, a radius after the other.
 
     Raises:
         InputError: the run is not complete, a table is damaged, or nothing has this sparsity.
     """
     described = read_json(path / "experiment.json")
-    check_complete(path, described)
+    check_finished(path, described, ".parquet")
     tables = {name: read_table(path, name) for name in ("returns", "certificates", "attacks")}
     labels, results = Labels(tables["returns"]), collect(tables["returns"])
     named = {name: labelled(table, labels) for name, table in tables.items()}
@@ -129,20 +129,6 @@ def cards_of(path: Path, sparsity: float | None = None) -> Iterator[dict[str, An
         raise InputError(f"{path} has no policy of sparsity {sparsity}: choose from {told}")
 
 
-def check_complete(path: Path, described: Mapping[str, Any]) -> None:
-    """Raises `InputError` unless a run is finished and its tables are those that it wrote."""
-    if not described.get("files"):
-        raise InputError(
-            f"{path} is not complete, and a card is about all of a run: start its command again, "
-            f"it goes on where it was: {described.get('command')}"
-        )
-    for name, known in described["files"].items():
-        if name.endswith(".parquet") and checksum(path / name) != known:
-            raise InputError(
-                f"{path / name} is missing or damaged: run the command in experiment.json again"
-            )
-
-
 def _policies(results: Results, eps: float, sparsity: float | None) -> Iterator[tuple[str, float]]:
     """Yields labels of curves, with a sparsity of each; the unpruned agents first."""
     for label in dict.fromkeys(results.dense_of.values()):
@@ -154,9 +140,7 @@ def _policies(results: Results, eps: float, sparsity: float | None) -> Iterator[
             yield label, float(level)
 
 
-def _policy(
-    returns: Columns, label: str, level: float, described: Mapping[str, Any]
-) -> dict[str, Any]:
+def _policy(returns: Columns, label: str, level: float, described: Json) -> Json:
     rows = (returns["method"] == label) & (returns["sparsity"] == level)
     first = {name: returns[name][rows][0] for name in ("env", "backend", "regime", "allocation")}
     settings = described["settings"]
@@ -175,7 +159,7 @@ def _policy(
     }
 
 
-def _returns(results: Results, label: str, level: float, eps: float) -> dict[str, Any]:
+def _returns(results: Results, label: str, level: float, eps: float) -> Json:
     clean, worst = results.clean(label), worst_of(results, label, eps)
     at = int(np.flatnonzero(clean.sparsity == level)[0])
     return {
@@ -187,9 +171,7 @@ def _returns(results: Results, label: str, level: float, eps: float) -> dict[str
     }
 
 
-def _attacks(
-    results: Results, attacks: Columns, label: str, level: float, eps: float
-) -> dict[str, Any]:
+def _attacks(results: Results, attacks: Columns, label: str, level: float, eps: float) -> Json:
     """Returns every attack with the mean return under it and what it spent."""
     found = {}
     for curve in results.attacked(label, eps):
@@ -206,9 +188,7 @@ def _attacks(
     return found
 
 
-def _certificates(
-    certificates: Columns, label: str, level: float, eps: float
-) -> Iterator[dict[str, Any]]:
+def _certificates(certificates: Columns, label: str, level: float, eps: float) -> Iterator[Json]:
     """Yields every statement, the mean over the agents."""
     rows = (certificates["method"] == label) & (certificates["sparsity"] == level)
     rows &= (certificates["eps"] == eps) & (certificates["bound"] != ATTACK_ROWS)
@@ -226,7 +206,7 @@ def _interval(interval: Interval, at: int) -> dict[str, float | None]:
     return {name: x if math.isfinite(x) else None for name, x in found.items()}
 
 
-def name_of(card: Mapping[str, Any]) -> str:
+def name_of(card: Json) -> str:
     """Returns the name of the file of a card."""
     policy = card["policy"]
     words = [card["run"], policy["label"], f"{policy['sparsity']:g}", f"eps{card['eps']:g}"]
@@ -236,16 +216,16 @@ def name_of(card: Mapping[str, Any]) -> str:
 # --- the page -------------------------------------------------------------------------------------
 
 
-def read_cards(folder: Path) -> list[dict[str, Any]]:
+def read_cards(folder: Path) -> list[Json]:
     """Returns the cards of a folder.
 
     Raises:
         InputError: a file is no card.
     """
-    return [read_card(path) for path in sorted(folder.glob("*.json"))]
+    return [_read_card(path) for path in sorted(folder.glob("*.json"))]
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: Path) -> Json:
     """Returns one card.
 
     Raises:
@@ -267,12 +247,12 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _is_there(path: Path, card: Mapping[str, Any]) -> bool:
+def _is_there(path: Path, card: Json) -> bool:
     """Whether a file holds this card, to rounding."""
-    return path.exists() and _alike(read_card(path), json.loads(json.dumps(card)))
+    return path.exists() and _alike(_read_card(path), json.loads(json.dumps(card)))
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _alike(a: object, b: object) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_alike(a[name], b[name]) for name in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -282,7 +262,7 @@ def _alike(a: Any, b: Any) -> bool:
     return a == b
 
 
-def page(cards: Sequence[Mapping[str, Any]]) -> str:
+def page(cards: Sequence[Json]) -> str:
     """Returns the page of a folder of cards, a table per task, the most robust first."""
     lines = ["# Leaderboard", "", *INTRODUCTION]
     for task in sorted({card["policy"]["task"] for card in cards}):
@@ -315,18 +295,13 @@ HEADER = (
 )
 
 
-def _row(card: Mapping[str, Any]) -> list[str]:
+def _row(card: Json) -> list[str]:
     policy = card["policy"]
     name = policy["label"] if policy["mode"] != "dense" else f"{policy['label']} (dense)"
     words = [plain(x) for x in (name, policy["backend"], card["run"], card["worst_of"]["attack"])]
     numbers = [f"{policy['sparsity']:g}", f"{card['eps']:g}", str(len(card["attacks"]))]
-    return [*words, *numbers, *(_told(card[name]) for name in ("clean", "worst_of"))]
-
-
-def _told(interval: Mapping[str, float | None]) -> str:
-    if interval["low"] is None:
-        return f"{interval['mean']:.0f}"
-    return f"{interval['mean']:.0f} [{interval['low']:.0f}, {interval['high']:.0f}]"
+    returns = [[card[name][x] for x in Interval._fields] for name in ("clean", "worst_of")]
+    return [*words, *numbers, *(interval_text(Interval(*x)) for x in returns)]
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def profiles(scores: Sequence[Scores], rows: Sequence[Row]) -> Chart:
         f"{row.label} at {row.sparsity:g}": np.sort(
             np.concatenate([x.attacked for x in scores if x[1:3] == row[:2]])
         )
-        for row in best_of_methods(rows)
+        for row in _best_of_methods(rows)
     }
     highest = max(float(values[-1]) for values in lines.values())
     grid = np.linspace(0, highest, 200)
@@ -197,7 +197,7 @@ def profiles(scores: Sequence[Scores], rows: Sequence[Row]) -> Chart:
     return Chart("Performance profiles", [facet], "share above", "score under attack")
 
 
-def best_of_methods(rows: Sequence[Row]) -> list[Row]:
+def _best_of_methods(rows: Sequence[Row]) -> list[Row]:
     """Returns a row per method: the best under attack of those that keep the clean score."""
 
     def rank(row: Row) -> tuple[int, bool, float]:
@@ -252,12 +252,7 @@ def _usual_answer(spot: SweetSpot) -> str:
 
 def _cells(row: Row) -> list[str]:
     numbers = [f"{row.sparsity:g}", str(len(row.tasks)), str(row.replicates)]
-    return [plain(row.label), *numbers, _told(row.clean), _told(row.attacked)]
-
-
-def _told(interval: Interval) -> str:
-    mean, low, high = map(float, interval)
-    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return [plain(row.label), *numbers, *(interval_text(x, 3) for x in (row.clean, row.attacked))]
 
 
 def _sections(

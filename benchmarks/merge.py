@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -17,7 +17,14 @@ from benchmarks.report.write import write_report
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
-from benchmarks.runtime.run_folder import SHARDS, Json, RunFolder, checksum, read_json, read_table
+from benchmarks.runtime.run_folder import (
+    SHARDS,
+    Json,
+    RunFolder,
+    check_finished,
+    read_json,
+    read_table,
+)
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages.results import SHARD_AGENTS, Results, finish, read_shard_agents, united
 from jaxprune.devices import check_devices
@@ -58,7 +65,7 @@ def merge(out: Path, paths: Sequence[Path]) -> None:
         InputError: a shard is missing, there twice, of another run, unfinished or damaged; nothing
             is written then.
     """
-    parts = complete_set([read_part(path) for path in paths], out)
+    parts = _complete_set([read_part(path) for path in paths], out)
     first = parts[0].described
     folder = RunFolder(out, first["settings"])
     results = united([load(part) for part in parts], first["settings"]["chunk_seeds"])
@@ -86,21 +93,11 @@ def read_part(path: Path) -> Part:
     described = read_json(path / "experiment.json")
     if "shard" not in described:
         raise InputError(f"{path} is no shard of a run: give folders that --shard wrote")
-    if not described.get("files"):
-        raise InputError(
-            f"shard {path} is not finished: start its command again, it goes on where it was: "
-            f"{described['command']}"
-        )
-    for name, known in described["files"].items():
-        if checksum(path / name) != known:
-            raise InputError(
-                f"{path / name} is missing or damaged: start the shard's command again, it "
-                f"computes what is damaged: {described['command']}"
-            )
+    check_finished(path, described)
     return Part(path, parse_shard(described["shard"]), described)
 
 
-def complete_set(parts: Sequence[Part], out: Path) -> list[Part]:
+def _complete_set(parts: Sequence[Part], out: Path) -> list[Part]:
     """The shards in order.
 
     Raises:
@@ -150,9 +147,9 @@ def load(part: Part) -> Results:
     return Results(tables, policy, masks, {})
 
 
-def _difference(name: str, ours: Any, theirs: Any) -> str:
+def _difference(name: str, ours: object, theirs: object) -> str:
     """Which entries of two descriptions differ, with both values."""
-    if not isinstance(ours, dict):
+    if not isinstance(ours, dict) or not isinstance(theirs, dict):
         return name
     differing = [k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k) != theirs.get(k)]
     return ", ".join(f"{k} ({ours.get(k)} and {theirs.get(k)})" for k in differing)

@@ -20,17 +20,15 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-import pyarrow as pa
 import tyro
-from pyarrow import csv
 from rich.console import Console
 
-from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
-from benchmarks.runtime.tables import markdown_table
+from benchmarks.runtime.tables import markdown_table, write_csv
 from jaxprune import devices
 from jaxprune.attacks import Attack, AttackConfig, check_needs, make_attack
 from jaxprune.devices import Mapped
@@ -111,7 +109,7 @@ def compare(options: Options, policies: dict[str, Policy], command: str, console
     """Both tables, each printed line by line and written when it is whole."""
     parts = [f"`python -m benchmarks.parity {command}`"]
     for name, title, lines in (
-        ("steps", "One step from the same state", steps_table(options)),
+        ("steps", "One step from the same state", _steps_table(options)),
         ("returns", "Returns from the same initial states", returns_table(options, policies)),
     ):
         rows = []
@@ -119,15 +117,13 @@ def compare(options: Options, policies: dict[str, Policy], command: str, console
             rows.append(row)
             console.print(" ".join(f"{key}={value}" for key, value in row.items()))
         if rows:
-            table = pa.Table.from_pylist(rows)
-            write_whole(options.out / f"{name}.csv", partial(csv.write_csv, table))
+            write_csv(options.out / f"{name}.csv", rows)
             cells = [list(map(str, row.values())) for row in rows]
             told = markdown_table(list(rows[0]), cells, left=len(rows[0]))
             parts += [f"## {title}", "\n".join(told)]
     facts = provenance()
     parts.append(f"{facts['device']}, {facts['cores']} cores, {facts['versions']}, {facts['git']}")
-    text = "\n\n".join(parts) + "\n"
-    write_whole(options.out / "report.md", lambda path: path.write_text(text))
+    write_text(options.out / "report.md", "\n\n".join(parts) + "\n")
 
 
 class Visited(NamedTuple):
@@ -141,7 +137,7 @@ class Visited(NamedTuple):
     touching: np.ndarray  # bool, whether anything is in contact
 
 
-def steps_table(options: Options) -> Iterator[dict[str, object]]:
+def _steps_table(options: Options) -> Iterator[dict[str, object]]:
     """One line per task."""
     policies: dict[tuple[str, int], Policy | None] = {}  # versions that show the same share one
     for name in options.envs:
@@ -150,9 +146,9 @@ def steps_table(options: Options) -> Iterator[dict[str, object]]:
         kind = (name.rpartition("-")[0], env.spec.obs_size)
         if kind not in policies:
             policies[kind] = trained(env, options.train_steps)
-        step = step_all(env)
+        step = _step_all(env)
         for solver in solvers(name):
-            there = visit(gymnasium_env(name, solver), env, policies[kind], options.states)
+            there = visit(_gymnasium_env(name, solver), env, policies[kind], options.states)
             here = jax.device_get(step(there.state, there.action.astype(np.float32)))
             labels = {"env": name, "solver in C": solver, "states": options.states}
             yield {**labels, **differences(there, here)}
@@ -178,7 +174,7 @@ def differences(there: Visited, here: Any) -> dict[str, object]:
     }
 
 
-def step_all(env: MujocoEnv) -> Callable[..., Any]:
+def _step_all(env: MujocoEnv) -> Callable[..., Any]:
     """(states, actions) `[N]` -> `TimeStep [N]`."""
 
     def one(state: MujocoState, action: Array):
@@ -238,11 +234,11 @@ def solvers(name: str) -> tuple[str, ...]:
     humanoid.xml asks for 50 sweeps of projected Gauss-Seidel, which stop short of the minimum that
     Newton's method, and ours, reach.
     """
-    own = gymnasium_env(name).unwrapped.model.opt.solver
+    own = _gymnasium_env(name).unwrapped.model.opt.solver
     return (NEWTON,) if own == simulator.mjtSolver.mjSOL_NEWTON else ("the model's", NEWTON)
 
 
-def gymnasium_env(name: str, solver: str = "the model's") -> Any:
+def _gymnasium_env(name: str, solver: str = "the model's") -> Any:
     """Gymnasium's environment, without the notices that v4 is old and so are its XML models."""
     import gymnasium
 
@@ -258,7 +254,7 @@ def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dic
     """One line per policy and attack."""
     env = make_env(f"gym/{options.policy_env}")
     assert isinstance(env, MujocoEnv)
-    make = partial(gymnasium_env, options.policy_env)
+    make = partial(_gymnasium_env, options.policy_env)
     keys = episode_keys(jax.random.key(0), options.episodes)
     eps = env.spec.eps
     for (name, policy), attack in itertools.product(policies.items(), options.attacks):
@@ -266,7 +262,7 @@ def returns_table(options: Options, policies: dict[str, Policy]) -> Iterator[dic
         params = strongest(env, policy, attack, eps, options.episodes, key, settings)
         adversary = make_attack(attack, settings)
         there = play_in_gymnasium(make, env, policy, adversary, params, eps, keys)
-        here = episodes_here(env, policy, adversary, params, options)
+        here = _episodes_here(env, policy, adversary, params, options)
         yield {
             "policy": name,
             "attack": attack,
@@ -291,12 +287,12 @@ def compare_returns(there: np.ndarray, here: np.ndarray) -> dict[str, object]:
     }
 
 
-def episodes_here(
+def _episodes_here(
     env: MujocoEnv, policy: Policy, adversary: Attack, params: PyTree, options: Options
 ) -> Episode:
     """Episodes from the states of Gymnasium's `reset(seed=i)`: `Episode [episodes]`."""
     starts = []
-    there = gymnasium_env(options.policy_env)
+    there = _gymnasium_env(options.policy_env)
     for i in range(options.episodes):
         there.reset(seed=i)
         data = there.unwrapped.data

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     options = read_options(Options, argv, "benchmarks.select", addresses=True)
     check_ranges(options)
     run = load_run(options.run)
-    target = None if options.out is None else target_of(options, run)
+    target = None if options.out is None else _target_of(options, run)
     losses = options.clean_loss, options.attacked_loss
     selection = run.best(*losses, options.method, options.eps, options.seed)
     console = make_console()
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def target_of(options: Options, run: Run) -> Target:
+def _target_of(options: Options, run: Run) -> Target:
     """Returns how to write the file that is asked for.
 
     Raises:
@@ -175,7 +175,7 @@ def _rows(selection: Selection, losses: tuple[float, float]) -> Iterator[list[st
 
 
 def _row(name: str, dense: float, change: Measured, allowed: float) -> list[str]:
-    loss = share_of(change.interval, dense)
+    loss = _share_of(change.interval, dense)
     ends = f"{_percent(loss.low)} .. {_percent(loss.high)}" if loss.available else "too few"
     return [name, f"{dense:.1f}", _percent(loss.mean), ends, f"{100 * allowed:g} %"]
 
@@ -184,7 +184,7 @@ def _percent(share: float) -> str:
     return f"{round(100 * float(share), 1) + 0.0:.1f} %"
 
 
-def share_of(change: Interval, dense: float) -> Interval:
+def _share_of(change: Interval, dense: float) -> Interval:
     """Returns a change as a loss, in shares of the dense return."""
     unit = abs(dense) or 1.0
     return Interval(-change.mean / unit, -change.high / unit, -change.low / unit)
@@ -213,7 +213,7 @@ def warnings(selection: Selection, losses: tuple[float, float]) -> Iterator[str]
         ("clean", choice.dense_clean, choice.clean_change, losses[0]),
         ("attacked", choice.dense_attacked, choice.attacked_change, losses[1]),
     ):
-        loss = share_of(change.interval, float(dense.interval.mean)).mean
+        loss = _share_of(change.interval, float(dense.interval.mean)).mean
         if loss > allowed:
             told = f"a {name} loss of {_percent(loss)}, beyond the limit"
             yield f"warning: judged by the other half, it has {told}"

@@ -12,24 +12,21 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import jax
 import numpy as np
-import pyarrow as pa
 import tyro
-from pyarrow import csv
 from rich.console import Console
 
 from benchmarks.experiment.config import Grid
-from benchmarks.runtime.atomic import write_text, write_whole
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_options
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
-from benchmarks.runtime.tables import markdown_table, terminal_table
+from benchmarks.runtime.tables import markdown_table, terminal_table, write_csv
 from jaxprune import devices
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import BOUNDS, certified_quantile, certified_radius, certify, exact_distance
@@ -158,11 +155,11 @@ def measure(
     """Both tables, each printed and written when it is whole."""
     options.out.mkdir(parents=True, exist_ok=True)
     parts = ["# How tight the certificates are", "", f"`python -m benchmarks.tightness {command}`"]
-    tables = {"states": (STATES, state_rows(options, env, eps, policies))}
+    tables = {"states": (STATES, _state_rows(options, env, eps, policies))}
     if options.exact_states:
-        tables["exact"] = (EXACT, exact_rows(options, env, eps, policies))
+        tables["exact"] = (EXACT, _exact_rows(options, env, eps, policies))
     if options.noise:
-        tables["smoothing"] = (SMOOTHING, smoothing_rows(options, env, policies))
+        tables["smoothing"] = (SMOOTHING, _smoothing_rows(options, env, policies))
     for name, (text, lines) in tables.items():
         rows: list[dict[str, object]] = []
         for row in lines:
@@ -172,8 +169,7 @@ def measure(
         header, cells = list(rows[0]), [[_short(x) for x in row.values()] for row in rows]
         words = [column for column, value in rows[0].items() if isinstance(value, str)]
         console.print(terminal_table(name, header, cells, left=words, wrap=True))
-        columns = pa.Table.from_pylist(rows)
-        write_whole(options.out / f"{name}.csv", partial(csv.write_csv, columns))
+        write_csv(options.out / f"{name}.csv", rows)
         told = text.format(
             eps=eps,
             tv=RADIUS_TV,
@@ -188,8 +184,7 @@ def measure(
         f"Made with {facts['versions']} on {facts['cores']} cores, {facts['device']}.",
         "",
     ]
-    text = "\n".join(parts)
-    write_text(options.out / "report.md", text)
+    write_text(options.out / "report.md", "\n".join(parts))
 
 
 STATES = """\
@@ -208,7 +203,7 @@ The policy with noise N(0, {noise:g}^2) on everything it sees: mean return witho
 and what at least half of the attacked episodes earn, for each radius, with 95 % confidence."""
 
 
-def state_rows(
+def _state_rows(
     options: Options, env: Environment, eps: float, policies: dict[str, Policy]
 ) -> Iterator[dict[str, object]]:
     """A row per policy, sparsity and bound, the attack first."""
@@ -243,7 +238,7 @@ def _where(options: Options, env: Environment, policy: Policy) -> tuple[Masks, n
     return masks, visited(env, policy, masks, options.states, options.episodes, keys[1]), keys[2]
 
 
-def exact_rows(
+def _exact_rows(
     options: Options, env: Environment, eps: float, policies: dict[str, Policy]
 ) -> Iterator[dict[str, object]]:
     """A row per policy and sparsity, at the first of their states."""
@@ -267,7 +262,7 @@ def exact_rows(
             }
 
 
-def smoothing_rows(
+def _smoothing_rows(
     options: Options, env: Environment, policies: dict[str, Policy]
 ) -> Iterator[dict[str, object]]:
     """A row per policy and sparsity."""

@@ -44,13 +44,13 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     * The persistent compilation cache, with no threshold, in the user's cache folder.
 
     Args:
-        cpu_devices: default: `usable_cores()`. Accelerators are not affected.
+        cpu_devices: default: `_usable_cores()`. Accelerators are not affected.
         cache_dir: default: `$JAX_COMPILATION_CACHE_DIR`, else `~/.cache/jaxprune/xla`.
 
     Raises:
         InputError: no such device, a strict switch of JAX's, or no folder for the cache.
     """
-    jax.config.update("jax_num_cpu_devices", cpu_devices or usable_cores())
+    jax.config.update("jax_num_cpu_devices", cpu_devices or _usable_cores())
     jax.config.update("jax_default_matmul_precision", "highest")
     cache = cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or default_cache()
     jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -101,7 +101,7 @@ def check_platform(required: str) -> None:
         )
 
 
-def usable_cores() -> int:
+def _usable_cores() -> int:
     """Cores that this process may run on; all of them where the system does not tell (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -33,45 +33,49 @@ def last_step(state: EnvState, reward: Array, obs: Array) -> tuple[EnvState, Tim
     )
 
 
-class ConstantReward:
-    """One step, reward 1: V = 1."""
-
-    spec = probe_spec("constant_reward", horizon=1, reward_range=(0.0, 1.0))
+class OneState:
+    """A task with one initial state, observed as 0."""
 
     def reset(self, key: Key) -> tuple[EnvState, Array]:
         del key  # there is one initial state
         return EnvState(jnp.zeros(1), jnp.int32(0)), jnp.zeros(1)
+
+
+class TwoStates:
+    """A task with two initial states, observed as -1 or 1."""
+
+    def reset(self, key: Key) -> tuple[EnvState, Array]:
+        obs = random_sign(key)
+        return EnvState(obs, jnp.int32(0)), obs
+
+
+class ConstantReward(OneState):
+    """One step, reward 1: V = 1."""
+
+    spec = probe_spec("constant_reward", horizon=1, reward_range=(0.0, 1.0))
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         del action  # nothing to decide
         return last_step(state, jnp.float32(1.0), jnp.zeros(1))
 
 
-class ObservationReward:
+class ObservationReward(TwoStates):
     """One step, the reward is the observation, -1 or 1: V(x) = x."""
 
     spec = probe_spec("observation_reward", horizon=1, reward_range=(-1.0, 1.0))
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        obs = random_sign(key)
-        return EnvState(obs, jnp.int32(0)), obs
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         del action  # nothing to decide
         return last_step(state, state.physics[0], state.physics)
 
 
-class DelayedReward:
+class DelayedReward(OneState):
     """Observations 0, 1, 2; reward 1 at the second step, which terminates: V(0) = gamma, V(1) = 1.
 
     The terminal observation 2 tells a pre-reset observation from one after the reset.
     """
 
     spec = probe_spec("delayed_reward", horizon=2, reward_range=(0.0, 1.0))
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        del key  # there is one initial state
-        return EnvState(jnp.zeros(1), jnp.int32(0)), jnp.zeros(1)
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         del action  # nothing to decide
@@ -80,30 +84,22 @@ class DelayedReward:
         return EnvState(obs, time), TimeStep(obs, last.astype(jnp.float32), last, jnp.bool_(False))
 
 
-class ContinuousAction:
+class ContinuousAction(TwoStates):
     """One step, observation x is -1 or 1, reward -(a - x / 2)^2: the best action is x / 2."""
 
     spec = probe_spec("continuous_action", horizon=1)
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        obs = random_sign(key)
-        return EnvState(obs, jnp.int32(0)), obs
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         reward = -((action[0] - state.physics[0] / 2) ** 2)
         return last_step(state, reward, state.physics)
 
 
-class DiscreteAction:
+class DiscreteAction(TwoStates):
     """One step, three actions; reward 1 for action 2 at observation 1 and action 0 at -1."""
 
     spec = probe_spec(
         "discrete_action", horizon=1, action_size=3, discrete=True, reward_range=(0.0, 1.0)
     )
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        obs = random_sign(key)
-        return EnvState(obs, jnp.int32(0)), obs
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         reward = (action == state.physics[0].astype(jnp.int32) + 1).astype(jnp.float32)
@@ -199,7 +195,7 @@ WHERE = ("obs", "reward")
 
 
 @dataclass(frozen=True)
-class Breakdown:
+class Breakdown(TwoStates):
     """Observation 1, and reward 1 a step up to a time limit; every other simulator breaks before.
 
     Those whose first observation is -1 do, at step `at`: `broken` takes the place of the reward or
@@ -214,10 +210,6 @@ class Breakdown:
     @property
     def spec(self) -> EnvSpec:
         return probe_spec("breakdown", horizon=self.length, reward_range=(0.0, 1.0))
-
-    def reset(self, key: Key) -> tuple[EnvState, Array]:
-        obs = random_sign(key)
-        return EnvState(obs, jnp.int32(0)), obs
 
     def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
         del action  # nothing to decide

@@ -7,17 +7,16 @@ episodes. Source: the rows name it (Zhang et al. 2020, arXiv 2003.08938; Zhang e
 """
 
 import csv
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.analysis.curves import Results
+from benchmarks.analysis.curves import Curve, Results
 from benchmarks.analysis.worst_case import worst_of
 from benchmarks.runtime.tables import interval_text
-from jaxprune.statistics import Interval
+from jaxprune.devices import take
 
 FILE = Path(__file__).parent / "published_returns.csv"
 # Our adversaries by the published name; "strongest" is the worst of all.
@@ -139,23 +138,17 @@ def _here(results: Results, label: str, attack: str, eps: float | None) -> str:
     """Our figures under the adversaries of a published name, several with their names."""
     if attack == STRONGEST:
         assert eps is not None
-        worst = worst_of(results, label, eps)
-        return f"worst of: {_first(results.interval(worst.curve))}"
-    names = [n for n in OURS[attack] if (label, n, _radius(n, eps)) in results.by_key]
-    texts = [
-        (n, _first(results.interval(results.by_key[label, n, _radius(n, eps)]))) for n in names
-    ]
-    return ", ".join(_named(n, text, OURS[attack]) for n, text in texts)
+        return f"worst of: {_mean(results, worst_of(results, label, eps).curve)}"
+    curves = [results.by_key.get((label, name, _radius(name, eps))) for name in OURS[attack]]
+    named = [(curve.attack, _mean(results, curve)) for curve in curves if curve is not None]
+    several = len(OURS[attack]) > 1
+    return ", ".join(f"{name}: {text}" if several else text for name, text in named)
+
+
+def _mean(results: Results, curve: Curve) -> str:
+    """The mean return of unpruned agents with its interval, in words."""
+    return interval_text(take(results.interval(curve), 0))
 
 
 def _radius(attack: str, eps: float | None) -> float:
     return 0.0 if attack == "none" or eps is None else eps
-
-
-def _named(name: str, text: str, among: Sequence[str]) -> str:
-    return f"{name}: {text}" if len(among) > 1 else text
-
-
-def _first(interval: Interval) -> str:
-    """`[1]` in words."""
-    return interval_text(Interval(*(x[0] for x in interval)))

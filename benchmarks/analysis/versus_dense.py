@@ -22,7 +22,7 @@ from jaxprune.statistics import (
     simultaneous_band,
     student_mean,
 )
-from jaxprune.statistics.choice import Limits, replicates
+from jaxprune.statistics.choice import of_differences, replicates
 from jaxprune.statistics.regret import decompose
 
 
@@ -67,11 +67,6 @@ def _of_halves(results: Results, method: str, eps: float, change: Interval) -> I
         return change
     low, high = (change.mean + 2**0.5 * (end - change.mean) for end in change[1:])
     return Interval(change.mean, low, high)
-
-
-def of_differences(limits: Limits) -> Limits:
-    """Returns what a difference of two returns can be."""
-    return limits[0] - limits[1], limits[1] - limits[0]
 
 
 def improvement(results: Results, method: str, eps: float) -> Interval:

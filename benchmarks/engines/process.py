@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -17,11 +17,11 @@ from benchmarks.report.sinks import Sink
 from benchmarks.runtime.atomic import sweep
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.console import Display
-from benchmarks.runtime.run_folder import CHUNKS, EMPTY, RunFolder
+from benchmarks.runtime.run_folder import CHUNKS, EMPTY, Json, RunFolder
 from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import list_chunks
 from benchmarks.stages.results import finish
-from benchmarks.stages.train import check_orders, read_file
+from benchmarks.stages.train import check_orders
 from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
@@ -50,18 +50,17 @@ def prepared(asked: Experiment, options: RunOptions) -> Ready:
     Raises:
         InputError: it cannot be computed as it was asked for.
     """
-    env = check(asked)
-    file = read_file(asked, env)
+    experiment, env, file = check(asked)
     loaded = None if file is None else file.policy
-    experiment = asked.resolved(env, loaded)
-    design, shard = expand(experiment), find_shard(options, experiment)
-    whole = options.folder(experiment)
+    whole = options.out or experiment.folder()
+    shard = find_shard(options, whole, experiment.seeds, experiment.block_seeds)
+    design = expand(experiment)
     plan = make_plan(design, env, where(whole, shard), shard, file)
     check_orders(design, env, loaded)
     return Ready(asked, design, options, whole, env, loaded, shard, str(plan))
 
 
-def begin(ready: Ready, folder: RunFolder, facts: dict[str, Any], console: Console) -> bool:
+def begin(ready: Ready, folder: RunFolder, facts: Json, console: Console) -> bool:
     """Describes a locked folder, unless it is complete, and removes what is of no use there.
 
     Returns:
@@ -84,7 +83,7 @@ def begin(ready: Ready, folder: RunFolder, facts: dict[str, Any], console: Conso
 def compute(
     ready: Ready,
     folder: RunFolder,
-    facts: dict[str, Any],
+    facts: Json,
     sink: Sink,
     console: Console,
     boundary: Callable[[], None] = lambda: None,

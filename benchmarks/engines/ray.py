@@ -9,7 +9,7 @@ import importlib
 import os
 import platform
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -25,7 +25,7 @@ from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.console import Display, make_console
 from benchmarks.runtime.identity import differences
 from benchmarks.runtime.preemption import Stopping
-from benchmarks.runtime.run_folder import CHUNKS, read_json
+from benchmarks.runtime.run_folder import CHUNKS, Json, read_json
 from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import list_chunks
 from jaxprune import devices
@@ -57,7 +57,7 @@ def check_engine(options: RunOptions) -> None:
         )
 
 
-def run_on_ray(ready: Ready, facts: dict[str, Any], console: Console, stopping: Stopping) -> None:
+def run_on_ray(ready: Ready, facts: Json, console: Console, stopping: Stopping) -> None:
     """Computes an experiment in the tasks of a cluster; its folder is locked.
 
     Raises:
@@ -88,7 +88,7 @@ class _Tasks:
     def __call__(
         self,
         function: Callable[..., Any],
-        arguments: list[tuple[Any, ...]],
+        arguments: Sequence[tuple[object, ...]],
         told: Callable[[int], None] = lambda done: None,
     ) -> list[Any]:
         """What the function returns for all arguments; of the first error its cause is raised."""
@@ -143,7 +143,7 @@ def cluster() -> Iterator[Any]:
 # --- in a worker ----------------------------------------------------------------------------------
 
 
-def begin_task(asked: Experiment, options: RunOptions, facts: dict[str, Any]) -> bool:
+def begin_task(asked: Experiment, options: RunOptions, facts: Json) -> bool:
     """Describes the folder by what this worker is; returns whether something is to be computed."""
     ready = _prepared(asked, options)
     return begin(ready, ready.folder, facts, make_console())
@@ -169,7 +169,7 @@ def block_task(asked: Experiment, options: RunOptions, one: Shard) -> None:
     jax.clear_caches()  # a worker computes many blocks
 
 
-def finish_task(asked: Experiment, options: RunOptions, facts: dict[str, Any]) -> None:
+def finish_task(asked: Experiment, options: RunOptions, facts: Json) -> None:
     """Makes the tables and agents of the chunks; one that was damaged is computed again."""
     ready = _prepared(asked, options)
     compute(ready, ready.folder, facts, NoSink(), make_console())

@@ -165,10 +165,6 @@ class RunOptions:
     dry_run: bool = False
     """Print the plan and stop."""
 
-    def folder(self, experiment: "Experiment") -> Path:
-        """Returns where the results of an experiment go."""
-        return self.out or experiment.folder()
-
     def at(self, folder: Path) -> "RunOptions":
         """Returns the same with a folder that is found from everywhere."""
         return replace(self, out=folder if is_address(folder) else folder.absolute())
@@ -276,7 +272,7 @@ class Experiment:
     def folder(self) -> Path:
         """Returns where the results go by default, which depends on the settings alone."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
-        return Path("results") / f"{task_folder(self.env)}-{digest[:8]}"
+        return Path("results") / f"{_task_folder(self.env)}-{digest[:8]}"
 
     def resolved(self, env: Environment, loaded: Policy | None = None) -> "Experiment":
         """With the task's backend, eps and attacks, and the learner's gamma, in place of defaults.
@@ -380,10 +376,10 @@ def parse_tasks(argv: Sequence[str]) -> list[tuple[Experiment, RunOptions]]:
     if len(set(tasks)) < len(tasks):
         raise InputError(f"env {','.join(tasks)!r} holds a task twice: name each once")
     asked = [(task, *parse([*argv, "--env", task])) for task in tasks]
-    return [(e, replace(o, out=o.out and o.out / task_folder(task))) for task, e, o in asked]
+    return [(e, replace(o, out=o.out and o.out / _task_folder(task))) for task, e, o in asked]
 
 
-def task_folder(task: str) -> str:
+def _task_folder(task: str) -> str:
     """Returns the name of a task as that of one folder, not of one inside another."""
     return task.replace("/", "-")
 

@@ -1,17 +1,18 @@
 """What an experiment expands to: its agents, its cells, its attack cases, its blocks."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 
 from benchmarks.experiment.config import Experiment
+from jaxprune.attacks import Attack, make_attack
 from jaxprune.losses import Hyper
 from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import REGIMES, PPOConfig
-from jaxprune.pruning import find_method, honoured
+from jaxprune.pruning import Method, find_method, honoured
 from jaxprune.types import Key
 
 # Where a curve comes from: unpruned agents, masks of these, an agent per sparsity, or snapshots of
@@ -66,6 +67,13 @@ class Block:
     policies: list[Agent]  # the agents, then their copies that no training made
     cells: list[PlannedCell]  # in the order of the tables
 
+    @property
+    def programs(self) -> list[tuple[str, str]]:
+        """Returns the names of what is compiled to begin and to train each family."""
+        if len(self.families) == 1:
+            return [("init", "train")]
+        return [(f"init {family}", f"train {family}") for family in self.families]
+
 
 @dataclass(frozen=True)
 class Design:
@@ -77,6 +85,9 @@ class Design:
 
     experiment: Experiment
     learner: PPOConfig
+    training: dict[str, Method]  # what the learner can do: nothing, and to prune in training
+    posthoc: list[tuple[str, str]]  # (method, allocation) of the curves of dense agents
+    attacks: dict[str, Attack]
     cases: list[Case]  # in the order of the tables, the first victim's clean run first
     blocks: range  # ids
 
@@ -90,27 +101,32 @@ class Design:
         return self._block(0, range(seeds))
 
     def _block(self, index: int, seeds: range) -> Block:
-        agents, last = list_agents(self.experiment, seeds), max(self.experiment.sparsity_grid)
+        experiment = self.experiment
+        agents, last = _list_agents(experiment, seeds), max(experiment.sparsity_grid)
         trained = [agent for agent in agents if agent.regime != FILE]
         trainings = [a for a in trained if a.mode != TRAJECTORY or a.sparsity == last]
-        policies, cells = list_cells(self.experiment, agents)
+        policies, cells = _list_cells(experiment, agents, self.posthoc)
         families: dict[str, list[Agent]] = {}
         for agent in trainings:
-            families.setdefault(family_of(agent.regime, self.learner), []).append(agent)
+            families.setdefault(_family_of(agent.regime, self.learner), []).append(agent)
         return Block(index, seeds, agents, trainings, families, policies, cells)
 
 
 def expand(experiment: Experiment) -> Design:
     """Returns the design of a resolved experiment."""
+    cases = _list_cases(experiment.attacks, experiment.eps, experiment.victim)
     return Design(
         experiment,
-        learner_config(experiment.ppo),
-        list_cases(experiment),
+        _learner_config(experiment.ppo),
+        {name: find_method(name) for name in ("none", *training_methods(experiment.methods))},
+        posthoc_curves(experiment.methods, experiment.allocations),
+        {case.attack: make_attack(case.attack, experiment.attack) for case in cases},
+        cases,
         range(experiment.seeds // experiment.block_seeds),
     )
 
 
-def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
+def _list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
     """Returns a dense agent per regime and seed, then those that are pruned in training.
 
     Agents of one seed share their key, so pruned and dense ones start from the same weights.
@@ -124,7 +140,7 @@ def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
         (method, allocation, mode)
         for method in training_methods(experiment.methods)
         for allocation in honoured_by(method, experiment.allocations)
-        for mode in modes_of(method, experiment.modes)
+        for mode in _modes_of(method, experiment.modes)
     ]
     if NARROW in experiment.controls:
         curves.append((NARROW, "none", ENDPOINT))
@@ -134,21 +150,16 @@ def list_agents(experiment: Experiment, seeds: range) -> list[Agent]:
     return found
 
 
-def list_cells(
-    experiment: Experiment, agents: list[Agent]
+def _list_cells(
+    experiment: Experiment, agents: list[Agent], posthoc: Sequence[tuple[str, str]]
 ) -> tuple[list[Agent], list[PlannedCell]]:
     """Returns all policies and all cells, these in the order in which methods were asked for."""
     policies = list(agents)
     cells = [PlannedCell(agent, i, agent.mode == DENSE) for i, agent in enumerate(agents)]
     unpruned = [(i, agent) for i, agent in enumerate(agents) if agent.mode == DENSE]
-    curves = [
-        (method, allocation)
-        for method in posthoc_methods(experiment.methods)
-        for allocation in honoured_by(method, experiment.allocations)
-    ]
-    curves += [(control, "none") for control in COPIES if control in experiment.controls]
+    copies = [(control, "none") for control in COPIES if control in experiment.controls]
     grid = experiment.sparsity_grid
-    for curve, (index, dense), level in itertools.product(curves, unpruned, grid):
+    for curve, (index, dense), level in itertools.product([*posthoc, *copies], unpruned, grid):
         about = Agent(dense.seed, dense.regime, *curve, AFTER, level)
         if about.method in COPIES:
             cells.append(PlannedCell(about, len(policies), nested=False))
@@ -160,14 +171,15 @@ def list_cells(
     return policies, [cells[i] for i in sorted(range(len(cells)), key=place.__getitem__)]
 
 
-def list_cases(experiment: Experiment) -> list[Case]:
+def _list_cases(
+    attacks: Sequence[str], radii: Sequence[float], victims: Sequence[str]
+) -> list[Case]:
     """Returns every attack at every radius on every victim; a clean run has eps 0."""
-    names = dict.fromkeys(["none", *experiment.attacks])
     return [
         Case(name, eps, victim)
-        for victim in experiment.victim
-        for name in names
-        for eps in ([0.0] if name == "none" else dict.fromkeys(experiment.eps))
+        for victim in victims
+        for name in dict.fromkeys(["none", *attacks])
+        for eps in ([0.0] if name == "none" else dict.fromkeys(radii))
     ]
 
 
@@ -176,9 +188,14 @@ def training_methods(methods: Sequence[str]) -> list[str]:
     return [name for name in methods if find_method(name).schedule]
 
 
-def posthoc_methods(methods: Sequence[str]) -> list[str]:
-    """Returns the methods that prune a trained policy."""
-    return [name for name in methods if not find_method(name).schedule and name != "none"]
+def posthoc_curves(methods: Sequence[str], allocations: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns (method, allocation) of the methods that prune a trained policy."""
+    return [
+        (method, allocation)
+        for method in methods
+        if not find_method(method).schedule and method != "none"
+        for allocation in honoured_by(method, allocations)
+    ]
 
 
 def regimes(experiment: Experiment) -> list[str]:
@@ -195,20 +212,20 @@ def honoured_by(method: str, allocations: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(honoured(chosen, name) for name in allocations))
 
 
-def modes_of(method: str, modes: Sequence[str]) -> list[str]:
+def _modes_of(method: str, modes: Sequence[str]) -> list[str]:
     """Returns the modes that make sense: what is pruned before training passes through no
     sparsity.
     """
     return [ENDPOINT] if find_method(method).schedule == "at_start" else list(modes)
 
 
-def learner_config(config: PPOConfig) -> PPOConfig:
+def _learner_config(config: PPOConfig) -> PPOConfig:
     """Returns the learner, its iterations rounded up to a multiple of the calls of training."""
     calls = min(TRAINING_CALLS, config.iterations)
     return replace(config, steps=-(-config.iterations // calls) * calls * config.batch)
 
 
-def family_of(regime: str, config: PPOConfig) -> str:
+def _family_of(regime: str, config: PPOConfig) -> str:
     """Returns the first regime that is the same program."""
     adds = REGIMES[regime].adds(config)
     return next(
@@ -243,10 +260,3 @@ def key_for(seed: int, purpose: int, index: int = 0) -> Key:
         index: of the item.
     """
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
-
-
-def training_programs(families: Collection[str]) -> list[tuple[str, str]]:
-    """Returns the names of what is compiled to begin and to train each family of regimes."""
-    if len(families) == 1:
-        return [("init", "train")]
-    return [(f"init {family}", f"train {family}") for family in families]

@@ -7,15 +7,16 @@ Arrays whose sizes follow from the settings, without what XLA needs beside them 
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import NamedTuple
 
 import jax
 
 from benchmarks.experiment.design import Block, Design
-from jaxprune.attacks import AttackConfig, facts_of, make_attack
+from jaxprune.attacks import Attack, AttackConfig, facts_of
 from jaxprune.devices import lane_width
 from jaxprune.envs import EnvSpec
+from jaxprune.ppo import PPOConfig
 from jaxprune.queue import queue_width
 from jaxprune.validation import InputError
 
@@ -54,9 +55,9 @@ def needs(design: Design, spec: EnvSpec, seeds: int) -> list[Need]:
     """
     counts = _counts(design, seeds)
     found = [
-        *_of_training(design, spec, counts),
+        *_of_training(design.learner, design.experiment.lanes, spec, counts),
         *_of_cells(design, spec, counts),
-        *_of_attacks(design.experiment.attack, {c.attack for c in design.cases}, spec, counts),
+        *_of_attacks(design.attacks, design.experiment.attack, spec, counts),
     ]
     return [need for need in found if need.bytes]
 
@@ -76,10 +77,11 @@ def _counts(design: Design, seeds: int) -> _Counts:
     )
 
 
-def _of_training(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
-    config, agents = design.learner, counts.agents
-    weights, leaves = network_size(config.hidden, spec), len(config.hidden) + 1
-    width = lane_width(config.num_envs, max(agents, 1), design.experiment.lanes)
+def _of_training(
+    config: PPOConfig, lanes: int | None, spec: EnvSpec, counts: _Counts
+) -> Iterator[Need]:
+    agents, weights = counts.agents, network_size(config.hidden, spec)
+    leaves, width = len(config.hidden) + 1, lane_width(config.num_envs, max(agents, 1), lanes)
     at_a_time = len(jax.local_devices()) * width
     yield Need(
         f"networks of {weights:,} parameters",
@@ -105,8 +107,7 @@ def _of_cells(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
     experiment, episodes = design.experiment, design.experiment.episodes
     weights, cells = network_size(design.learner.hidden, spec), counts.cells
     kept = spec.horizon if spec.discrete else experiment.states // episodes + 1
-    attacks = [make_attack(case.attack, experiment.attack) for case in design.cases]
-    chooses = any(attack.members(spec) > 1 for attack in attacks)
+    chooses = any(attack.members(spec) > 1 for attack in design.attacks.values())
     chosen = max(experiment.attack.selection.rounds) if chooses else 0
     played = max(episodes, chosen)  # of a cell, in a call
     lanes = len(jax.local_devices()) * queue_width(cells * played, experiment.lanes)
@@ -137,12 +138,12 @@ def _of_cells(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
 
 
 def _of_attacks(
-    config: AttackConfig, names: Collection[str], spec: EnvSpec, counts: _Counts
+    attacks: Mapping[str, Attack], config: AttackConfig, spec: EnvSpec, counts: _Counts
 ) -> Iterator[Need]:
-    attacks, devices = [make_attack(name, config) for name in names], len(jax.local_devices())
-    points = max(attack.cost.queries for attack in attacks)
-    members = max(attack.members(spec) for attack in attacks)
-    data = max(learning_data(name, config) for name in names)
+    devices = len(jax.local_devices())
+    points = max(attack.cost.queries for attack in attacks.values())
+    members = max(attack.members(spec) for attack in attacks.values())
+    data = max(_learning_data(name, config) for name in attacks)
     yield Need(
         f"{points:,} points that an attack asks at",
         "fewer --search.queries or --mad.restarts",
@@ -176,7 +177,7 @@ def network_size(hidden: Sequence[int], spec: EnvSpec) -> int:
     )
 
 
-def learning_data(attack: str, config: AttackConfig) -> int:
+def _learning_data(attack: str, config: AttackConfig) -> int:
     """Steps that the learner of an attack holds at a time, for one victim."""
     learns = facts_of(attack).learns
     held = {

@@ -2,16 +2,17 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from benchmarks.experiment.design import Case, Design, training_programs
+from benchmarks.experiment.config import Experiment
+from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
-from jaxprune.attacks import Attack, AttackConfig, facts_of, make_attack
+from jaxprune.attacks import Attack, facts_of
 from jaxprune.devices import LANES
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io import PolicyFile
@@ -50,17 +51,15 @@ BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, 
 TYPICAL = 1 / 3
 
 
-def learned(
-    cases: Sequence[Case], config: AttackConfig, cells: int, spec: EnvSpec
-) -> tuple[int, int]:
-    """Env steps that adversaries are trained on, and episodes on which their members are chosen."""
-    attacks = {case.attack: make_attack(case.attack, config) for case in cases}
+def learned(design: Design, spec: EnvSpec) -> tuple[int, int]:
+    """Returns env steps of adversaries in training, and episodes that choose members, per cell."""
+    attacks = design.attacks
     prepared = dict.fromkeys(
-        (name, victim, eps if attacks[name].per_eps else None) for name, eps, victim in cases
+        (name, victim, eps if attacks[name].per_eps else None) for name, eps, victim in design.cases
     )
     steps = sum(learning_steps(attacks[name], spec) for name, *_ in prepared)
-    played = sum(config.selection.played(attacks[case.attack].members(spec)) for case in cases)
-    return cells * steps, cells * played
+    played = design.experiment.attack.selection.played
+    return steps, sum(played(attacks[case.attack].members(spec)) for case in design.cases)
 
 
 def learning_steps(attack: Attack, spec: EnvSpec) -> int:
@@ -68,39 +67,30 @@ def learning_steps(attack: Attack, spec: EnvSpec) -> int:
     return attack.cost.env_steps + round(attack.cost.trials * TYPICAL * spec.horizon)
 
 
-def attacking(
-    cases: Sequence[Case],
-    config: AttackConfig,
-    weights: int,
-    cells: int,
-    episodes: int,
-    spec: EnvSpec,
-) -> tuple[float, float]:
-    """Env steps that attacks simulate, and floating-point operations that they ask and learn by.
+def attacking(design: Design, weights: int, spec: EnvSpec) -> tuple[float, float]:
+    """Returns env steps that attacks simulate, and operations that they ask and learn by, per cell.
 
     Args:
-        cases: of the experiment.
-        config: of the attacks.
+        design: of the experiment.
         weights: of a victim's networks.
-        cells: how many are attacked.
-        episodes: of each that are reported.
         spec: of the task.
     """
+    config = design.experiment.attack
     simulated = flops = 0.0
-    for case in cases:
-        attack = make_attack(case.attack, config)
+    for case in design.cases:
+        attack = design.attacks[case.attack]
         chosen = config.selection.played(attack.members(spec)) + attack.cost.trials
-        played = cells * (episodes + chosen) * TYPICAL * spec.horizon
+        played = (design.experiment.episodes + chosen) * TYPICAL * spec.horizon
         simulated += played * attack.cost.simulated
         flops += played * weights * (attack.cost.queries + 3 * attack.cost.gradients)
         learns = facts_of(case.attack).learns
         if learns is not None:
             passes = getattr(getattr(config, learns.section), learns.passes)
-            flops += cells * attack.cost.env_steps * passes * 6 * weights
+            flops += attack.cost.env_steps * passes * 6 * weights
     return simulated, flops
 
 
-def check_seconds(seconds: float) -> None:
+def _check_seconds(seconds: float) -> None:
     """Raises `InputError` for a run that nobody waits for, on devices as fast as these may be."""
     parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
     if seconds > MOST_YEARS * YEAR * parallel:
@@ -112,14 +102,23 @@ def check_seconds(seconds: float) -> None:
         )
 
 
-class Plan(NamedTuple):
-    """Amounts of work; the estimates are rough."""
+class Amounts(NamedTuple):
+    """Counts the work of a process."""
 
     agents: int
     cells: int
     training_steps: int
-    learning_steps: int
-    episodes: int
+    learning_steps: int  # of adversaries
+    choosing: int  # episodes that choose their members
+    episodes: int  # that are reported
+    simulated: float  # env steps by attacks that look ahead
+    flops: float  # of learners, attacks and their queries
+
+
+class Plan(NamedTuple):
+    """Amounts of work; the estimates are rough."""
+
+    amounts: Amounts
     programs: tuple[str, ...]
     seconds: float
     gib: float
@@ -149,54 +148,85 @@ def make_plan(
     Raises:
         InputError: more than the memory of this machine, or than anybody waits for.
     """
-    experiment, config, attacks = design.experiment, design.learner, design.cases
-    blocks, spec = len(blocks_of(design.blocks, shard)), env.spec
-    memory = needs(design, spec, blocks * experiment.block_seeds)
+    blocks = len(blocks_of(design.blocks, shard))
+    memory = needs(design, env.spec, blocks * design.experiment.block_seeds)
     check_memory(memory)
-    block = design.block(0)
+    weights = network_size(design.learner.hidden, env.spec)
+    amounts = _amounts(design, env.spec, blocks, weights)
+    programs = _programs(design.block(0), design.attacks)
+    seconds = _seconds(env.spec, amounts, len(programs))
+    _check_seconds(seconds)
+    gib = BASE_GIB[env.spec.backend] + sum(need.bytes for need in memory) / 2**30
+    lines = [
+        *_work(design.experiment, env.spec, design.attacks, amounts, file),
+        f"compile   {len(programs)} programs: {', '.join(programs)}",
+        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {jax.local_device_count()} "
+        f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
+        f"chunks    {blocks} blocks of {design.experiment.block_seeds} seeds (shard {shard})",
+        f"results   {folder}",
+    ]
+    return Plan(amounts, programs, seconds, gib, "\n".join(lines))
+
+
+def _amounts(design: Design, spec: EnvSpec, blocks: int, weights: int) -> Amounts:
+    config, block = design.learner, design.block(0)
     agents, cells = blocks * len(block.trainings), blocks * len(block.cells)
-    training = agents > 0
-    steps = agents * config.iterations * config.batch if training else 0
-    episodes = cells * len(attacks) * experiment.episodes
-    learning, choosing = learned(attacks, experiment.attack, cells, spec)
-    programs = (*itertools.chain(*training_programs(block.families)), "evaluate")
-    programs += tuple(
-        name
-        for name in dict.fromkeys(case.attack for case in attacks)
-        if make_attack(name, experiment.attack).cost.learns
+    steps, episodes = agents * config.iterations * config.batch, cells * design.experiment.episodes
+    learning, choosing = (cells * each for each in learned(design, spec))
+    simulated, flops = (cells * each for each in attacking(design, weights, spec))
+    flops += steps * config.epochs * 6 * weights
+    return Amounts(
+        agents, cells, steps, learning, choosing, len(design.cases) * episodes, simulated, flops
     )
+
+
+def _programs(block: Block, attacks: Mapping[str, Attack]) -> tuple[str, ...]:
+    """Returns the names of what is compiled ahead."""
+    learners = [name for name, attack in attacks.items() if attack.cost.learns]
+    return (*itertools.chain(*block.programs), "evaluate", *learners)
+
+
+def _seconds(spec: EnvSpec, amounts: Amounts, programs: int) -> float:
+    """Returns an estimate of the whole run: compiling, then stepping or computing."""
     devices = len(jax.local_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
-    compiling = COMPILE_SECONDS[spec.backend] * len(programs) / 2
-    played = (episodes + choosing) * TYPICAL * spec.horizon
-    weights = network_size(config.hidden, spec)
-    simulated, flops = attacking(
-        attacks, experiment.attack, weights, cells, experiment.episodes, spec
-    )
-    flops += steps * config.epochs * 6 * weights
-    moved = (steps + learning + played + simulated) / rate
-    seconds = compiling + max(moved, flops / FLOPS_PER_SECOND / devices)
-    check_seconds(seconds)
-    gib = BASE_GIB[spec.backend] + sum(need.bytes for need in memory) / 2**30
-    lines = [
-        f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}",
-        f"train     {agents} agents ({', '.join(experiment.regimes)}), {steps:,} env steps"
-        if training
-        else "train     nothing",
-        *([] if file is None else [f"policy    {experiment.policy}: {file}"]),
+    played = (amounts.episodes + amounts.choosing) * TYPICAL * spec.horizon
+    moved = amounts.training_steps + amounts.learning_steps + played + amounts.simulated
+    compiling = COMPILE_SECONDS[spec.backend] * programs / 2
+    return compiling + max(moved / rate, amounts.flops / FLOPS_PER_SECOND / devices)
+
+
+def _work(
+    experiment: Experiment,
+    spec: EnvSpec,
+    attacks: Iterable[str],
+    amounts: Amounts,
+    file: PolicyFile | None,
+) -> Iterator[str]:
+    """Yields what is done, stage by stage."""
+    yield f"task      {spec.name} on {spec.backend}, eps {', '.join(map(str, experiment.eps))}"
+    if amounts.agents:
+        yield (
+            f"train     {amounts.agents} agents ({', '.join(experiment.regimes)}), "
+            f"{amounts.training_steps:,} env steps"
+        )
+    else:
+        yield "train     nothing"
+    if file is not None:
+        yield f"policy    {experiment.policy}: {file}"
+    yield (
         f"prune     {', '.join(experiment.methods)} ({', '.join(experiment.allocations)}) at "
-        f"{len(experiment.sparsity_grid)} sparsities: {cells} cells",
-        f"attack    {', '.join(dict.fromkeys(case.attack for case in attacks))} "
-        f"({', '.join(experiment.victim)}): {episodes:,} episodes, at most "
-        f"{episodes * spec.horizon:,} env steps",
-        f"learn     {learning:,} env steps of adversaries, chosen on {choosing:,} episodes"
-        if learning
-        else "learn     no adversary",
-        f"compile   {len(programs)} programs: {', '.join(programs)}",
-        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {devices} "
-        f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
-        f"chunks    {blocks} blocks of {experiment.block_seeds} seeds (shard {shard})",
-        f"results   {folder}",
-    ]
-    return Plan(agents, cells, steps, learning, episodes, programs, seconds, gib, "\n".join(lines))
+        f"{len(experiment.sparsity_grid)} sparsities: {amounts.cells} cells"
+    )
+    yield (
+        f"attack    {', '.join(attacks)} ({', '.join(experiment.victim)}): "
+        f"{amounts.episodes:,} episodes, at most {amounts.episodes * spec.horizon:,} env steps"
+    )
+    if amounts.learning_steps:
+        yield (
+            f"learn     {amounts.learning_steps:,} env steps of adversaries, chosen on "
+            f"{amounts.choosing:,} episodes"
+        )
+    else:
+        yield "learn     no adversary"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.experiment.config import Experiment, RunOptions
+from benchmarks.experiment.config import RunOptions
 from benchmarks.runtime.run_folder import SHARDS
 from jaxprune.validation import InputError
 
@@ -45,12 +45,23 @@ ALONE = Shard()
 
 
 def find_shard(
-    options: RunOptions, experiment: Experiment, environment: Mapping[str, str] = os.environ
+    options: RunOptions,
+    folder: Path,
+    seeds: int,
+    size: int,
+    environment: Mapping[str, str] = os.environ,
 ) -> Shard:
     """Returns the shard of this process: as its command line, scheduler or launcher says.
 
     Processes share nothing but the folder of the results. None of them joins `jax.distributed`,
     whose processes have to end together, while shards take different times.
+
+    Args:
+        options: of the command line.
+        folder: of the run.
+        seeds: of the run.
+        size: seeds of a block.
+        environment: variables of the process.
 
     Raises:
         InputError: a malformed shard, no scheduler or launcher, more shards than blocks, or a
@@ -70,14 +81,14 @@ def find_shard(
         shard = shard_of_scheduler(environment, asked.removeprefix(AUTO).removeprefix("/"))
     else:
         shard = parse_shard(asked)
-    blocks = experiment.seeds // experiment.block_seeds
+    blocks = seeds // size
     if shard.count > blocks:
         raise InputError(
-            f"shard {shard} needs {shard.count} blocks of seeds, and {experiment.seeds} seeds in "
-            f"chunks of {experiment.block_seeds} are {blocks}: give every shard a --chunk-seeds "
-            f"of {max(experiment.seeds // shard.count, 1)} or less, more --seeds, or fewer shards"
+            f"shard {shard} needs {shard.count} blocks of seeds, and {seeds} seeds in "
+            f"chunks of {size} are {blocks}: give every shard a --chunk-seeds "
+            f"of {max(seeds // shard.count, 1)} or less, more --seeds, or fewer shards"
         )
-    check_partition(options.folder(experiment), shard)
+    check_partition(folder, shard)
     return shard
 
 

@@ -2,6 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
 
 from benchmarks.experiment.config import CONTROLS, MODES, Experiment
 from benchmarks.experiment.design import hyper_of
@@ -9,76 +14,125 @@ from benchmarks.experiment.tuned import tuned
 from jaxprune.attacks import ATTACKS, find_attack
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import Environment, default_backend, find_env, make_env
-from jaxprune.evaluation.episodes import VICTIMS
+from jaxprune.evaluation.episodes import VICTIMS, check_evaluation
+from jaxprune.policy_io import PolicyFile, read_policy_file
 from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
 from jaxprune.pruning.schedules import window_iterations
 from jaxprune.validation import InputError, check_ranges, lookup
 
 
-def check(experiment: Experiment) -> Environment:
-    """The task of a valid experiment.
+class Checked(NamedTuple):
+    """A valid experiment, and what was read to check it; nothing is computed yet."""
+
+    experiment: Experiment  # resolved
+    env: Environment
+    file: PolicyFile | None  # of `--policy`, on the host
+
+
+def check(asked: Experiment) -> Checked:
+    """Returns an experiment as it will be computed.
 
     Raises:
-        InputError: the first setting that no run could honour; nothing has been computed.
+        InputError: the first setting that no run could honour, or a policy file that does not fit.
     """
-    check_ranges(experiment)
+    _check_names(asked)
+    check_ranges(asked)
+    asked.attack.check()
+    asked.ppo.check()
+    window_iterations(asked.ppo.iterations, asked.prune_window)
+    _check_victims(asked.victim)
+    _check_attacks(asked.attacks)
+    _check_bounds(asked.bounds, asked.episodes)
+    _check_sweep(asked.eps_sweep, asked.eps)
+    _check_policy_options(asked.policy, asked.policy_stats, asked.policy_activation)
+    env = make_env(asked.env, asked.backend or default_backend(asked.env))
+    _check_regimes(asked, env.spec.eps)
+    file = read_file(asked, env)
+    experiment = asked.resolved(env, None if file is None else file.policy)
+    _check_chunks(experiment.block_seeds, experiment.seeds, experiment.policy)
+    _check_folds(experiment.seeds, experiment.episodes)
+    check_ranges(experiment)  # a sweep multiplies eps
+    return Checked(experiment, env, file)
+
+
+def read_file(experiment: Experiment, env: Environment) -> PolicyFile | None:
+    """Returns the policy of `--policy`, on the host; None if the experiment starts from nothing.
+
+    Raises:
+        InputError: the files hold no policy, or one that does not fit the task.
+    """
+    if experiment.policy is None:
+        return None
+    file = read_policy_file(
+        experiment.policy, experiment.policy_stats, experiment.policy_activation
+    )
+    for eps in experiment.eps or (env.spec.eps,):
+        check_evaluation(env, file.policy, eps)
+    return file._replace(policy=jax.tree.map(np.asarray, file.policy))
+
+
+def _check_names(experiment: Experiment) -> None:
+    """Raises `InputError` for a name that no family has."""
     find_env(experiment.env)
     for name in experiment.methods:
         find_method(name)
+    for name in set(experiment.attacks) - {"all"}:
+        find_attack(name)
     families = {
         "allocation": (experiment.allocations, ALLOCATIONS),
         "mode": (experiment.modes, MODES),
         "regime": (experiment.regimes, REGIMES),
         "control": (experiment.controls, CONTROLS),
+        "bound": (experiment.bounds, BOUNDS),
+        "victim": (experiment.victim, VICTIMS),
     }
     for kind, (names, family) in families.items():
         for name in names:
             lookup(dict.fromkeys(family), name, kind)
-    for name in set(experiment.attacks) - {"all"}:
-        find_attack(name)
-    experiment.attack.check()
-    for name in experiment.bounds:
-        lookup(BOUNDS, name, "bound")
-    for name in experiment.victim:
-        lookup(VICTIMS, name, "victim")
-    twice = [name for name in dict.fromkeys(experiment.victim) if experiment.victim.count(name) > 1]
+
+
+def _check_victims(names: Sequence[str]) -> None:
+    """Raises `InputError` for a victim that is there twice: the order of the others counts."""
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InputError(
-            f"victim {','.join(experiment.victim)!r} holds {twice[0]!r} more than once: name each "
+            f"victim {','.join(names)!r} holds {twice[0]!r} more than once: name each "
             "once, the one that the report is about first"
         )
-    local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
-    if local and experiment.episodes < 2:
+
+
+def _check_attacks(names: Sequence[str]) -> None:
+    """Raises `InputError` where there is no adversary."""
+    if not set(names) - {"none"}:
         raise InputError(
-            f"episodes {experiment.episodes} is below 2, too few for what bound {local[0]!r} says "
-            "about the return: give at least 2, or global --bounds only"
-        )
-    if not set(experiment.attacks) - {"none"}:
-        raise InputError(
-            f"attacks {','.join(experiment.attacks)!r} hold no adversary: choose from "
+            f"attacks {','.join(names)!r} hold no adversary: choose from "
             f"{', '.join(name for name in ATTACKS if name != 'none')}; the clean run is always made"
         )
-    _check_sweep(experiment.eps_sweep, experiment.eps)
-    experiment.ppo.check()
-    window_iterations(experiment.ppo.iterations, experiment.prune_window)
-    if experiment.policy_stats is not None and experiment.policy is None:
+
+
+def _check_bounds(names: Sequence[str], episodes: int) -> None:
+    """Raises `InputError` for local bounds of a single episode."""
+    local = [name for name in names if BOUNDS[name].scope == "local"]
+    if local and episodes < 2:
         raise InputError(
-            f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
+            f"episodes {episodes} is below 2, too few for what bound {local[0]!r} says "
+            "about the return: give at least 2, or global --bounds only"
+        )
+
+
+def _check_policy_options(policy: Path | None, stats: Path | None, activation: str | None) -> None:
+    """Raises `InputError` for options of a policy file without the file."""
+    if policy is None and stats is not None:
+        raise InputError(
+            f"policy statistics {stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
         )
-    if experiment.policy_activation is not None and experiment.policy is None:
+    if policy is None and activation is not None:
         raise InputError(
-            f"policy activation {experiment.policy_activation!r} belongs to no policy: name it "
+            f"policy activation {activation!r} belongs to no policy: name it "
             "with --policy, or give --activation for the one that is trained"
         )
-    env = make_env(experiment.env, experiment.backend or default_backend(experiment.env))
-    _check_regimes(experiment, env.spec.eps)
-    resolved = experiment.resolved(env)
-    _check_chunks(resolved)
-    _check_folds(resolved.seeds, resolved.episodes)
-    check_ranges(resolved)  # a sweep multiplies eps
-    return env
 
 
 def _check_folds(seeds: int, episodes: int) -> None:
@@ -95,10 +149,9 @@ def _check_folds(seeds: int, episodes: int) -> None:
         )
 
 
-def _check_chunks(experiment: Experiment) -> None:
+def _check_chunks(size: int, seeds: int, policy: Path | None) -> None:
     """Raises `InputError` for blocks of seeds of different sizes; they share their programs."""
-    size, seeds = experiment.block_seeds, experiment.seeds
-    if size != seeds and experiment.policy is not None:
+    if size != seeds and policy is not None:
         raise InputError(
             f"chunk_seeds {size} would split {seeds} seeds that are compared with one policy file: "
             "leave it out"

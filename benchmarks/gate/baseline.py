@@ -23,7 +23,14 @@ from benchmarks.analysis.curves import Columns, collect, labelled, victims
 from benchmarks.experiment.config import Experiment
 from benchmarks.gate.pairing import QUANTITIES, Recorded
 from benchmarks.runtime.atomic import write_text, write_whole
-from benchmarks.runtime.run_folder import Json, checksum, read_json, read_table, values_of
+from benchmarks.runtime.run_folder import (
+    Json,
+    check_finished,
+    checksum,
+    read_json,
+    read_table,
+    values_of,
+)
 from jaxprune.policy_io.addresses import in_memory
 from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.validation import InputError
@@ -121,16 +128,8 @@ def _check_finished(path: Path, described: Json) -> None:
     shard = described.get("shard", "0/1")
     if shard != "0/1":
         raise InputError(f"{path} is shard {shard} of a run: unite it first (benchmarks.merge)")
-    if "shard" in described and not described.get("files"):
-        raise InputError(
-            f"{path} is not finished: start its command again, it goes on where it was: "
-            f"{described.get('command')}"
-        )
-    for name, known in described.get("files", {}).items():
-        if name.endswith(".parquet") and checksum(path / name) != known:
-            raise InputError(
-                f"{path}/{name} is missing, or not what the run wrote: start its command again"
-            )
+    if "shard" in described:
+        check_finished(path, described, ".parquet")
 
 
 def _settings(path: Path, described: Json) -> Json:

@@ -75,7 +75,7 @@ def pairs(baseline: Recorded, run: Recorded) -> Iterator[Pair]:
     area over eps where there are several radii; then the certificates.
     """
     methods = list(dict.fromkeys(method for method, _, _ in baseline.results.by_key))
-    alike = {method: same_policies(baseline, run, method) for method in methods}
+    alike = {method: _same_policies(baseline, run, method) for method in methods}
     yield from _victim_pairs(baseline.results, run.results, alike)
     for ours, theirs in zip(baseline.others, run.others, strict=True):
         for pair in _victim_pairs(ours, theirs, alike):
@@ -84,7 +84,7 @@ def pairs(baseline: Recorded, run: Recorded) -> Iterator[Pair]:
         yield from _certificate_pairs(baseline, run, method, alike[method])
 
 
-def same_policies(baseline: Recorded, run: Recorded, method: str) -> bool:
+def _same_policies(baseline: Recorded, run: Recorded, method: str) -> bool:
     """Whether all cells of a method hold the same policies in both runs.
 
     A bound on D is a function of the weights, and so are returns of clean episodes that are not all

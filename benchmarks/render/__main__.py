@@ -101,7 +101,7 @@ def film(folder: RunFolder, console: Console) -> None:
     stride = max(1, round(FRAME_SECONDS / env.dt))
     pictures = drawn(env.mj_model, np.stack([motion.qpos[::stride] for motion in motions]))
     captions = [scene.caption for scene in scenes]
-    frames = side_by_side(pictures, captions, [motion.ended[::stride] for motion in motions])
+    frames = _side_by_side(pictures, captions, [motion.ended[::stride] for motion in motions])
     content = encoded(frames, stride * env.dt)
     write_whole(folder.path / GIF, lambda partial: partial.write_bytes(content))
     write_report(folder, Console(quiet=True))
@@ -264,7 +264,7 @@ def _draw_with(gl: str, folder: Path) -> str | None:
     return ([*done.stderr.strip().splitlines(), f"ended with status {done.returncode}"])[-2:][0]
 
 
-def side_by_side(
+def _side_by_side(
     pictures: np.ndarray, captions: Sequence[str], ended: Sequence[np.ndarray]
 ) -> list[Image.Image]:
     """One picture per frame: the scenes in a row, each with its caption below."""

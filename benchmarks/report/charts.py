@@ -137,7 +137,7 @@ def measured(
     return Trace(name, 100 * sparsity, mean, colour, dash, *line.edges, dots)
 
 
-def every_agent(sparsity: np.ndarray, line: Line, name: str, colour: str, dash: str) -> Trace:
+def _every_agent(sparsity: np.ndarray, line: Line, name: str, colour: str, dash: str) -> Trace:
     """Returns a line as a trace with its agents as dots and their range."""
     trace = measured(sparsity, line, name, colour, dash)
     if len(line.seeds) == 1:
@@ -171,7 +171,7 @@ def returns(contents: Contents) -> Chart:
 def _main(contents: Contents, panel: Panel) -> Facet:
     """Three lines, what 5 % less than the dense clean return is, and how sparse that allows."""
     traces = [
-        every_agent(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
+        _every_agent(panel.levels, line, name, *MAIN.get(name, (RED, "solid")))
         for name, line in panel.main.items()
     ]
     title, share = name_of(contents, panel), 0.0
@@ -230,7 +230,7 @@ def certificates(contents: Contents) -> Chart:
 
     def facet(panel: Panel) -> Facet:
         traces = _between(panel)
-        for i, bound in enumerate(panel.bounds):
+        for i, bound in enumerate(panel.proved.bounds):
             local, monotone = bound.scope == "local", bound.monotone and panel.nested
             words = f"{'' if monotone else 'not '}monotone{', visited states' if local else ''}"
             dash = "solid" if monotone else "dashdot" if local else "dashed"
@@ -256,7 +256,7 @@ def _positive(sparsity: np.ndarray, values: np.ndarray, name: str, colour: str, 
 
 def _between(panel: Panel) -> list[Trace]:
     """The area from the strongest attack up to the tightest bound that holds everywhere."""
-    bounds = [b.values.mean(0) for b in panel.bounds if b.scope == "global"]
+    bounds = [b.values.mean(0) for b in panel.proved.bounds if b.scope == "global"]
     reached = [line.seeds.mean(0) for line in panel.reached]
     if not bounds or not reached:
         return []
@@ -269,7 +269,7 @@ def _between(panel: Panel) -> list[Trace]:
 
 def _constant(panel: Panel) -> Shade | None:
     """Where a bound is 0 for every seed, which a log axis cannot show."""
-    dead = [x for b in panel.bounds for x in b.sparsity[b.values.max(0) < ROUNDING]]
+    dead = [x for b in panel.proved.bounds for x in b.sparsity[b.values.max(0) < ROUNDING]]
     if not dead or panel.eps == 0:  # a ball of radius 0 moves no policy
         return None
     words = "D = 0: the policy is constant"

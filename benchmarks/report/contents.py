@@ -1,8 +1,9 @@
 """All that a report says, computed once from the tables of a run; its writers only lay it out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,8 @@ from benchmarks.analysis.versus_dense import RegretCurve, improvement, regret_cu
 from benchmarks.analysis.worst_case import SHOWN, Sweep, sweep, worst_of
 from benchmarks.analysis.worst_case import most_common as most_common
 from benchmarks.runtime.run_folder import Json, read_json, read_table
-from jaxprune.attacks import ATTACKS, label_of
+from jaxprune.attacks import facts_of, label_of
+from jaxprune.devices import take
 from jaxprune.policy_io.labels import Labels
 from jaxprune.statistics import FEWEST, Interval
 
@@ -78,6 +80,17 @@ class Line(NamedTuple):
         return np.asarray(self.interval.low), np.asarray(self.interval.high)
 
 
+class Proved(NamedTuple):
+    """Holds what certificates say of one method at one radius."""
+
+    bounds: list[BoundCurve]  # on D
+    action_bounds: list[BoundCurve]  # on D in action units; empty of logits and of older runs
+    behaviour: Behaviour | None  # of the same
+    meaning: tuple[list[str], list[list[str]]]  # a table: where monotone bounds say anything
+    tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
+    bracket: Bracket | None
+
+
 class Panel(NamedTuple):
     """Holds the numbers of one method at one radius."""
 
@@ -98,14 +111,9 @@ class Panel(NamedTuple):
     better: Interval  # [S], P(a pruned agent does better than a dense one), each at its worst
     dense_clean: Interval  # []
     dense_worst: Interval  # []
-    bounds: list[BoundCurve]  # on D
-    action_bounds: list[BoundCurve]  # on D in action units; empty of logits and of older runs
-    behaviour: Behaviour | None  # of the same
-    meaning: tuple[list[str], list[list[str]]]  # a table: where monotone bounds say anything
-    tv: dict[str, np.ndarray]  # scope -> [S], the best bound on the total variation
+    proved: Proved
     reached: list[Line]  # D, by the attacks in the same order; its intervals are empty
     regrets: dict[str, RegretCurve]  # by quantity
-    bracket: Bracket | None
     verdict: Verdict | None  # None where nothing is pruned
 
     @property
@@ -149,7 +157,7 @@ class Cost(NamedTuple):
     about: str
     mean: float  # return over all cells
     share: float  # of the cells for which it alone was the strongest
-    spent: list[Any]  # of `SPENT`
+    spent: list[np.integer]  # of `SPENT`
     seconds: list[float]  # of `SECONDS`, per cell; empty where they are not known
 
 
@@ -256,18 +264,17 @@ def contents(
         labelled(tables.get(name, {}), labels) for name in (*NEEDED, "training", "diagnosis")
     )
     attacks, seconds = (tables.get(name, {}) for name in ("attacks", "seconds"))
-    seeds = max(len(curve.returns) for curve in results.by_key.values())
     methods = results.pruned_methods()
     unpruned = {x: dense(victims, x) for x in dict.fromkeys(results.dense_of.values())}
     checked = checks(results, diagnosis)
     problems = warnings(results, returns, training, certificates, others)
     stages = compute(returns, training, attacks, sparsity, described.get("settings", {}))
-    panels = panels_of(results, certificates, unpruned)
+    panels = _panels_of(results, certificates, unpruned)
     return Contents(
         title=f"{returns['env'][0]} ({returns['backend'][0]})",
         regime=str(returns["regime"][0]),
         victim=results.victim,
-        seeds=seeds,
+        seeds=max(len(curve.returns) for curve in results.by_key.values()),
         radii=results.radii,
         described=described,
         dense=list(unpruned.values()),
@@ -286,7 +293,7 @@ def contents(
     )
 
 
-def panels_of(
+def _panels_of(
     results: Results, certificates: Columns, unpruned: Mapping[str, Dense]
 ) -> list[Panel]:
     """Returns the panels of every radius and method, in this order."""
@@ -322,9 +329,6 @@ def panel(
     ordered = {c.attack: c for c in (*leading, *results.attacked(method, eps))}
     attacked = ordered.values()  # of many, the strongest first
     band = versus_dense.differences(results, method, eps)
-    behaviour = bounds.behaviour(certificates, method, eps)
-    spread = np.nan if behaviour is None else float(behaviour.spread[0])
-    meaning = bounds.meaning(results, certificates, method, eps)
     empty = Interval(*[np.full(len(clean.sparsity), np.nan)] * 3)
     return Panel(
         method=method,
@@ -344,14 +348,9 @@ def panel(
         better=improvement(results, method, eps),
         dense_clean=dense.clean,
         dense_worst=dense.worst[eps][0],
-        bounds=bound_curves(certificates, method, eps),
-        action_bounds=bound_curves(certificates, method, eps, bounds.ACTION_DISTANCE),
-        behaviour=behaviour,
-        meaning=meaning_rows(meaning, float(dense.clean.mean), spread),
-        tv=_total_variation(certificates, method, eps),
+        proved=_proved(results, certificates, method, eps, float(dense.clean.mean)),
         reached=[Line(curve.attack, empty, curve.distance) for curve in attacked],
         regrets={name: regret_curve(results, method, eps, name) for name in QUANTITIES},
-        bracket=bounds.bracket(results, certificates, method, eps),
         verdict=verdict,
     )
 
@@ -375,23 +374,36 @@ def _main(results: Results, method: str, eps: float) -> dict[str, Line]:
     }
 
 
-def _total_variation(certificates: Columns, method: str, eps: float) -> dict[str, np.ndarray]:
-    """Scope -> `[S]`, the best bound on the total variation."""
-    return {
-        scope: np.min([curve.values.mean(0) for curve in found], axis=0)
-        for scope in ("global", "local")
-        if (found := bound_curves(certificates, method, eps, "TV", scope))
-    }
+def _proved(
+    results: Results, certificates: Columns, method: str, eps: float, dense_clean: float
+) -> Proved:
+    """What certificates say; `dense_clean` is a return."""
+    find = partial(bound_curves, certificates, method, eps)
+    behaviour = bounds.behaviour(certificates, method, eps)
+    spread = np.nan if behaviour is None else float(behaviour.spread[0])
+    meaning = bounds.meaning(results, certificates, method, eps)
+    return Proved(
+        bounds=find(),
+        action_bounds=find(bounds.ACTION_DISTANCE),
+        behaviour=behaviour,
+        meaning=meaning_rows(meaning, dense_clean, spread),
+        tv={
+            scope: np.min([curve.values.mean(0) for curve in found], axis=0)
+            for scope in ("global", "local")
+            if (found := find("TV", scope))
+        },
+        bracket=bounds.bracket(results, certificates, method, eps),
+    )
 
 
 def dense(victims: Sequence[Results], name: str) -> Dense:
     """Returns what is said of unpruned agents; J_ref is that of the first victim."""
     first = victims[0]
     worst = {
-        eps: [_first(x.interval(worst_of(x, name, eps).curve)) for x in victims]
+        eps: [take(x.interval(worst_of(x, name, eps).curve), 0) for x in victims]
         for eps in first.radii
     }
-    clean = _first(first.interval(first.clean(name)))
+    clean = take(first.interval(first.clean(name)), 0)
     return Dense(name, clean, worst, curves.reference(first, name))
 
 
@@ -441,7 +453,7 @@ def costs(results: Results, attacks: Columns, seconds: Columns) -> list[Cost]:
         first = int(np.argmax(rows))
         returns = [results.by_key[method, name, eps].returns for method in methods]
         mean = np.concatenate([r.mean(-1).ravel() for r in returns]).mean()
-        about = ATTACKS[name].about if name in ATTACKS else ""
+        about = facts_of(name).about
         if attacks["warm_start"][first]:
             about += "; each sparsity started from the one below"
         share = np.nan
@@ -479,11 +491,6 @@ def judged(results: Results, panel: Panel) -> Judged:
 
 def _line(results: Results, curve: Curve) -> Line:
     return Line(curve.attack, results.interval(curve), curve.returns.mean(-1))
-
-
-def _first(interval: Interval) -> Interval:
-    """`[1]` -> `[]`."""
-    return Interval(*(x[0] for x in interval))
 
 
 def warnings(

@@ -31,7 +31,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def whole_percent(share: float) -> str:
+def _whole_percent(share: float) -> str:
     """0.174 -> 17 %, 0.004 -> less than 1 %."""
     return percent(round(share, 2)) if share >= 0.01 else "less than 1 %"
 
@@ -59,7 +59,7 @@ def verdict_lines(contents: Contents) -> Iterator[str]:
     for panels in contents.by_method.values():
         verdicts = [panel.verdict for panel in panels if panel.verdict is not None]
         if not verdicts:
-            yield dense_sentence(contents, panels)
+            yield _dense_sentence(contents, panels)
             continue
         groups = [" ".join(under_attack(verdict)) for verdict in verdicts]
         if len(groups) > 1:
@@ -67,11 +67,11 @@ def verdict_lines(contents: Contents) -> Iterator[str]:
         yield " ".join([free(verdicts[0]), *groups])
 
 
-def dense_sentence(contents: Contents, panels: list[Panel]) -> str:
+def _dense_sentence(contents: Contents, panels: list[Panel]) -> str:
     """Returns what policies do that nobody pruned."""
     panel = panels[0]
     attacked = ", ".join(
-        f"{float(p.dense_worst.mean):.0f} under {attackers(len(p.attacks), most_common(p.chosen))}"
+        f"{float(p.dense_worst.mean):.0f} under {_attackers(len(p.attacks), most_common(p.chosen))}"
         + (f" at eps {p.eps:g}" if len(panels) > 1 else "")
         for p in panels
     )
@@ -81,7 +81,7 @@ def dense_sentence(contents: Contents, panels: list[Panel]) -> str:
     )
 
 
-def attackers(count: int, name: str) -> str:
+def _attackers(count: int, name: str) -> str:
     """Returns the words for the strongest of so many attacks."""
     known = name.replace(TIE, "several alike")
     return label_of(name) if count == 1 else f"the strongest of {number(count)} attacks ({known})"
@@ -114,7 +114,7 @@ def under_attack(verdict: Verdict) -> Iterator[str]:
     if verdict.strongest_pruned != name:
         name += f" on dense, {verdict.strongest_pruned} on pruned policies"
     dense = f"{float(verdict.dense_attacked.interval.mean):.0f}"
-    words = f"Under {attackers(verdict.attacks, name)} the dense policies return {dense}"
+    words = f"Under {_attackers(verdict.attacks, name)} the dense policies return {dense}"
     if choice.sparsity:
         low, high = map(percent, (min(choice.sparsities), max(choice.sparsities)))
         these = "these" if low == high else f"those with {low} to {high} removed"
@@ -139,10 +139,10 @@ def sweet_spot(verdict: Verdict) -> str:
     if not np.isfinite(spot.detectable):
         return "no sweet spot at this power, which could not have found any"
     dense = float(verdict.dense_attacked.interval.mean)
-    gain = whole_percent(spot.detectable_share) if dense > 0 else f"{spot.detectable:.3g}"
+    gain = _whole_percent(spot.detectable_share) if dense > 0 else f"{spot.detectable:.3g}"
     if not spot.resolvable_loss > TOLERATED_LOSS:  # NaN: the dense policies return 0
         return f"no sweet spot at this power; a gain of {gain} would have been found"
-    loss = whole_percent(spot.resolvable_loss)
+    loss = _whole_percent(spot.resolvable_loss)
     return (
         f"no sweet spot at this power, at which a gain of {gain} would be seen, and a clean loss "
         f"of less than {loss} could not be excluded"

@@ -266,20 +266,21 @@ def _certificates(contents: Contents) -> Iterator[str]:
     """Bounds, and what they say of the return."""
     yield "![What can move the policy](certificates.png)"
     for panel in contents.panels:
+        proved = panel.proved
         yield from ("", f"### Bounds, {name_of(contents, panel)}", "")
-        yield from (*markdown_table(*bound_rows(panel)), "")
-        if panel.behaviour is not None:
+        yield from (*markdown_table(*bound_rows(proved)), "")
+        if proved.behaviour is not None:
             yield from ("In action units, beside what the policy does where it goes:", "")
-            yield from (*markdown_table(*behaviour_rows(panel)), "")
-        if panel.meaning[1]:
+            yield from (*markdown_table(*behaviour_rows(proved)), "")
+        if proved.meaning[1]:
             yield from ("Where a monotone bound says anything:", "")
-            yield from (*markdown_table(*panel.meaning, left=1), "")
-        if panel.bracket is None:
+            yield from (*markdown_table(*proved.meaning, left=1), "")
+        if proved.bracket is None:
             yield "No certificate bounds the return of this policy as it acted (see below)."
         else:
-            yield f"Attacks show what the return is at most, certificates ({panel.bracket.bound}"
+            yield f"Attacks show what the return is at most, certificates ({proved.bracket.bound}"
             yield "at first) what it is at least:"
-            yield from ("", *markdown_table(*bracket_rows(panel.bracket)))
+            yield from ("", *markdown_table(*bracket_rows(proved.bracket)))
 
 
 def _regret(contents: Contents) -> Iterator[str]:

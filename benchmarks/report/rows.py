@@ -13,23 +13,20 @@ from benchmarks.report.contents import (
     Judged,
     Line,
     Panel,
+    Proved,
     RegretCurve,
     Remains,
     Stage,
     Sweep,
 )
 from benchmarks.runtime.tables import interval_text
+from jaxprune.devices import take
 from jaxprune.statistics import Interval
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 
 # Where a bound holds, by its scope.
 WHERE = {"global": "everywhere", "local": "at visited states"}
-
-
-def at(interval: Interval, i: int) -> str:
-    """One element of an interval `[S]`."""
-    return interval_text(Interval(*(x[i] for x in interval)))
 
 
 def cell(line: Line, i: int) -> str:
@@ -59,7 +56,7 @@ def return_rows(panel: Panel) -> Table:
     """Returns sparsity, CVaR under the worst attacks, and the return under the leading ones."""
     shown = panel.attacks[: panel.shown]
     rows = [
-        [f"{level:.3g}", at(panel.cvar, i), *(cell(line, i) for line in shown)]
+        [f"{level:.3g}", interval_text(take(panel.cvar, i)), *(cell(line, i) for line in shown)]
         for i, level in enumerate(panel.sparsity)
     ]
     return ["sparsity", "CVaR 10 % of the worst", *(line.name for line in shown)], rows
@@ -94,26 +91,26 @@ def change_rows(panels: Sequence[Panel]) -> Table:
     return ["sparsity", *(panel.method for panel in panels)], rows
 
 
-def bound_rows(panel: Panel) -> Table:
+def bound_rows(proved: Proved) -> Table:
     """Every bound on D, means over the seeds, and the best bounds on TV of either scope."""
-    header = ["sparsity", *(f"{b.bound} D" for b in panel.bounds)]
-    header += [f"TV {WHERE[scope]}" for scope in panel.tv]
+    header = ["sparsity", *(f"{b.bound} D" for b in proved.bounds)]
+    header += [f"TV {WHERE[scope]}" for scope in proved.tv]
     rows = [
         [f"{sparsity:.3g}"]
-        + [_bound(bound.values[:, i].mean()) for bound in panel.bounds]
-        + [f"{tv[i]:.3f}" for tv in panel.tv.values()]
-        for i, sparsity in enumerate(panel.bounds[0].sparsity if panel.bounds else [])
+        + [_bound(bound.values[:, i].mean()) for bound in proved.bounds]
+        + [f"{tv[i]:.3f}" for tv in proved.tv.values()]
+        for i, sparsity in enumerate(proved.bounds[0].sparsity if proved.bounds else [])
     ]
     return header, rows
 
 
-def behaviour_rows(panel: Panel) -> Table:
+def behaviour_rows(proved: Proved) -> Table:
     """D in action units, by every bound and as found, beside what the policy does; and F."""
-    found = panel.behaviour
+    found = proved.behaviour
     assert found is not None
-    header = ["sparsity", *(f"{b.bound} D" for b in panel.action_bounds), "D found, mean"]
+    header = ["sparsity", *(f"{b.bound} D" for b in proved.action_bounds), "D found, mean"]
     header += ["SD of the action", "D / SD", "F at least", "F at most"]
-    bounds = [b.values.mean(0) for b in panel.action_bounds]
+    bounds = [b.values.mean(0) for b in proved.action_bounds]
     columns = [*bounds, found.moved, found.spread, found.sensitivity]
     rows = [
         [f"{sparsity:.3g}", *(f"{x[i]:.3g}" for x in columns), *(f"{x[i]:.3f}" for x in found.f)]
@@ -156,7 +153,7 @@ def sparsity_rows(found: Remains) -> Table:
 
 def _by_sparsity(sparsity: np.ndarray, intervals: Sequence[Interval]) -> list[list[str]]:
     return [
-        [f"{level:.3g}", *(at(interval, i) for interval in intervals)]
+        [f"{level:.3g}", *(interval_text(take(interval, i)) for interval in intervals)]
         for i, level in enumerate(sparsity)
     ]
 
@@ -174,7 +171,7 @@ def adversary_rows(panel: Panel) -> Table:
 
 def sweep_rows(found: Sweep) -> Table:
     """The worst-of return at every radius, and the area under it, by sparsity."""
-    each = [Interval(*(x[r] for x in found.returns)) for r in range(len(found.radii))]
+    each = [take(found.returns, r) for r in range(len(found.radii))]
     header = ["sparsity", *(f"eps {eps:g}" for eps in found.radii), "area"]
     return header, _by_sparsity(found.sparsity, [*each, found.area])
 

@@ -138,7 +138,7 @@ class Record(Protocol):
         ...
 
 
-def no_record(stage: str, table: Arrays) -> None:
+def _no_record(stage: str, table: Arrays) -> None:
     """Nobody follows the run."""
     del stage, table
 
@@ -148,7 +148,7 @@ class Work(NamedTuple):
 
     chunks: Chunks
     progress: Progress
-    record: Record = no_record
+    record: Record = _no_record
 
     def piece(
         self, compute: Callable[[], Arrays], units: int, table: str, **what: object

@@ -73,7 +73,7 @@ def identity() -> dict[str, object]:
     """Returns JSON values that are equal where equal settings have equal results."""
     devices = jax.local_devices()
     return {
-        "code": code_digest(),
+        "code": _code_digest(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "members": {name: fingerprint(family) for name, family in FAMILIES.items()},
         "switches": switches(),
@@ -95,7 +95,7 @@ def differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> lis
 
 
 @cache
-def code_digest() -> str:
+def _code_digest() -> str:
     """SHA-256 of the sources of the library and the programs."""
     found = hashlib.sha256()
     for package in (Path(jaxprune.__file__).parent, Path(__file__).parents[1]):
@@ -116,7 +116,7 @@ def switches() -> Mapping[str, object]:
 def fingerprint(value: object) -> str:
     """Returns a digest of a value with the code in it, 16 hexadecimal digits.
 
-    Our own code, covered by `code_digest`, and that of other packages, covered by their versions,
+    Our own code, covered by `_code_digest`, and that of other packages, covered by their versions,
     count by name.
     """
     return _digest(*_lines(value, {}))

@@ -221,6 +221,25 @@ def checksum(path: Path) -> str | None:
         return None
 
 
+def check_finished(path: Path, described: Json, ending: str = "") -> None:
+    """Checks that a run or a shard is finished, and that its files are those that it wrote.
+
+    Args:
+        path: its folder.
+        described: its experiment.json.
+        ending: of the names of the files that are looked at; empty for all.
+
+    Raises:
+        InputError: it is not, with the command that goes on.
+    """
+    again = f"start its command again, it goes on where it was: {described.get('command')}"
+    if not described.get("files"):
+        raise InputError(f"{path} is not finished: {again}")
+    for name, known in described["files"].items():
+        if name.endswith(ending) and checksum(path / name) != known:
+            raise InputError(f"{path / name} is missing or damaged: {again}")
+
+
 def provenance() -> dict[str, object]:
     """Returns versions, machine and revision."""
     return {

@@ -1,18 +1,24 @@
 """Numbers and tables as a person reads them."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 from rich.table import Table
 
+from benchmarks.runtime.atomic import write_whole
 from jaxprune.statistics import Interval
 from jaxprune.validation import NAME, shown
 
 
-def interval_text(interval: Interval) -> str:
-    """`mean [low, high]` in whole units; the mean alone where there is no interval."""
-    mean, low, high = (f"{float(x) + 0.0:.0f}" for x in np.round(np.asarray(interval, float)))
+def interval_text(interval: Interval, digits: int = 0) -> str:
+    """`mean [low, high]` with so many decimals; the mean alone where there is no interval."""
+    rounded = np.round(np.asarray(interval, float), digits) + 0.0  # no -0
+    mean, low, high = (f"{x:.{digits}f}" for x in rounded)
     return mean if low == "nan" else f"{mean} [{low}, {high}]"
 
 
@@ -31,6 +37,11 @@ def markdown_table(
     """Returns the lines of a Markdown table, its first `left` columns to the left."""
     marks = ["---"] * left + ["--:"] * (len(header) - left)
     return [f"| {' | '.join(cells)} |" for cells in (header, marks, *rows)]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows of named values as CSV, whole or not at all."""
+    write_whole(path, partial(csv.write_csv, pa.Table.from_pylist(list(rows))))
 
 
 def terminal_table(

@@ -18,7 +18,7 @@ from benchmarks.experiment.design import Block, Case
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Progress, Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Columns, Population, attack_chunk, described
+from benchmarks.stages.base import Columns, Population, attack_chunk, described, repeated
 from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
@@ -140,7 +140,7 @@ class BlockUnderAttack:
         return (
             under("returns", returns_table(runner.env.spec, self.population, told, episodes))
             | under("attacks", self._note(told, attack, chosen, warm, episodes))
-            | under("seconds", {k: np.array([v]) for k, v in (told | seconds._asdict()).items()})
+            | under("seconds", repeated(told | seconds._asdict(), 1))
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 

@@ -1,6 +1,6 @@
 """What all stages share: the population of cells, and how tables describe it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -43,10 +43,14 @@ class Population(NamedTuple):
 def described(spec: EnvSpec, population: Population) -> Columns:
     """The columns that say what a cell is, `[cells]` each."""
     rows = population.rows
-    constant = {"env": spec.name, "backend": spec.backend}
-    return {k: np.array([v] * len(rows)) for k, v in constant.items()} | {
+    return repeated({"env": spec.name, "backend": spec.backend}, len(rows)) | {
         name: np.array([getattr(row, name) for row in rows]) for name in Row._fields
     }
+
+
+def repeated(values: Mapping[str, object], count: int) -> Columns:
+    """Columns of so many rows that all hold the same."""
+    return {name: np.array([value] * count) for name, value in values.items()}
 
 
 def finite(policy: Policy) -> np.ndarray:

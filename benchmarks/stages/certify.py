@@ -18,7 +18,15 @@ from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import CERTIFY, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
-from benchmarks.stages.base import Columns, Population, blocks, by_radius, described, finite
+from benchmarks.stages.base import (
+    Columns,
+    Population,
+    blocks,
+    by_radius,
+    described,
+    finite,
+    repeated,
+)
 from benchmarks.stages.visitation import Visits, discounted, shares, summary
 from jaxprune.attacks import MADConfig
 from jaxprune.certify import (
@@ -71,7 +79,7 @@ class Terms(NamedTuple):
     local_bounds: int
 
 
-def terms_of(experiment: Experiment) -> Terms:
+def _terms_of(experiment: Experiment) -> Terms:
     """Returns the terms of an experiment.
 
     Bernstein's width is the shorter one from some hundreds of episodes on.
@@ -106,7 +114,7 @@ def certified(
     progress: Progress,
 ) -> Columns:
     """The rows of one radius, below the name of their table."""
-    facts, terms = described(spec, population), terms_of(experiment)
+    facts, terms = described(spec, population), _terms_of(experiment)
     local = [name for name in experiment.bounds if BOUNDS[name].scope == "local"]
     wide = [name for name in experiment.bounds if BOUNDS[name].scope == "global"]
     tables: list[Columns] = []
@@ -118,30 +126,30 @@ def certified(
             told = {"bound": bound, "monotone": monotone, "scope": scope, "eps": eps}
             told |= statement._asdict()
             del told["value"]
-            repeated = {k: np.array([v] * len(population.rows)) for k, v in told.items()}
-            tables.append({**facts, **repeated, "value": statement.value})
+            same = repeated(told, len(population.rows))
+            tables.append({**facts, **same, "value": statement.value})
 
     for name, certificate in _bound(population, wide, eps, None, progress).items():
-        write(name, of_global(certificate, visits, terms, spec))
+        write(name, _of_global(certificate, visits, terms, spec))
     if local:
         key, config = key_for(experiment.seed, CERTIFY, 1), experiment.attack.mad
         attack = _attack(population, eps, visits, key, config)
         bounds = _bound(population, local, eps, visits, progress)
         write(ATTACK_ROWS, of_attack(attack, visits, bounds[local[0]].unit))
         for name, certificate in bounds.items():
-            write(name, of_local(certificate, attack, visits, terms, spec))
+            write(name, _of_local(certificate, attack, visits, terms, spec))
     return under("certificates", joined(tables))
 
 
 # --- statements -----------------------------------------------------------------------------------
 
 
-def of_global(
+def _of_global(
     certificate: Certificate, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """D, TV and the value gap of the stochastic policy, all valid at every state."""
     tv, gamma = certificate.total_variation, terms.gamma
-    rewards, suffix, unit = value_rewards(spec)
+    rewards, suffix, unit = _value_rewards(spec)
     gap = value_gap(tv, gamma, rewards)
     action = certificate.action_distance
     return [
@@ -155,7 +163,7 @@ def of_global(
             finite_value_gap(tv, spec.horizon, rewards),
             unit.removeprefix("discounted "),
         ),
-        *stochastic_floor(lambda level: gap, visits, terms, spec),
+        *_stochastic_floor(lambda level: gap, visits, terms, spec),
     ]
 
 
@@ -177,7 +185,7 @@ def of_attack(attack: Reached, visits: Visits, unit: str) -> list[Statement]:
     ]
 
 
-def of_local(
+def _of_local(
     certificate: Certificate, attack: Reached, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """D and TV at the visited states, and what they say about the return."""
@@ -193,10 +201,10 @@ def of_local(
     if certificate.fixed_action is not None:
         rate = summary(visits, certificate.fixed_action)["mean"]
         statements.append(Statement("fixed_action", rate, "share of the visited states"))
-    return statements + of_return(certificate, visits, terms, spec)
+    return statements + _of_return(certificate, visits, terms, spec)
 
 
-def of_return(
+def _of_return(
     certificate: Certificate, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """What holds for the return of the policy as it acted: with drawn actions, likeliest, means.
@@ -204,15 +212,15 @@ def of_return(
     As the first victim acted, whose visits these are.
     """
     if terms.stochastic:
-        return on_policy_gap(certificate.total_variation, visits, terms, spec)
+        return _on_policy_gap(certificate.total_variation, visits, terms, spec)
     if certificate.fixed_action is not None and spec.reward_range is not None:
         return return_floor(certificate.fixed_action, visits, terms, spec.reward_range)
-    _, suffix, unit = value_rewards(spec)
+    _, suffix, unit = _value_rewards(spec)
     nothing = np.full(len(certificate.value), np.nan)
     return [Statement(f"value_gap_on_policy{suffix}", nothing, unit, np.nan, DETERMINISTIC)]
 
 
-def on_policy_gap(
+def _on_policy_gap(
     delta: np.ndarray, visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """The discounted value gap at the visited states: estimated, and as it holds for certain.
@@ -220,7 +228,7 @@ def on_policy_gap(
     For certain means with probability `CONFIDENCE` over the episodes.
     """
     gamma = terms.gamma
-    rewards, suffix, unit = value_rewards(spec)
+    rewards, suffix, unit = _value_rewards(spec)
     # Where every step was kept, none was drawn.
     drawn = None if spec.discrete else discounted(visits, delta, past_the_limit=1.0)
 
@@ -250,11 +258,11 @@ def on_policy_gap(
     return [
         *(Statement(f"value_gap_on_policy{suffix}", gap, unit, c) for c, gap in gaps.items()),
         *(Statement("vacuity_on_policy", gap / trivial, share, c) for c, gap in gaps.items()),
-        *stochastic_floor(gap_at, visits, terms, spec),
+        *_stochastic_floor(gap_at, visits, terms, spec),
     ]
 
 
-def stochastic_floor(
+def _stochastic_floor(
     gap: Callable[[float], np.ndarray], visits: Visits, terms: Terms, spec: EnvSpec
 ) -> list[Statement]:
     """Bounds the attacked discounted return from below, for actions that are drawn.
@@ -306,7 +314,7 @@ def return_floor(
     return statements
 
 
-def value_rewards(spec: EnvSpec) -> tuple[tuple[float, float], str, str]:
+def _value_rewards(spec: EnvSpec) -> tuple[tuple[float, float], str, str]:
     """(reward range, suffix of the quantity, its unit): clipped rewards where there is no range."""
     if spec.reward_range is not None:
         return spec.reward_range, "", "discounted return"
@@ -355,30 +363,19 @@ def _keep(
     shape = (size,) if visits is None else (size, *visits.alive.shape[1:])
     good = good[:size].reshape((size,) + (1,) * (len(shape) - 1))
 
-    def of(values: np.ndarray) -> np.ndarray:
-        return np.where(good, values[:size].reshape(shape), np.nan)
+    def of(x: object) -> object:
+        if not isinstance(x, np.ndarray):
+            return x
+        unknown = False if x.dtype == bool else np.nan
+        return np.where(good, x[:size].reshape(shape), unknown)
 
-    fixed, action = certificate.fixed_action, certificate.action_distance
-    return certificate._replace(
-        value=of(certificate.value),
-        total_variation=of(certificate.total_variation),
-        action_distance=None if action is None else of(action),
-        low=None,
-        high=None,
-        fixed_action=None if fixed is None else of(fixed) == 1,
-    )
+    return jax.tree.map(of, certificate._replace(low=None, high=None))
 
 
 def _joined(parts: list[Certificate]) -> Certificate:
-    flags, actions = (
-        [getattr(part, name) for part in parts if getattr(part, name) is not None]
-        for name in ("fixed_action", "action_distance")
-    )
-    return parts[0]._replace(
-        value=np.concatenate([part.value for part in parts]),
-        total_variation=np.concatenate([part.total_variation for part in parts]),
-        fixed_action=np.concatenate(flags) if flags else None,
-        action_distance=np.concatenate(actions) if actions else None,
+    """One certificate of the cells of all parts."""
+    return jax.tree.map(
+        lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *parts
     )
 
 
@@ -392,7 +389,6 @@ def _attack(
         policy = take(population.policy, cells.agent)
         rows = visits.obs[index].reshape(LOCAL_CELLS, -1, visits.obs.shape[-1])
         found = reached(policy, cells.masks, eps, rows, key, config)
-        parts.append(Reached(*(x[:size] for x in found)))
+        parts.append(take(found, slice(size)))
     shape = visits.alive.shape
-    whole = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return Reached(*(x.reshape(*shape, *x.shape[2:]) for x in whole))
+    return jax.tree.map(lambda *x: np.concatenate(x).reshape(*shape, *x[0].shape[2:]), *parts)

@@ -7,7 +7,7 @@ from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import DIAGNOSE, key_for
 from benchmarks.runtime.arrays import joined, under
 from benchmarks.runtime.checkpoints import Progress, Work
-from benchmarks.stages.base import Columns, Population, blocks, by_radius, described
+from benchmarks.stages.base import Columns, Population, blocks, by_radius, described, repeated
 from benchmarks.stages.victims import sources
 from benchmarks.stages.visitation import Visits
 from jaxprune.attacks import MADConfig
@@ -27,12 +27,12 @@ def diagnose_population(
     key, config = key_for(experiment.seed, DIAGNOSE), experiment.attack.mad
 
     def compute(eps: float) -> Columns:
-        return diagnosed(spec, population, visits, eps, key, config, work.progress)
+        return _diagnosed(spec, population, visits, eps, key, config, work.progress)
 
     return by_radius(population, experiment.eps, work, "diagnose", "diagnosis", 1, compute)
 
 
-def diagnosed(
+def _diagnosed(
     spec: EnvSpec,
     population: Population,
     visits: Visits,
@@ -42,7 +42,7 @@ def diagnosed(
     progress: Progress,
 ) -> Columns:
     """The rows of one radius, below the name of their table."""
-    facts, obs, source = described(spec, population), visited_states(visits), sources(population)
+    facts, obs, source = described(spec, population), _visited_states(visits), sources(population)
     parts = []
     for index, size in blocks(len(population.rows), CELLS):
         found = diagnose(
@@ -58,13 +58,12 @@ def diagnosed(
         progress.advance(size)
     tables: list[Columns] = []
     for quantity, value in joined(parts).items():
-        told = {"eps": eps, "quantity": quantity}
-        repeated = {k: np.array([v] * len(population.rows)) for k, v in told.items()}
-        tables.append({**facts, **repeated, "value": value})
+        same = repeated({"eps": eps, "quantity": quantity}, len(population.rows))
+        tables.append({**facts, **same, "value": value})
     return under("diagnosis", joined(tables))
 
 
-def visited_states(visits: Visits) -> np.ndarray:
+def _visited_states(visits: Visits) -> np.ndarray:
     """Raw observations of every cell, spread over what its episodes showed: `[cells, n, obs]`."""
     chosen = []
     for obs, alive in zip(visits.obs, visits.alive, strict=True):

@@ -78,11 +78,11 @@ def run(
         train = prepare_training(design, first, env, programs, loaded, untrained)
         if not all(runner.is_done(block, work.chunks) for block in blocks):
             runner.compile(programs)
-        done = [run_block(block, train(block, work), runner, work) for block in blocks]
+        done = [_run_block(block, train(block, work), runner, work) for block in blocks]
     return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 
 
-def run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) -> Results:
+def _run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) -> Results:
     """Prune, attack, certify, diagnose and account the agents of one block."""
     experiment, spec = runner.experiment, runner.env.spec
     population = make_population(experiment, block, runner.env, agents)
@@ -97,7 +97,7 @@ def run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) ->
         "certificates": certify_population(*about),
         "diagnosis": diagnose_population(*about),
         "sparsity": account_population(experiment.ppo.scope, spec, population, work),
-        "cells": cell_table(spec, population, names),
+        "cells": _cell_table(spec, population, names),
     }
     masks = {
         name: take(population.cells.masks, np.flatnonzero(names == name))
@@ -112,7 +112,7 @@ def curve_names(rows: Sequence[Row]) -> np.ndarray:
     return np.array([str(name).replace("/", "-") for name in Labels(table).column(table)])
 
 
-def cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Columns:
+def _cell_table(spec: EnvSpec, population: Population, names: np.ndarray) -> Columns:
     """Where the policy and the masks of every cell are among the saved ones."""
     return described(spec, population) | {
         "agent": np.asarray(population.cells.agent),

@@ -28,6 +28,9 @@ from jaxprune.pruning import find_method, prune, sparsity_of
 from jaxprune.pruning.controls import quantised, rescaled
 from jaxprune.types import Masks, Policy
 
+# The method and the allocation whose masks the copies of trained policies are made of.
+MAGNITUDE = ("magnitude", "global")
+
 
 def make_population(
     experiment: Experiment, block: Block, env: Environment, agents: Agents
@@ -39,7 +42,7 @@ def make_population(
     @cache
     def masks_of(regime: str, method: str, allocation: str) -> Masks:
         policy = take(agents.policy, np.array([i for at, i in unpruned.items() if at[0] == regime]))
-        return masks_after(experiment, block, env, policy, method, allocation)
+        return _masks_after(experiment, block, env, policy, method, allocation)
 
     def masks_at(about: Agent, method: str, allocation: str) -> Masks:
         row = [seed for regime, seed in unpruned if regime == about.regime].index(about.seed)
@@ -53,15 +56,15 @@ def make_population(
         if about.method == RESCALED:  # nothing is removed
             return take(agents.masks, unpruned[about.regime, about.seed])
         if about.method == INT8:
-            return masks_at(about, "magnitude", "global")
+            return masks_at(about, *MAGNITUDE)
         return masks_at(about, about.method, about.allocation)
 
     def copy_of(about: Agent) -> Policy:
         policy = take(agents.policy, unpruned[about.regime, about.seed])
-        masks = masks_at(about, "magnitude", "global")
-        return (
-            quantised(policy, masks) if about.method == INT8 else rescaled(policy, masks, prunable)
-        )
+        masks = masks_at(about, *MAGNITUDE)
+        if about.method == INT8:
+            return quantised(policy, masks)
+        return rescaled(policy, masks, prunable)
 
     masks = [masks_for(cell) for cell in block.cells]
     achieved = [float(sparsity_of(kept, prunable)) for kept in masks]
@@ -73,7 +76,7 @@ def make_population(
     return Population(policy, rows, Cell(index, stacked(masks)), block.id)
 
 
-def masks_after(
+def _masks_after(
     experiment: Experiment,
     block: Block,
     env: Environment,

@@ -1,13 +1,13 @@
 """The account stage: what the masks of every cell left of its network."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.runtime.arrays import part, under
 from benchmarks.runtime.checkpoints import Progress, Work
+from benchmarks.runtime.run_folder import Json
 from benchmarks.stages.base import Columns, Population, account_chunk, described
 from jaxprune.devices import take
 from jaxprune.envs import EnvSpec
@@ -51,7 +51,7 @@ def accounted(scope: Scope, spec: EnvSpec, population: Population, progress: Pro
     return under("sparsity", table)
 
 
-def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[dict[str, Any]]:
+def of_cell(policy: Policy, masks: Masks, prunable: Prunable) -> list[Json]:
     """The lines of one masked policy.
 
     Only whole networks have a smaller copy and sizes in bytes, other lines 0. A policy that

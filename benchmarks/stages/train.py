@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import (
     FILE,
     NARROW,
@@ -20,12 +19,8 @@ from benchmarks.experiment.design import (
     Agent,
     Block,
     Design,
-    honoured_by,
     hyper_of,
     key_for,
-    posthoc_methods,
-    training_methods,
-    training_programs,
 )
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
@@ -33,15 +28,11 @@ from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, train_chunk
 from jaxprune.devices import Mapped, lane_width, layout, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.losses import Hyper
-from jaxprune.policy_io import PolicyFile, read_policy_file
 from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
 from jaxprune.pruning import (
-    METHODS,
     Directive,
-    Method,
     Timing,
     dense,
     find_method,
@@ -49,7 +40,7 @@ from jaxprune.pruning import (
     make_target,
 )
 from jaxprune.pruning.controls import narrow_policy, narrow_width
-from jaxprune.types import Key, Masks, Params, Policy
+from jaxprune.types import Key, Masks, Params, Policy, PyTree
 
 # Training is not interrupted more often than this to keep its state.
 KEEP_SECONDS = 30.0
@@ -68,7 +59,7 @@ class Agents(NamedTuple):
 class Start(NamedTuple):
     """Where the training of one agent begins."""
 
-    key: Any
+    key: Key
     hyper: Hyper
     first: Directive
     policy: Policy
@@ -97,7 +88,7 @@ def prepare_training(
         grid = design.experiment.sparsity_grid
         return lambda block, work: with_file(block, grid, loaded, None, {})
     trainers = [Trainer(design, block, family, env, loaded) for family in block.families]
-    for trainer, names in zip(trainers, training_programs(block.families), strict=True):
+    for trainer, names in zip(trainers, block.programs, strict=True):
         if left is None or trainer.family in left:
             trainer.compile(programs, block, names)
     return partial(train_block, design, trainers, loaded)
@@ -130,7 +121,7 @@ class Trainer:
     ):
         self.design, self.env, self.loaded, self.config = design, env, loaded, design.learner
         self.experiment, self.family, todo = design.experiment, family, block.families[family]
-        grid, methods = self.experiment.sparsity_grid, learner_methods(self.experiment.methods)
+        grid, methods = self.experiment.sparsity_grid, list(design.training.values())
         slots = len(grid) if any(agent.mode == TRAJECTORY for agent in todo) else 0
         self.learner = make_learner(self.config, env, methods, slots, family)
         width = lane_width(self.config.num_envs, len(todo), self.experiment.lanes)
@@ -153,7 +144,7 @@ class Trainer:
         self.init = programs.compile(names[0], self.init_all, (), start, width)
         self.train = programs.compile(names[1], self.train_all, (), item, width)
 
-    def run(self, block: Block, work: Work) -> tuple[Any, Arrays]:
+    def run(self, block: Block, work: Work) -> tuple[PyTree, Arrays]:
         """The family's (policies, masks, snapshots) `[todo]` of a block, and its table."""
         steps = self.config.iterations * self.config.batch * len(block.families[self.family])
         start, _ = self.begin(block)
@@ -245,11 +236,6 @@ def settled(policy: Policy) -> Policy:
     return replace(policy, obs_stats=stats._replace(count=count))
 
 
-def learner_methods(methods: Sequence[str]) -> list[Method]:
-    """Returns what the learner can do: nothing, and every method that prunes in training."""
-    return [METHODS["none"], *(find_method(name) for name in training_methods(methods))]
-
-
 def starting_policy(
     config: PPOConfig, env: Environment, agent: Agent, key: Key, policy: Policy
 ) -> tuple[Policy, Masks]:
@@ -267,12 +253,11 @@ def starting_policy(
 def orders(design: Design, agent: Agent, params: Params) -> Directive:
     """Returns the directives of one agent, `[iterations, ...]`."""
     experiment, config = design.experiment, design.learner
-    names = ["none", *training_methods(experiment.methods)]
     prunes = agent.mode != DENSE and agent.method != NARROW
     levels = experiment.sparsity_grid if agent.mode == TRAJECTORY else (agent.sparsity,)
     return make_directives(
-        learner_methods(experiment.methods),
-        names.index(agent.method) if prunes else 0,
+        list(design.training.values()),
+        list(design.training).index(agent.method) if prunes else 0,
         params,
         config.scope,
         agent.allocation if prunes else "global",
@@ -285,7 +270,7 @@ def with_file(
     block: Block,
     grid: Sequence[float],
     loaded: Policy | None,
-    final: tuple[Policy, Masks, Any] | None,
+    final: tuple[Policy, Masks, PyTree] | None,
     table: Arrays,
 ) -> Agents:
     """Returns every agent of a block, from what training left and from the file."""
@@ -310,15 +295,14 @@ def with_file(
 
 def check_orders(design: Design, env: Environment, loaded: Policy | None) -> None:
     """Raises `InputError` for a sparsity that a method cannot reach with these layers."""
-    experiment, config, policy = design.experiment, design.learner, loaded
+    config, policy = design.learner, loaded
     if policy is None:
         policy = jax.eval_shape(partial(initial_policy, config, env.spec), jax.random.key(0))
     for agent in design.first(1).trainings:  # the same for every seed
         orders(design, agent, policy.params)
-    for name in posthoc_methods(experiment.methods):
-        for allocation in honoured_by(name, experiment.allocations):
-            for level in experiment.sparsity_grid:
-                make_target(find_method(name), policy.params, config.scope, allocation, level)
+    for name, allocation in design.posthoc:
+        for level in design.experiment.sparsity_grid:
+            make_target(find_method(name), policy.params, config.scope, allocation, level)
 
 
 def training_table(todo: list[Agent], batch: int, spec: EnvSpec, metrics: Metrics) -> Columns:
@@ -337,23 +321,7 @@ def training_table(todo: list[Agent], batch: int, spec: EnvSpec, metrics: Metric
     }
 
 
-def read_file(experiment: Experiment, env: Environment) -> PolicyFile | None:
-    """The policy of `--policy`, on the host; None if the experiment starts from nothing.
-
-    Raises:
-        InputError: the files hold no policy, or one that does not fit the task.
-    """
-    if experiment.policy is None:
-        return None
-    file = read_policy_file(
-        experiment.policy, experiment.policy_stats, experiment.policy_activation
-    )
-    for eps in experiment.eps or (env.spec.eps,):
-        check_evaluation(env, file.policy, eps)
-    return file._replace(policy=jax.tree.map(np.asarray, file.policy))
-
-
-def stacked(trees: list[Any]) -> Any:
+def stacked(trees: list[PyTree]) -> PyTree:
     """Trees as one with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 

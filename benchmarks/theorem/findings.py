@@ -66,7 +66,7 @@ def rises(lines: Sequence[Line], name: str) -> Rises:
     found = []
     for values in (line.values[name] for line in lines):
         before, after = values[:, :-1], values[:, 1:]
-        told = is_known(values)
+        told = _is_known(values)
         raised = told & (after > before * (1 + tolerance))
         largest = (
             ratio(after, x).max(where=told & np.isfinite(x), initial=-np.inf)
@@ -79,10 +79,10 @@ def rises(lines: Sequence[Line], name: str) -> Rises:
 
 def untold(lines: Sequence[Line], name: str) -> int:
     """Steps, times the states, from or to what is infinite or NaN: nobody knows if these rose."""
-    return sum(int((~is_known(line.values[name])).sum()) for line in lines)
+    return sum(int((~_is_known(line.values[name])).sum()) for line in lines)
 
 
-def is_known(values: np.ndarray) -> np.ndarray:
+def _is_known(values: np.ndarray) -> np.ndarray:
     """Whether both ends of a step are finite, `[chains, S, states] -> [chains, S - 1, states]`."""
     finite = np.isfinite(values)
     return finite[:, :-1] & finite[:, 1:]
@@ -236,8 +236,8 @@ def verdict(found: Findings) -> Iterator[str]:
         yield f"It fails for {name}, which rose in {shares(found, name)}."
     for name, called in TRUTH.items():
         yield f"The {called} rose in {shares(found, name)}."
-    yield from what_it_costs(found)
-    yield what_falls(found)
+    yield from _what_it_costs(found)
+    yield _what_falls(found)
     if broken := exceeded(found.lines):
         yield f"Please report: the attack went beyond {'; '.join(broken)}."
     else:
@@ -257,12 +257,12 @@ def shares(found: Findings, name: str) -> str:
     )
 
 
-def what_it_costs(found: Findings) -> Iterator[str]:
+def _what_it_costs(found: Findings) -> Iterator[str]:
     """The tightest monotone bound against the tightest of all and the attack, dense."""
     costs, sentences = [], []
     for group in found.groups:
         lines = found.of(found.sweeps[0], group)
-        price, best = prices(lines, 0), tightest_monotone(lines)
+        price, best = prices(lines, 0), _tightest_monotone(lines)
         if best is None:
             return
         tightest = min(price, key=lambda name: price[name].value)
@@ -283,16 +283,16 @@ def what_it_costs(found: Findings) -> Iterator[str]:
     yield from sentences
 
 
-def tightest_monotone(lines: Sequence[Line]) -> str | None:
+def _tightest_monotone(lines: Sequence[Line]) -> str | None:
     """Of the dense networks; None if no monotone bound was computed."""
     price = prices(lines, 0)
     return min(filter(is_monotone, price), key=lambda name: price[name].value, default=None)
 
 
-def what_falls(found: Findings) -> str:
+def _what_falls(found: Findings) -> str:
     """How much of a falling bound the policy shares, and how much smaller weights explain."""
     level = nearest(found.lines[0].sparsity, BASELINE_LEVEL)
-    bound = tightest_monotone(found.of(found.sweeps[0], found.groups[0])) or found.names[0]
+    bound = _tightest_monotone(found.of(found.sweeps[0], found.groups[0])) or found.names[0]
     fallen = []
     for sweep in found.compared:
         of_groups = [found.of(sweep, group) for group in found.groups]

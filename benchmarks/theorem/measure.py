@@ -184,15 +184,15 @@ def sweeps(policy: Policy, options: Options) -> Iterator[Sweep]:
     keys = jax.random.split(jax.random.key(options.seed), options.orders)
     for name in SWEEPS:
         chains = keys if name == RANDOM else keys[:1]
-        yield Sweep(name, options.grid(), chained(policy, name, options.grid(), chains))
+        yield Sweep(name, options.grid(), _chained(policy, name, options.grid(), chains))
     weights = sum(math.prod(shape) for shape in prunable_shapes(policy.params).values())
     counts = range(min(options.singles, weights - 1) + 1)
     one_by_one = [Fraction(count, weights) for count in counts]
-    masks = chained(policy, RANDOM, one_by_one, keys[:1])
+    masks = _chained(policy, RANDOM, one_by_one, keys[:1])
     yield Sweep(ONE_BY_ONE, [float(x) for x in one_by_one], masks)
 
 
-def chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Masks:
+def _chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Masks:
     """Masks `[chains, S]`, a key per chain."""
     scope = Scope(min_weights=0)  # down to the last weight, wherever it is
     chains = [prune(policy, method, levels, key=key, scope=scope) for key in keys]
@@ -261,14 +261,14 @@ def sensitivity(
     with jax.enable_x64(True):
         wide = lambda x: np.asarray(x, "float64")  # noqa: E731
         _, policies, cells = as_cells(jax.tree.map(wide, policy), masks)
-        program = sensitivity_program(options.steps, options.restarts)
+        program = _sensitivity_program(options.steps, options.restarts)
         shared = (policies, wide(obs), wide(options.eps), jax.random.key(options.seed))
         found = map_population(program, shared, cells, lanes_per_item=1, lanes=1)
     return found
 
 
 @lru_cache(maxsize=4)
-def sensitivity_program(steps: int, restarts: int) -> Mapped:
+def _sensitivity_program(steps: int, restarts: int) -> Mapped:
     """`((policies, obs, eps, key), Cell) -> {name: [states]}`."""
 
     def of_cell(shared: tuple[Policy, Array, Array, Key], cell: Cell) -> dict[str, Array]:
@@ -326,13 +326,13 @@ def follow(network: Network, env: Environment, options: Options) -> Along:
     steps = (within * played.length[..., None]).astype(int)
     obs = np.take_along_axis(played.obs, steps[..., None], axis=-2)
     own, fixed = (
-        at_visits(network.policy, masks, x, played.length[levels], key_attack, options)
+        _at_visits(network.policy, masks, x, played.length[levels], key_attack, options)
         for x, levels in ((obs, slice(None)), (np.broadcast_to(obs[:1], obs.shape), slice(1)))
     )
     return Along(network.name, sweep.sparsity, played.return_, own, fixed)
 
 
-def at_visits(
+def _at_visits(
     policy: Policy, masks: Masks, obs: np.ndarray, length: np.ndarray, key: Key, options: Options
 ) -> Seen:
     """Returns what is seen at states `[S, episodes, k, obs_size]`, by the bounds that are fast."""

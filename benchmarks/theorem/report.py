@@ -5,20 +5,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from pyarrow import csv
 
 from benchmarks.report.png_figures import COLOURS, STYLE
 from benchmarks.runtime.atomic import write_text, write_whole
 from benchmarks.runtime.run_folder import provenance
-from benchmarks.runtime.tables import markdown_table
+from benchmarks.runtime.tables import markdown_table, write_csv
 from benchmarks.theorem.findings import (
     ATTACK,
     BASELINE_LEVEL,
@@ -47,14 +44,14 @@ PALETTE = (*COLOURS, "#7A5230")
 
 
 def report(
-    found: Findings, along: Sequence[Along], settings: Mapping[str, Any], command: str
+    found: Findings, along: Sequence[Along], settings: Mapping[str, object], command: str
 ) -> Iterator[str]:
     """The lines of report.md."""
     first, sparsity = found.sweeps[0], found.lines[0].sparsity
     yield from ("# Can pruning only tighten a certificate?", "")
     yield from ("The claim: removing weights never raises a certified bound.", "", "## Verdict", "")
     yield from (f"- {sentence}" for sentence in (*sentences(along), *verdict(found)))
-    yield from ("", *own_states(along))
+    yield from ("", *_own_states(along))
     yield from ("![ratio to the dense network against sparsity](theorem.png)", "")
     for sweep in found.sweeps:
         yield from (f"## How often a step raised it, state by state: {sweep}", "")
@@ -64,7 +61,7 @@ def report(
     for level in dict.fromkeys(nearest(sparsity, level) for level in LEVELS):
         yield from (f"## What bounds cost: {first}, sparsity {sparsity[level]:.3g}", "")
         yield from ("D; in action units; over the tightest at each state; over the attack's.", "")
-        yield from markdown({g: priced(found.of(first, g), level) for g in found.groups})
+        yield from markdown({g: _priced(found.of(first, g), level) for g in found.groups})
     level = nearest(sparsity, BASELINE_LEVEL)
     yield from (f"## Null baselines: sparsity {sparsity[level]:.3g}, ratio to dense", "")
     yield from (f"{'; '.join(found.compared)}.", "")
@@ -93,7 +90,7 @@ READING_F = """\
 """
 
 
-def own_states(along: Sequence[Along]) -> Iterator[str]:
+def _own_states(along: Sequence[Along]) -> Iterator[str]:
     """F policy by policy, and where monotone bounds say anything."""
     for one in along:
         yield from (f"## F of {one.network}, magnitude", "", *markdown_table(*f_rows(one)), "")
@@ -132,7 +129,7 @@ def told(lines: Sequence[Line]) -> dict[str, str]:
     return {name: one(name) for name in lines[0].values}
 
 
-def priced(lines: Sequence[Line], level: int) -> dict[str, str]:
+def _priced(lines: Sequence[Line], level: int) -> dict[str, str]:
     """Bound -> its value and ratios."""
     return {
         name: f"{p.value:.3g}; {p.action:.3g}; {times(p.over_tightest)}; {times(p.over_attack)}"
@@ -164,16 +161,15 @@ def write(
     out: Path,
     found: Findings,
     along: Sequence[Along],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     command: str,
 ) -> None:
     """Tables, figure and report; `settings` are those that the report explains."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {"table": table(found.lines), "curves": curves(found.lines)}
     for name, rows in (tables | ({"robustness": f_columns(along)} if along else {})).items():
-        rounded = [{k: significant(v) for k, v in row.items()} for row in rows]
-        columns = pa.Table.from_pylist(rounded)
-        write_whole(out / f"{name}.csv", partial(csv.write_csv, columns))
+        rounded = [{k: _significant(v) for k, v in row.items()} for row in rows]
+        write_csv(out / f"{name}.csv", rounded)
     with plt.rc_context(STYLE):
         figure = draw(found)
         pixels = io.BytesIO()
@@ -186,7 +182,7 @@ def write(
     write_text(out / "report.md", text)
 
 
-def table(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+def table(lines: Sequence[Line]) -> Iterator[Mapping[str, object]]:
     """A row per network, sweep and quantity."""
     for line in (x for x in lines if not x.baseline):
         price = prices([line], 0)
@@ -209,7 +205,7 @@ def table(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             }
 
 
-def curves(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+def curves(lines: Sequence[Line]) -> Iterator[Mapping[str, object]]:
     """A row per network, sweep over a grid and sparsity: geometric means of every quantity."""
     for line in (x for x in lines if x.sweep != ONE_BY_ONE):
         for i, sparsity in enumerate(line.sparsity):
@@ -217,7 +213,7 @@ def curves(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
             yield {"network": line.network.name, "sweep": line.sweep, "sparsity": sparsity} | means
 
 
-def significant(x: Any) -> Any:
+def _significant(x: object) -> object:
     """Floats to seven digits, which further decimals of an optimiser do not blur."""
     return float(f"{x:.7g}") if isinstance(x, float) else x
 
@@ -239,7 +235,7 @@ def draw(found: Findings) -> Figure:
     for row, (sweep, monotone) in enumerate(rows):
         shown = [name for name in bounds if is_monotone(name) == monotone]
         for ax, group in zip(axes[row], found.groups, strict=True):
-            draw_lines(ax, found.of(sweep, group), shown, "-" if monotone else "--")
+            _draw_lines(ax, found.of(sweep, group), shown, "-" if monotone else "--")
         axes[row, 0].set_ylabel(f"{sweep}: ratio to dense")
     for ax, group in zip(axes[0], found.groups, strict=True):
         ax.set_title(group, fontsize=10)
@@ -252,7 +248,7 @@ def draw(found: Findings) -> Figure:
     return figure
 
 
-def draw_lines(ax: Axes, lines: Sequence[Line], bounds: Sequence[str], style: str) -> None:
+def _draw_lines(ax: Axes, lines: Sequence[Line], bounds: Sequence[str], style: str) -> None:
     """The given bounds and the truth, which may rise above 1."""
     x = lines[0].sparsity
     for name, colour in zip(bounds, itertools.cycle(PALETTE)):

@@ -52,7 +52,7 @@ class Along(NamedTuple):
     @property
     def sensitivity(self) -> np.ndarray:
         """Mean D in action units, as the attack found it, over `spread`, `[S]`."""
-        moved = over_steps(self.own, self.own.actions[ATTACK]).mean(-1)
+        moved = _over_steps(self.own, self.own.actions[ATTACK]).mean(-1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.spread > 0, moved / self.spread, np.nan)
 
@@ -63,14 +63,14 @@ class Along(NamedTuple):
         return where_meaningful(sparsity, self.own.monotone, clean, self.spread)
 
 
-def over_steps(seen: Seen, values: np.ndarray) -> np.ndarray:
+def _over_steps(seen: Seen, values: np.ndarray) -> np.ndarray:
     """One number per episode whose mean is the mean over all steps, `[S, E, k] -> [S, E]`."""
     return pseudo_values(seen.length * values.mean(-1), seen.length)
 
 
 def robustness(seen: Seen, side: str) -> Interval:
     """Returns F as one side bounds it, with its interval over the episodes, `[S]`."""
-    return student_mean(over_steps(seen, seen.tv[side]).T, level=CONFIDENCE)
+    return student_mean(_over_steps(seen, seen.tv[side]).T, level=CONFIDENCE)
 
 
 def enclosed(seen: Seen) -> Interval:
@@ -92,7 +92,7 @@ class Steps(NamedTuple):
 
 def rises_of(seen: Seen, side: str) -> Steps:
     """Counts the rises of one side of F. Episode i starts alike at every sparsity."""
-    change = student_mean(np.diff(over_steps(seen, seen.tv[side]), axis=0).T, level=CONFIDENCE)
+    change = student_mean(np.diff(_over_steps(seen, seen.tv[side]), axis=0).T, level=CONFIDENCE)
     rounding = 1e-9
     return Steps(
         len(change.mean), int((change.mean > rounding).sum()), int((change.low > rounding).sum())
@@ -115,10 +115,10 @@ def sentences(found: Sequence[Along]) -> Iterator[str]:
             )
         steps = len(along.sparsity) - 1
         yield f"F of {along.network}, of {steps} magnitude steps: {'; '.join(parts)}."
-        yield said_of_behaviour(along)
+        yield _said_of_behaviour(along)
 
 
-def said_of_behaviour(along: Along) -> str:
+def _said_of_behaviour(along: Along) -> str:
     """Where monotone bounds say something, and what the policy still does there."""
     risen = int((np.diff(along.sensitivity) > 0).sum())
     told = f"Its D over the standard deviation of its action rose in {risen} of these steps."
@@ -147,7 +147,7 @@ def f_rows(along: Along) -> tuple[list[str], list[list[str]]]:
         columns += [[f"{x:.3f}" for x in robustness(seen, side).mean] for side in SIDES]
         inside = enclosed(seen)
         columns.append([f"{a:.3f} - {b:.3f}" for a, b in zip(*inside[1:], strict=True)])
-    moved = over_steps(along.own, along.own.actions[ATTACK]).mean(-1)
+    moved = _over_steps(along.own, along.own.actions[ATTACK]).mean(-1)
     columns += [[f"{x:.3g}" for x in column] for column in (moved, along.spread, along.sensitivity)]
     first = [[f"{x:.3g}" for x in along.sparsity], [f"{x:.0f}" for x in along.returns.mean(-1)]]
     return header, [list(row) for row in zip(*first, *columns, strict=True)]
@@ -161,7 +161,7 @@ def meaning_table(along: Along) -> tuple[list[str], list[list[str]]]:
 def f_columns(found: Sequence[Along]) -> Iterator[dict[str, object]]:
     """Yields a row per policy and sparsity: all of F, as numbers."""
     for along in found:
-        moved = over_steps(along.own, along.own.actions[ATTACK]).mean(-1)
+        moved = _over_steps(along.own, along.own.actions[ATTACK]).mean(-1)
         for i, sparsity in enumerate(along.sparsity):
             row = {"network": along.network, "sparsity": sparsity}
             row["clean_return"] = float(along.returns[i].mean())

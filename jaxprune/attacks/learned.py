@@ -150,7 +150,7 @@ def _learned(config: AdversaryConfig, teachers: Teachers, form: Form, cost: Cost
     ppo = ppo_config(config)
     grid = list(product(config.starts, config.learning_rates, config.log_stds, range(config.seeds)))
     kinds, rates, log_stds, _ = (np.array(x) for x in zip(*grid, strict=True))
-    imitated = [kind for kind in teachers if kind in config.starts]
+    imitated = {kind: teacher for kind, teacher in teachers.items() if kind in config.starts}
 
     def size(spec: EnvSpec) -> Size:
         return Size(spec.obs_size, form.decisions(spec))
@@ -163,12 +163,8 @@ def _learned(config: AdversaryConfig, teachers: Teachers, form: Form, cost: Cost
             return train_adversaries(config, form, victims, start)
         begin = victims.start
         if begin is None:
-            taught = {}
-            for kind in imitated:
-                pupils = take(start, np.flatnonzero(kinds == kind))
-                watched = victims._replace(key=key_teach)
-                taught[kind] = imitating(teachers[kind], form.inverse, watched, pupils)
-            begin = _begun(start.policy, kinds, taught)
+            watched = victims._replace(key=key_teach)
+            begin = _begun(start, kinds, imitated, form.inverse, watched)
         still = jax.tree.map(lambda x: x[:, len(grid) :], begin)
         begin = jax.tree.map(lambda x: x[:, : len(grid)], begin)
         trained = train_adversaries(config, form, victims._replace(start=begin), start)
@@ -179,7 +175,7 @@ def _learned(config: AdversaryConfig, teachers: Teachers, form: Form, cost: Cost
         decision = action_distribution(params, normalise(params, obs_norm)).mode()
         return form.move(key, victim, obs_norm, eps, decision), memory
 
-    shown = [teachers[kind].cost for kind in imitated]
+    shown = [teacher.cost for teacher in imitated.values()]
     env_steps = len(grid) * ppo.iterations * ppo.batch + sum(one.env_steps for one in shown)
     return Attack(
         perturb,
@@ -192,14 +188,25 @@ def _learned(config: AdversaryConfig, teachers: Teachers, form: Form, cost: Cost
     )
 
 
-def _begun(fresh: Policy, kinds: np.ndarray, taught: Mapping[str, Policy]) -> Policy:
-    """Where every member begins, and one imitation of each kind that stays as it is.
+def _begun(
+    start: Start, kinds: np.ndarray, teachers: Teachers, inverse: Inverse, victims: Victims
+) -> Policy:
+    """Where every member begins, and one imitation of each teacher that stays as it is.
 
     Args:
-        fresh: `[members]`.
-        kinds: `[members]`.
-        taught: `[N, k]`, those that take the place of the k members of a kind.
+        start: `[members]`, of those that imitate nobody.
+        kinds: `[members]`, the names of their teachers.
+        teachers: of the others.
+        inverse: see `Form`.
+        victims: whose perturbations are imitated; the key is consumed.
+
+    Returns:
+        `Policy [N, members + teachers]`.
     """
+    taught = {  # [N, k], those that take the place of the k members of a kind
+        kind: imitating(teacher, inverse, victims, take(start, np.flatnonzero(kinds == kind)))
+        for kind, teacher in teachers.items()
+    }
 
     def leaf(all_of: PyTree, *some: PyTree) -> np.ndarray:
         whole = np.tile(all_of, (len(some[0]), *[1] * np.ndim(all_of)))
@@ -207,7 +214,7 @@ def _begun(fresh: Policy, kinds: np.ndarray, taught: Mapping[str, Policy]) -> Po
             whole[:, kinds == kind] = by
         return np.concatenate([whole, *(by[:, :1] for by in some)], axis=1)
 
-    return jax.tree.map(leaf, jax.device_get(fresh), *taught.values())
+    return jax.tree.map(leaf, jax.device_get(start.policy), *taught.values())
 
 
 @lru_cache(maxsize=16)

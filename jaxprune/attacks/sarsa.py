@@ -214,7 +214,7 @@ def collect(
         eps: radius of the attack; 0 for none.
         against: how the critic is descended; None for no attack at all.
     """
-    program = collect_program(victims.env, config.num_envs, *_segments(config, rounds), against)
+    program = _collect_program(victims.env, config.num_envs, *_segments(config, rounds), against)
     task = Task(
         victims.policies,
         np.float32(eps),
@@ -227,7 +227,7 @@ def collect(
 
 
 @lru_cache(maxsize=16)
-def collect_program(
+def _collect_program(
     env: Environment,
     num_envs: int,
     segments: int,
@@ -353,11 +353,11 @@ def _shuffled(key: Key, epochs: int, rows: int, batch: int) -> Array:
 
 def fit(lesson: Lesson, students: Student, lanes: int | None = None) -> Student:
     """Every student after the lesson, `Student [items]`, on the host."""
-    return map_population(fit_program(), lesson, students, lesson.batches.shape[1], lanes)
+    return map_population(_fit_program(), lesson, students, lesson.batches.shape[1], lanes)
 
 
 @cache
-def fit_program() -> Mapped:
+def _fit_program() -> Mapped:
     """`(Lesson, Student) -> Student`."""
     return Mapped(taught)
 

@@ -3,9 +3,7 @@
 from jaxprune.certify.certificates import BOUNDS, Bound, Certificate, certify
 from jaxprune.certify.divergence import (
     TOTAL_VARIATION,
-    clipped_box,
     clipped_gaussian_tv,
-    gaussian_kl,
 )
 from jaxprune.certify.exact import Exact, exact_distance
 from jaxprune.certify.radius import certified_radius
@@ -13,7 +11,6 @@ from jaxprune.certify.smoothing import certified_quantile
 from jaxprune.certify.value import (
     ValueBound,
     attacked_return,
-    certification_rate,
     certified_return,
     expected_value_gap,
     finite_vacuity,
@@ -33,18 +30,15 @@ __all__ = [
     "Exact",
     "ValueBound",
     "attacked_return",
-    "certification_rate",
     "certified_quantile",
     "certified_radius",
     "certified_return",
     "certify",
-    "clipped_box",
     "clipped_gaussian_tv",
     "exact_distance",
     "expected_value_gap",
     "finite_vacuity",
     "finite_value_gap",
-    "gaussian_kl",
     "on_policy_value_gap",
     "sa_mdp_published",
     "sampled_value_gap",

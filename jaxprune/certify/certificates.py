@@ -249,7 +249,7 @@ def _global_program(bounds: Named) -> Mapped:
 
     def of_cell(shared: Shared, item: Item) -> dict[str, tuple[Array, Array, Array]]:
         policy = masked_policy(shared.policies, item.cell)
-        queries = [policy_query(x, shared.eps) for x in (policy, with_unit_std(policy))]
+        queries = [policy_query(x, shared.eps) for x in (policy, _with_unit_std(policy))]
         both = jax.tree.map(lambda *x: jnp.stack(x), *queries)
         found = {
             name: jax.vmap(lambda query, b=bound: _sound(b.bound(query), query))(both)
@@ -292,7 +292,7 @@ def policy_query(policy: Policy, eps: Array, centre: Array | None = None) -> Que
     return replace(query, norm="l2")
 
 
-def with_unit_std(policy: Policy) -> Policy:
+def _with_unit_std(policy: Policy) -> Policy:
     """The policy with standard deviations of 1: its D is in action units."""
     log_std = jnp.zeros_like(policy.params.log_std)
     return replace(policy, params=policy.params._replace(log_std=log_std))
@@ -331,7 +331,7 @@ def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
     return Local(distance, TOTAL_VARIATION["normal"](distance), box, change, None)
 
 
-def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
+def _categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D from the box of the logits, TV and the likeliest action from their differences too."""
     actions = query.layers[-1].bias.size
     box, at = bound(query), centre_value(query)
@@ -354,7 +354,7 @@ def categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
 # By `Policy.distribution`.
 LOCAL: dict[str, Callable[..., Local]] = {
     "normal": gaussian_local,
-    "categorical": categorical_local,
+    "categorical": _categorical_local,
 }
 
 

@@ -28,14 +28,6 @@ def gaussian_tv(distance: Array) -> Array:
     return _probability(erf(distance / (2 * 2**0.5)), distance)
 
 
-def gaussian_kl(distance: Array) -> Array:
-    """Exact: KL = D^2 / 2 nats for equal covariances, in both directions.
-
-    Codes after SA-PPO minimise twice this.
-    """
-    return distance**2 / 2
-
-
 def categorical_tv(distance: Array) -> Array:
     """Tight: TV <= tanh(D / 2) if no logit moves by more than D: their oscillation is at most 2 D.
 
@@ -93,19 +85,6 @@ TOTAL_VARIATION: dict[str, Callable[[Array], Array]] = {
 
 
 # --- the action as the environment clips it -------------------------------------------------------
-
-
-def clipped_box(box: Ends, limits: Ends) -> tuple[np.ndarray, np.ndarray]:
-    """What the environment makes of a box of actions: where both ends agree nothing can change.
-
-    For a deterministic policy, to which no total variation applies.
-
-    Args:
-        box: of the mean actions, `[..., actions]`, as in `Certificate.low` and `.high`.
-        limits: what the environment clips actions to; they broadcast.
-    """
-    low, high = (np.clip(end, *limits) for end in box)
-    return low, high
 
 
 def clipped_gaussian_tv(at: Ends, box: Ends, std: AnyArray, limits: Ends) -> np.ndarray:

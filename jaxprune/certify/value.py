@@ -336,22 +336,6 @@ def attacked_return(
     return np.maximum(clean - gap(both), limits[0])
 
 
-def certification_rate(fixed: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-    """ACR: the share of visited states where the action cannot change, `[..., episodes, T]`.
-
-    All steps of all episodes count alike, as in RADIAL (Oikarinen et al. 2021, arXiv 2008.01976).
-
-    Args:
-        fixed: as in `certified_return`, of clean episodes.
-        lengths: steps of every episode, `[..., episodes]`; None: all have T.
-
-    Raises:
-        InputError: lengths that do not fit.
-    """
-    alive = _alive(lengths, np.shape(fixed), None)
-    return np.sum(alive & fixed, axis=(-2, -1)) / np.sum(alive, axis=(-2, -1))
-
-
 # --- shared ---------------------------------------------------------------------------------------
 
 

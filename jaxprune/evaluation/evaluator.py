@@ -56,7 +56,8 @@ class Evaluator:
         key_prepare, key_choose = (jax.random.fold_in(victims.key, i) for i in range(2))
         member = self.members[self.attacks.index(attack)]
         params = prepared(member, victims._replace(key=key_prepare))
-        rounds = choosing_sets(key_choose, self.selection.rounds, np.shape(play.times)[1])
+        kept = 0 if play.times is None else np.shape(play.times)[1]
+        rounds = choosing_sets(key_choose, self.selection.rounds, kept)
         return self.choose(attack, victims, params, rounds, play)
 
     def choose(

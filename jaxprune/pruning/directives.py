@@ -63,7 +63,6 @@ def make_directives(
     """
     method = methods[index]
     targets = [make_target(method, params, scope, allocation, level) for level in levels]
-    leaves = width(methods, params, scope)
     iterations, events = timing.iterations, timing.events
     counts = counts_per_event(
         SCHEDULES[method.schedule or "one_shot"],
@@ -81,11 +80,8 @@ def make_directives(
     drop = DROP / 2 * (1 + np.cos(np.pi * phase)) if method.regrow else np.zeros(iterations)
     ends = counts[:, 0].sum(-1)
     rewind = (np.diff(ends, prepend=0) > 0) & method.rewind
-    padding = leaves - counts.shape[-1]
-    repeated = {
-        "method": np.int32(index),
-        "groups": np.pad(targets[-1].groups, (0, padding)),
-    }
+    padding = width(methods, params, scope) - counts.shape[-1]
+    repeated = {"method": np.int32(index), "groups": np.pad(targets[-1].groups, (0, padding))}
     return Directive(
         **{name: np.broadcast_to(x, (iterations, *x.shape)) for name, x in repeated.items()},
         counts=np.pad(counts, ((0, 0), (0, 0), (0, padding))),

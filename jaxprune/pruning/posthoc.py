@@ -75,12 +75,11 @@ def prune(
 
     shape = policy.params.log_std.shape[:-1]
     agents = math.prod(shape)
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(
-        jnp.arange(agents)
-    )
-    used = batch if chosen.needs_data else None
+    key = jax.random.key(0) if key is None else key
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(agents))
     flat = jax.tree.map(
-        lambda x: jnp.reshape(x, (agents, *jnp.shape(x)[len(shape) :])), (policy, used)
+        lambda x: jnp.reshape(x, (agents, *jnp.shape(x)[len(shape) :])),
+        (policy, batch if chosen.needs_data else None),
     )
     masks = _masks(*flat, keys, counts, targets[0].groups, method=chosen, scope=scope)
     shape = shape if np.ndim(sparsity) == 0 else (*shape, len(levels))

@@ -4,7 +4,6 @@ from jaxprune.statistics.aggregates import (
     area,
     cvar,
     iqm,
-    paired_difference,
     probability_of_improvement,
     simultaneous_band,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "bounded_mean",
     "cvar",
     "iqm",
-    "paired_difference",
     "probability_of_improvement",
     "pseudo_values",
     "simultaneous_band",

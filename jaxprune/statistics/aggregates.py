@@ -22,7 +22,6 @@ from jaxprune.statistics.bootstrap import (
     resampled,
     unknown,
 )
-from jaxprune.statistics.means import student_mean
 from jaxprune.types import AnyArray, Array, Key
 from jaxprune.validation import InputError
 
@@ -80,27 +79,6 @@ def area(eps: Sequence[float], returns: ArrayLike) -> Array:
     if len(eps) < 2 or eps[0] != 0 or (np.diff(eps) <= 0).any():
         raise InputError(f"radii {list(eps)} must rise from 0, two or more: sort them, put 0 first")
     return jnp.trapezoid(jnp.asarray(returns), jnp.asarray(eps), axis=0) / eps[-1]
-
-
-def paired_difference(a: AnyArray, b: AnyArray, *, level: float = 0.95) -> Interval:
-    """mean(a - b) of the same replicates (and episodes), so that what they share cancels.
-
-    Args:
-        a: `[n, ...]`.
-        b: `[n, ...]`, replicate by replicate the partner of `a`.
-        level: nominal coverage.
-
-    Returns:
-        `Interval` of `[...]`, see `student_mean`.
-
-    Raises:
-        InputError: not as many replicates.
-    """
-    if len(a) != len(b):
-        raise InputError(
-            f"{len(a)} and {len(b)} replicates have no pairs: give the same seeds and episodes"
-        )
-    return student_mean(np.subtract(a, b), level=level)
 
 
 def probability_of_improvement(

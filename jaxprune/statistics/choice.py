@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from jaxprune.statistics.aggregates import paired_difference
 from jaxprune.statistics.bootstrap import Interval
 from jaxprune.statistics.folds import folds, picked, strongest
-from jaxprune.statistics.means import bounded_mean
+from jaxprune.statistics.means import bounded_mean, student_mean
+from jaxprune.types import AnyArray
 
 # What the sparsest policy, and a sweet spot, may cost of the mean of the dense agents.
 TOLERATED_LOSS = 0.05
@@ -60,9 +60,9 @@ class Choice(NamedTuple):
         return keeps(self.attacked.interval.mean, self.dense_attacked.interval.mean)
 
 
-def keeps(mean: Any, dense: Any, loss: float = TOLERATED_LOSS) -> Any:
-    """Whether a mean return is at most a share `loss` below that of the dense agents."""
-    return mean >= dense - loss * abs(dense)
+def keeps(mean: AnyArray, dense: AnyArray) -> Any:
+    """Whether a mean return is at most `TOLERATED_LOSS` below that of the dense agents."""
+    return mean >= dense - TOLERATED_LOSS * abs(dense)
 
 
 def falling(returns: np.ndarray) -> np.ndarray:
@@ -170,5 +170,10 @@ def measured(columns: Sequence[np.ndarray], limits: Limits) -> list[Measured]:
 
 def change(pruned: np.ndarray, dense: np.ndarray, limits: Limits) -> Measured:
     """Returns the mean of pruned less dense, in pairs `[n]`."""
-    range_ = limits[0] - limits[1], limits[1] - limits[0]
-    return Measured(paired_difference(pruned, dense).clipped(range_), pruned - dense)
+    each = pruned - dense
+    return Measured(student_mean(each).clipped(of_differences(limits)), each)
+
+
+def of_differences(limits: Limits) -> Limits:
+    """Returns what a difference of two returns can be."""
+    return limits[0] - limits[1], limits[1] - limits[0]

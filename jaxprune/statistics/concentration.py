@@ -126,13 +126,13 @@ def dkw_width(n: int, tail: float) -> float:
     return math.sqrt(math.log(1 / tail) / (2 * n))
 
 
-def dkw_rank(n: int, quantile: float, tail: float) -> int:
+def _dkw_rank(n: int, quantile: float, tail: float) -> int:
     """From the band around the whole distribution function: holds for all quantiles at once."""
     below = math.floor(n * (quantile - dkw_width(n, tail)))
     return max(below + 1, 0)
 
 
-def binomial_rank(n: int, quantile: float, tail: float) -> int:
+def _binomial_rank(n: int, quantile: float, tail: float) -> int:
     """The k with P(Binomial(n, quantile) < k) < tail <= P(... <= k): exact for one quantile.
 
     The k-th smallest sample is beyond the quantile only if fewer than k samples are at or below it.
@@ -144,8 +144,8 @@ def binomial_rank(n: int, quantile: float, tail: float) -> int:
 
 # (n, quantile, probability of failing) -> which sample in ascending order, from 1; 0: none.
 RANKS: dict[str, Callable[[int, float, float], int]] = {
-    "binomial": binomial_rank,
-    "dkw": dkw_rank,
+    "binomial": _binomial_rank,
+    "dkw": _dkw_rank,
 }
 
 

@@ -56,7 +56,7 @@ def test_cards_are_written_shown_and_checked(tmp_path, capsys):
 def test_what_is_not_complete_gets_no_card(tmp_path, capsys):
     run = write_run(tmp_path / "run").path
     assert card.main([str(run)]) == 2
-    assert "is not complete" in capsys.readouterr().err and not (run / "cards").exists()
+    assert "is not finished" in capsys.readouterr().err and not (run / "cards").exists()
     complete(tmp_path / "other")
     (tmp_path / "other" / "returns.parquet").write_bytes(b"")
     assert card.main([str(tmp_path / "other")]) == 2

@@ -47,14 +47,17 @@ def leave(path: Path, shard: Shard, work: Any, settings: dict[str, Any] | None =
     )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `whole`, and `shards/0-of-2` and `shards/1-of-2` of the same experiment."""
-    path = tmp_path_factory.mktemp("merge")
+def leave_all(path: Path) -> Path:
+    """`whole`, and `shards/0-of-2` and `shards/1-of-2` of the same experiment."""
     leave(path / "whole", ALONE, quiet_work(path / "work"))
     for i in range(2):
         leave(path / SHARDS / f"{i}-of-2", Shard(i, 2), quiet_work(path / f"work{i}"))
     return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return leave_all(tmp_path_factory.mktemp("merge"))
 
 
 @pytest.fixture

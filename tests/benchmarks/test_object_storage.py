@@ -27,7 +27,7 @@ from jaxprune.policy_io.addresses import as_path, copy_folder, files_below, reac
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
 from tests.benchmarks.made_up_runs import Made, write_run
-from tests.benchmarks.test_merge import THREE, leave
+from tests.benchmarks.test_merge import THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
 from tests.probes import Drift
 from tests.quiet import quiet_work
@@ -57,11 +57,7 @@ def bucket(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `whole`, and the two shards of the same experiment."""
-    path = tmp_path_factory.mktemp("local")
-    leave(path / "whole", ALONE, quiet_work(path / "work"))
-    for i in range(2):
-        leave(path / SHARDS / f"{i}-of-2", Shard(i, 2), quiet_work(path / f"work{i}"))
-    return path
+    return leave_all(tmp_path_factory.mktemp("local"))
 
 
 # --- paths ----------------------------------------------------------------------------------------

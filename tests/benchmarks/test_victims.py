@@ -155,10 +155,10 @@ def test_episodes_start_alike_under_every_victim(tmp_path: Path):
 
 
 def test_the_plan_counts_every_victim(tmp_path: Path):
-    """6 cells: what is learned, chosen and played is twice that of one victim."""
+    """What is learned, chosen and played is twice that of one victim."""
     one = replace(BOTH, victim=(STOCHASTIC,))
-    twice, once = (learned(expand(asked).cases, asked.attack, 6, ENV.spec) for asked in (BOTH, one))
+    twice, once = (learned(expand(asked), ENV.spec) for asked in (BOTH, one))
     assert twice == tuple(2 * amount for amount in once) and twice[0] > 0
     both, alone = (make_plan(expand(asked), ENV, tmp_path) for asked in (BOTH, one))
-    assert both.episodes == 2 * alone.episodes == 2 * 6 * 5 * 4
+    assert both.amounts.episodes == 2 * alone.amounts.episodes == 2 * 6 * 5 * 4
     assert "none, mad, rs (deterministic, stochastic): 240 episodes" in both.text

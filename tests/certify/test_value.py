@@ -8,7 +8,6 @@ import pytest
 
 from jaxprune.certify.value import (
     attacked_return,
-    certification_rate,
     certified_return,
     differing,
     expected_value_gap,
@@ -465,14 +464,11 @@ def test_leading_axes_of_sampled_bounds():
     settings = {"gamma": 0.9, "reward_range": (0.0, 1.0)}
     gaps = sampled_value_gap(delta, lengths, **settings)
     returns = certified_return(rewards, fixed, lengths, **settings)
-    rates = certification_rate(fixed, lengths)
-    assert rates.shape == (2, 3)
     for index in np.ndindex(2, 3):
         alone = sampled_value_gap(delta[index], lengths[index[1]], **settings)
         np.testing.assert_allclose([x[index] for x in gaps], alone, rtol=1e-12)
         alone = certified_return(rewards[index], fixed[index], lengths[index[1]], **settings)
         np.testing.assert_allclose([x[index] for x in returns], alone, rtol=1e-12)
-        assert rates[index] == certification_rate(fixed[index], lengths[index[1]])
 
 
 def test_more_comparisons_cost_more():
@@ -548,8 +544,6 @@ def test_certified_return_by_hand():
     assert (found.bound, found.vacuity) == (-2, 1)  # three episodes say nothing
     finite = certified_return(np.ones((3, 4)), fixed, lengths, gamma=None, reward_range=(-1.0, 2.0))
     assert finite.estimate == pytest.approx((0 + 3 - 4) / 3)
-    assert certification_rate(fixed, lengths) == pytest.approx((3 + 3 + 3) / 11)
-    assert certification_rate(fixed) == pytest.approx(9 / 12)
 
 
 def test_certified_return_of_certain_rewards():
@@ -637,7 +631,6 @@ def test_lengths_that_do_not_fit(lengths):
     calls = [
         lambda: sampled_value_gap(DELTA, lengths, gamma=0.9, reward_range=RANGE),
         lambda: certified_return(DELTA, DELTA > 0, lengths, gamma=0.9, reward_range=RANGE),
-        lambda: certification_rate(DELTA > 0, lengths),
     ]
     for call in calls:
         with pytest.raises(InputError, match="lengths"):

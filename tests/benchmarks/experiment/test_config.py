@@ -109,7 +109,7 @@ def test_a_list_of_tasks_is_checked_before_the_first_is_computed(words, named, c
 def test_every_preset_is_named_after_its_key_and_valid():
     for name, preset in PRESETS.items():
         assert preset.preset == name
-        assert check(replace(preset, env="cartpole")).spec.name == "cartpole"
+        assert check(replace(preset, env="cartpole")).env.spec.name == "cartpole"
 
 
 def test_options_reach_every_part():
@@ -212,8 +212,6 @@ def test_every_field_identifies_the_experiment():
     for field, value in {**OTHER_LEARNER, "hyper": Hyper(kappa=0.3)}.items():
         other = replace(base, ppo=replace(base.ppo, **{field: value}))
         assert other.folder() != base.folder(), field
-    assert RunOptions(shard="0/2", sink="wandb").folder(base) == base.folder()
-    assert RunOptions(out=Path("elsewhere")).folder(base) == Path("elsewhere")
 
 
 def test_settings_come_back_as_they_were():

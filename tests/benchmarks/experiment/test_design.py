@@ -46,7 +46,8 @@ def test_methods_are_told_apart_by_when_they_prune():
     methods = ("none", "magnitude", "micro", "fisher/after", "lamp/cubic", "snip", "set")
     experiment = asked(methods=methods)
     assert design.training_methods(experiment.methods) == ["micro", "lamp/cubic", "snip", "set"]
-    assert design.posthoc_methods(experiment.methods) == ["magnitude", "fisher/after"]
+    curves = design.posthoc_curves(experiment.methods, ["global"])
+    assert curves == [("magnitude", "global"), ("fisher/after", "global")]
 
 
 def test_pruning_after_training_needs_the_dense_agents_alone():

@@ -1,5 +1,7 @@
 """Who computes what: shards from the command line, from schedulers, and of blocks of seeds."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,11 @@ from jaxprune.envs import make_env
 from jaxprune.validation import InputError
 
 SIX = replace(PRESETS["smoke"], seeds=6, chunk_seeds=2).resolved(make_env("cartpole"))
+
+
+def shard_of(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Shard:
+    """The shard of a process of six seeds in blocks of two."""
+    return find_shard(options, options.out or SIX.folder(), SIX.seeds, SIX.block_seeds, environment)
 
 
 def test_blocks_are_dealt_out_and_together_they_are_the_experiment():
@@ -64,7 +71,7 @@ def slurm(task: int, first: int, last: int, count: int) -> dict[str, str]:
 def test_a_scheduler_tells_the_shard(
     environment: dict[str, str], asked: str, shard: Shard, tmp_path: Path
 ):
-    assert find_shard(RunOptions(shard=asked, out=tmp_path), SIX, environment) == shard
+    assert shard_of(RunOptions(shard=asked, out=tmp_path), environment) == shard
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,7 @@ def test_a_scheduler_that_says_too_little(
     environment: dict[str, str], asked: str, message: str, tmp_path: Path
 ):
     with pytest.raises(InputError, match=message):
-        find_shard(RunOptions(shard=asked, out=tmp_path), SIX, environment)
+        shard_of(RunOptions(shard=asked, out=tmp_path), environment)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +99,9 @@ def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp
     """Some tasks of an array, submitted again, look like a smaller array."""
     (tmp_path / "shards" / "0-of-3").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds shards/0-of-3.*--shard INDEX/3.*another --out"):
-        find_shard(RunOptions(shard=asked, out=tmp_path), SIX, submitted)
+        shard_of(RunOptions(shard=asked, out=tmp_path), submitted)
     again = RunOptions(shard="auto/3", out=tmp_path)
-    assert find_shard(again, SIX, slurm(1, 1, 1, 1)) == Shard(1, 3)
+    assert shard_of(again, slurm(1, 1, 1, 1)) == Shard(1, 3)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +118,9 @@ def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp
 )
 def test_a_launcher_tells_a_process_its_shard(environment: dict[str, str], tmp_path: Path):
     asked = RunOptions(distributed=True, out=tmp_path)
-    assert find_shard(asked, SIX, environment) == Shard(1, 3)
+    assert shard_of(asked, environment) == Shard(1, 3)
     with pytest.raises(InputError, match=r"finds no launcher.*give --shard INDEX/COUNT"):
-        find_shard(asked, SIX, dict([next(iter(environment.items()))]))
+        shard_of(asked, dict([next(iter(environment.items()))]))
 
 
 @pytest.mark.parametrize("text", ["3/3", "a/b", "1", "-1/2", "1/0", "", "0/1000000000000"])
@@ -124,14 +131,14 @@ def test_what_is_no_shard(text: str):
 
 def test_more_shards_than_blocks():
     with pytest.raises(InputError, match=r"6 seeds in chunks of 2 are 3.*--chunk-seeds of 1"):
-        find_shard(RunOptions(shard="0/4"), SIX)
-    assert find_shard(RunOptions(shard="2/3"), SIX) == Shard(2, 3)
-    assert find_shard(RunOptions(), SIX) == ALONE
+        shard_of(RunOptions(shard="0/4"))
+    assert shard_of(RunOptions(shard="2/3")) == Shard(2, 3)
+    assert shard_of(RunOptions()) == ALONE
 
 
 def test_a_shard_and_processes_contradict_each_other():
     with pytest.raises(InputError, match="leave out --shard"):
-        find_shard(RunOptions(shard="0/2", distributed=True), SIX)
+        shard_of(RunOptions(shard="0/2", distributed=True))
 
 
 @pytest.mark.parametrize(

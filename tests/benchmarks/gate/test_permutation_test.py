@@ -88,34 +88,31 @@ def pair(baseline: np.ndarray, run: np.ndarray, basis: str) -> Pair:
     return Pair(MAD, "return", np.zeros(1), baseline[:, None], run[:, None], basis)
 
 
+def assert_as_scipy(baseline: np.ndarray, run: np.ndarray, basis: str, samples, kind: str) -> None:
+    """The probability is that of SciPy's exact test of the samples (run, baseline)."""
+    exact = scipy.stats.permutation_test(
+        samples,
+        lambda x, y: np.mean(x) - np.mean(y),
+        permutation_type=kind,
+        n_resamples=np.inf,
+        alternative="less",
+    )
+    found = judged_together([pair(baseline, run, basis)], np.random.default_rng(0))[MAD]
+    error = 4 * np.sqrt(exact.pvalue / permutation_test.DRAWS)
+    assert found.worst.probability == pytest.approx(exact.pvalue, abs=error)
+
+
 def test_over_episodes_it_is_the_paired_permutation_test():
     rng = np.random.default_rng(3)
     baseline = rng.normal(100, 10, (2, 12))
     run = baseline + rng.normal(-4, 6, (2, 12))
-    exact = scipy.stats.permutation_test(
-        (run.mean(0), baseline.mean(0)),
-        lambda x, y: np.mean(x - y),
-        permutation_type="samples",
-        n_resamples=np.inf,
-        alternative="less",
-    )
-    found = judged_together([pair(baseline, run, EPISODES)], np.random.default_rng(0))[MAD]
-    error = 4 * np.sqrt(exact.pvalue / permutation_test.DRAWS)
-    assert found.worst.probability == pytest.approx(exact.pvalue, abs=error)
+    assert_as_scipy(baseline, run, EPISODES, (run.mean(0), baseline.mean(0)), "samples")
 
 
 def test_over_seeds_it_is_the_permutation_test_of_policies():
     rng = np.random.default_rng(4)
     baseline, run = rng.normal(100, 10, (6, 1)), rng.normal(90, 10, (6, 1))
-    exact = scipy.stats.permutation_test(
-        (run[:, 0], baseline[:, 0]),
-        lambda x, y: x.mean() - y.mean(),
-        n_resamples=np.inf,
-        alternative="less",
-    )
-    found = judged_together([pair(baseline, run, SEEDS)], np.random.default_rng(0))[MAD]
-    error = 4 * np.sqrt(exact.pvalue / permutation_test.DRAWS)
-    assert found.worst.probability == pytest.approx(exact.pvalue, abs=error)
+    assert_as_scipy(baseline, run, SEEDS, (run[:, 0], baseline[:, 0]), "independent")
 
 
 def test_the_tolerance_is_the_change_that_is_an_alarm():

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.runtime.lock import LOCK
 from benchmarks.runtime.run_folder import RunFolder, checksum, read_json, read_table
-from benchmarks.runtime.schemas import RETURNS
+from benchmarks.runtime.schemas import SCHEMAS
 from jaxprune.validation import InputError
 
 SETTINGS = {"env": "cartpole", "seeds": 2}
@@ -19,7 +19,7 @@ SETTINGS = {"env": "cartpole", "seeds": 2}
 
 def columns(rows: int) -> dict[str, list]:
     values = {pa.string(): "x", pa.int32(): 1, pa.float64(): 0.5, pa.bool_(): True}
-    return {field.name: [values[field.type]] * rows for field in RETURNS}
+    return {field.name: [values[field.type]] * rows for field in SCHEMAS["returns"]}
 
 
 def test_a_table_comes_back_as_it_was_written(tmp_path: Path):
@@ -28,7 +28,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path):
     table = columns(3) | {"return": [1.0, 2.5, float("nan")], "episode": [0, 1, 2]}
     folder.write_table("returns", table)
     back = read_table(folder.path, "returns")
-    assert list(back) == RETURNS.names
+    assert list(back) == SCHEMAS["returns"].names
     np.testing.assert_array_equal(back["return"], table["return"])
     np.testing.assert_array_equal(back["episode"], table["episode"])
     held = pq.read_schema(folder.path / "returns.parquet").metadata[b"settings"]

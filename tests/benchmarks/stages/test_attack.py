@@ -214,13 +214,12 @@ def test_a_warm_start_walks_up_every_curve(run):
 
 
 def test_the_plan_counts_what_adversaries_learn_from():
-    """8 cells: rs once for both radii; its 2 members play every round at each radius."""
+    """Per cell: rs once for both radii; its 2 members play every round at each radius."""
 
     def counted(*attacks: str) -> tuple[int, int]:
-        cases = expand(replace(SMALL, attacks=attacks)).cases
-        return learned(cases, SMALL.attack, 8, ENV.spec)
+        return learned(expand(replace(SMALL, attacks=attacks)), ENV.spec)
 
-    assert counted(*SMALL.attacks) == (8 * 256, 8 * 2 * 2 * (2 + 2 + 2 + 8))
+    assert counted(*SMALL.attacks) == (256, 2 * 2 * (2 + 2 + 2 + 8))
     env_steps = make_attack("rs_adversarial", TINY).cost.env_steps
-    assert counted("rs_adversarial")[0] == 2 * 8 * env_steps
+    assert counted("rs_adversarial")[0] == 2 * env_steps
     assert counted("mad") == (0, 0)

@@ -19,6 +19,7 @@ from benchmarks.experiment.design import (
     key_for,
 )
 from benchmarks.experiment.plan import make_plan
+from benchmarks.experiment.validate import read_file
 from benchmarks.stages import train
 from benchmarks.stages.base import blocks
 from benchmarks.stages.pipeline import policy_shapes
@@ -212,11 +213,11 @@ def test_a_policy_of_another_library_gets_its_statistics(tmp_path):
     raw = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
     normalised = replace(raw, policy_stats=tmp_path / "stats.npz")
     for experiment, mean, std in ((raw, np.zeros(4), 1.0), (normalised, np.arange(4.0), 0.5)):
-        file = train.read_file(experiment, ENV)
+        file = read_file(experiment, ENV)
         assert file is not None
         np.testing.assert_array_equal(file.policy.obs_stats.mean, mean)
         np.testing.assert_allclose(file.policy.obs_stats.std, np.full(4, std), rtol=1e-6)
-    assert train.read_file(SMOKE, ENV) is None
+    assert read_file(SMOKE, ENV) is None
 
 
 def test_the_plan_tells_what_was_assumed_about_a_policy_file():
@@ -224,7 +225,7 @@ def test_the_plan_tells_what_was_assumed_about_a_policy_file():
     asked = replace(SMOKE, policy=policy, methods=("magnitude",), eps=(0.1,))
     for activation, words in ((None, "tanh (assumed"), ("relu", "relu (as given")):
         experiment = replace(asked, policy_activation=activation)
-        file = train.read_file(experiment, ENV)
+        file = read_file(experiment, ENV)
         plan = str(make_plan(expand(experiment.resolved(ENV)), ENV, Path("results/x"), file=file))
         (line,) = (line for line in plan.splitlines() if line.startswith("policy "))
         for said in (str(policy), words, "actions are choices", "raw observations"):
@@ -299,11 +300,12 @@ def test_blocks_have_one_shape_and_lose_nothing():
 
 def test_the_plan_counts_what_the_pipeline_will_do():
     plan = make_plan(expand(SMOKE), ENV, Path("results/x"))
-    assert (plan.agents, plan.cells) == (15, 39)
-    assert plan.training_steps == 15 * expand(SMOKE).learner.steps
+    amounts = plan.amounts
+    assert (amounts.agents, amounts.cells) == (15, 39)
+    assert amounts.training_steps == 15 * expand(SMOKE).learner.steps
     # A director's 8 calls of 8 episodes, of which each is taken to last a third of the horizon.
-    assert plan.learning_steps == 39 * round(8 * 8 * 500 / 3)
-    assert plan.episodes == 39 * len(SMOKE.attacks) * SMOKE.episodes
+    assert amounts.learning_steps == 39 * round(8 * 8 * 500 / 3)
+    assert amounts.episodes == 39 * len(SMOKE.attacks) * SMOKE.episodes
     assert plan.programs == ("init", "train", "evaluate", "director")
     assert plan.seconds > 0
     assert plan.gib > 0

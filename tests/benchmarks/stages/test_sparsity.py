@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.experiment import PRESETS, Experiment
 from benchmarks.runtime.arrays import part
-from benchmarks.runtime.schemas import SPARSITY
+from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages.base import Population, Row
 from benchmarks.stages.sparsity import accounted
 from jaxprune.cells import Cell
@@ -75,7 +75,7 @@ def column(table: dict[str, Any], cell: int, name: str) -> list[Any]:
 
 
 def test_a_line_per_cell_and_layer_network_and_all_of_it(table):
-    assert set(table) == set(SPARSITY.names)
+    assert set(table) == set(SCHEMAS["sparsity"].names)
     assert table["layer"].tolist() == LINES * 3
     assert table["env"].tolist() == ["cartpole"] * 21
     assert table["seed"].tolist() == [0] * 14 + [1] * 7
