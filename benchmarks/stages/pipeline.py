@@ -31,7 +31,7 @@ from benchmarks.stages.diagnose import diagnose_population
 from benchmarks.stages.prune import make_population
 from benchmarks.stages.results import Results, counted, united
 from benchmarks.stages.sparsity import account_population
-from benchmarks.stages.train import Agents, families_left, prepare_training
+from benchmarks.stages.train import Agents, prepare_training
 from jaxprune.devices import take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io.labels import PARTS, Labels
@@ -71,13 +71,15 @@ def run(
     """
     blocks = [design.block(index) for index in blocks_of(design.blocks, shard)]
     first, experiment = blocks[0], design.experiment
-    untrained = {family for block in blocks for family in families_left(block, work.chunks)}
+    absent = work.chunks.absent(list_chunks(design, blocks_of(design.blocks, shard)))
+    untrained = {what["family"] for what in absent if what["stage"] == "train"}
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
-    runner = AttackRunner(experiment, design.cases, env, shapes, len(first.cells))
     with Programs() as programs:
+        about = (experiment, design.cases, env, shapes, len(first.cells))
+        runner = AttackRunner(*about, programs)
         train = prepare_training(design, first, env, programs, loaded, untrained)
-        if not all(runner.is_done(block, work.chunks) for block in blocks):
-            runner.compile(programs)
+        if any(what["stage"] == "attack" for what in absent):
+            runner.evaluator.compile()
         done = [_run_block(block, train(block, work), runner, work) for block in blocks]
     return united(done, experiment.block_seeds)._replace(facts=programs.facts())
 

@@ -104,7 +104,8 @@ def united(parts: Sequence[Results], size: int) -> Results:
     """Returns the results of blocks or shards as those of one process, sorted by block.
 
     Args:
-        parts: each with whole blocks in ascending order.
+        parts: each with whole blocks in ascending order; their tables are taken out, one after the
+            other, so that a large run is not in memory twice.
         size: seeds of a block.
     """
     held = [np.unique(part.tables["cells"]["seed"] // size) for part in parts]
@@ -116,8 +117,8 @@ def united(parts: Sequence[Results], size: int) -> Results:
         return np.concatenate(leaves)[np.argsort(of_row, kind="stable")]
 
     tables = {}
-    for name in parts[0].tables:
-        table = joined([part.tables[name] for part in parts])
+    for name in list(parts[0].tables):
+        table = joined([part.tables.pop(name) for part in parts])
         if "seed" in table:
             table = take(table, np.argsort(table["seed"] // size, kind="stable"))
         tables[name] = table

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from benchmarks.experiment.design import (
 )
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Chunks, Work
-from benchmarks.runtime.compilation import Programs
+from benchmarks.runtime.compilation import Program, Programs
 from benchmarks.stages.base import Columns, train_chunk
 from jaxprune.devices import Mapped, lane_width, layout, take
 from jaxprune.envs import Environment, EnvSpec
@@ -87,10 +87,10 @@ def prepare_training(
     if not block.trainings:
         grid = design.experiment.sparsity_grid
         return lambda block, work: with_file(block, grid, loaded, None, {})
-    trainers = [Trainer(design, block, family, env, loaded) for family in block.families]
-    for trainer, names in zip(trainers, block.programs, strict=True):
+    trainers = [Trainer(design, block, family, env, loaded, programs) for family in block.families]
+    for trainer in trainers:
         if left is None or trainer.family in left:
-            trainer.compile(programs, block, names)
+            trainer.compile()
     return partial(train_block, design, trainers, loaded)
 
 
@@ -113,11 +113,18 @@ def train_block(
 class Trainer:
     """The training of one family of regimes: one program, called a number of times on each block.
 
-    Where a call ends the state may be kept in a chunk, from which a killed run goes on.
+    Where a call ends the state may be kept in a chunk, from which a killed run goes on. What all
+    blocks share is found from one of them, and programs are compiled when they are first asked for.
     """
 
     def __init__(
-        self, design: Design, block: Block, family: str, env: Environment, loaded: Policy | None
+        self,
+        design: Design,
+        block: Block,
+        family: str,
+        env: Environment,
+        loaded: Policy | None,
+        programs: Programs,
     ):
         self.design, self.env, self.loaded, self.config = design, env, loaded, design.learner
         self.experiment, self.family, todo = design.experiment, family, block.families[family]
@@ -134,37 +141,43 @@ class Trainer:
 
         self.init_all = Mapped(lambda _, start: self.learner.init(*start))
         self.train_all = Mapped(iterations)
-        self.begin = cache(self._begin)
+        self.fresh = jax.jit(self.learner.fresh)
+        self.begin = lru_cache(maxsize=1)(self._begin)
+        self.state_like = cache(partial(self._state_like, block))
+        self.compile = cache(partial(self._compile, programs, block))
 
-    def compile(self, programs: Programs, block: Block, names: tuple[str, str]) -> None:
-        """Start compiling, under two names, for the shapes that all blocks have."""
-        start, orders_of_calls = self.begin(block)
-        width = self.layout.width
-        item = (self._state_like(start), start.hyper, orders_of_calls[0])
-        self.init = programs.compile(names[0], self.init_all, (), start, width)
-        self.train = programs.compile(names[1], self.train_all, (), item, width)
+    def _compile(self, programs: Programs, block: Block) -> tuple[Program, Program]:
+        """Start compiling what begins and what trains."""
+        (start, orders_of_calls), width = self.begin(block), self.layout.width
+        names = dict(zip(block.families, block.programs, strict=True))
+        first, then = names[self.family]
+        item = (self.state_like(), start.hyper, orders_of_calls[0])
+        return (
+            programs.compile(first, self.init_all, (), start, width),
+            programs.compile(then, self.train_all, (), item, width),
+        )
 
     def run(self, block: Block, work: Work) -> tuple[PyTree, Arrays]:
         """The family's (policies, masks, snapshots) `[todo]` of a block, and its table."""
         steps = self.config.iterations * self.config.batch * len(block.families[self.family])
-        start, _ = self.begin(block)
         compute, chunk = partial(self._trained, block, work), train_chunk(block.id, self.family)
         held = work.piece(compute, steps, "training", **chunk)
         work.chunks.drop(**train_chunk(block.id, self.family, "state"))
-        like = self._state_like(start)
+        like = self.state_like()
         final = unpacked((like.policy, like.masks, like.snapshots), part("agents", held))
         return final, part("training", held)
 
     def _trained(self, block: Block, work: Work) -> Arrays:
         """What the chunk of a block holds: its table, and (policies, masks, snapshots) `[todo]`."""
         (start, orders_of_calls), todo = self.begin(block), block.families[self.family]
+        _, train = self.compile()
         per_call = self.config.iterations // self.calls * self.config.batch * len(todo)
         done, state, metrics = self._kept(block, work.chunks, start)
         work.progress.advance(done * per_call)
         kept = time.monotonic()
         for call in range(done, self.calls):
             item = (state, start.hyper, orders_of_calls[call])
-            state, metric = self.train.result()((), item)
+            state, metric = train.result()((), item)
             metrics.append(jax.device_get(metric))
             work.progress.advance(per_call)
             if call + 1 < self.calls and time.monotonic() - kept >= KEEP_SECONDS:
@@ -185,21 +198,20 @@ class Trainer:
         """(calls that are done, state, their metrics): of the chunk of a killed run, or of none."""
         held = chunks.get(**train_chunk(block.id, self.family, "state"))
         if held is None:
-            return 0, self.init.result()((), start), []
-        like = self._state_like(start)
+            init, _ = self.compile()
+            return 0, init.result()((), start), []
         metrics = unpacked(skeleton(Metrics), part("metrics", held))
-        return int(held["calls"]), unpacked(like, part("state", held)), [metrics]
+        return int(held["calls"]), unpacked(self.state_like(), part("state", held)), [metrics]
 
-    def _state_like(self, start: Start) -> TrainState:
+    def _state_like(self, block: Block) -> TrainState:
         """The shapes of the state that training begins with."""
-        return self.init_all.shapes((), start, self.layout.width)
+        return self.init_all.shapes((), self.begin(block)[0], self.layout.width)
 
     def _begin(self, block: Block) -> tuple["Start", list[Directive]]:
         """Where every training begins, and the directives of every call, `[padded]`."""
         todo, ppo, eps = block.families[self.family], self.experiment.ppo, self.env.spec.eps
         keys = {a.seed: key_for(self.experiment.seed, TRAIN, a.seed) for a in todo}
-        fresh = jax.jit(self.learner.fresh)
-        first = cache(lambda seed: jax.device_get(fresh(keys[seed])))
+        first = cache(lambda seed: jax.device_get(self.fresh(keys[seed])))
         base = None if self.loaded is None else settled(self.loaded)
         policies = [
             starting_policy(ppo, self.env, a, keys[a.seed], base or first(a.seed)) for a in todo
@@ -215,11 +227,6 @@ class Trainer:
         start, dealt = self.layout.deal((start, directives))
         split = partial(np.split, indices_or_sections=self.calls, axis=1)
         return start, [jax.tree.map(lambda x, i=i: split(x)[i], dealt) for i in range(self.calls)]
-
-
-def families_left(block: Block, chunks: Chunks) -> list[str]:
-    """The families of regimes whose agents of a block are not there yet."""
-    return [name for name in block.families if chunks.get(**train_chunk(block.id, name)) is None]
 
 
 def _joined(metrics: list[Metrics]) -> Metrics:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,24 @@ import pytest
 import jaxprune
 from benchmarks import merge
 from benchmarks.experiment import Experiment, parse
+from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import ALONE, Shard, check_partition
 from benchmarks.gate import __main__ as gate
 from benchmarks.report import __main__ as report
 from benchmarks.report.sinks import make_sink
 from benchmarks.runtime.atomic import write_whole
-from benchmarks.runtime.checkpoints import Chunks
+from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.run_folder import SHARDS, RunFolder, checksum
+from benchmarks.stages import pipeline
 from jaxprune import load_policy
 from jaxprune.policy_io.addresses import as_path, copy_folder, files_below, reaching, remove_folder
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
 from tests.benchmarks.made_up_runs import Made, write_run
-from tests.benchmarks.test_merge import THREE, leave, leave_all
+from tests.benchmarks.test_merge import ENV, THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
 from tests.probes import Drift
-from tests.quiet import quiet_work
+from tests.quiet import Silent, quiet_work
 from tests.stores import Memory, memory, s3
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +148,32 @@ def test_chunks_come_back_and_damaged_ones_do_not(bucket: Path):
     chunks.put(arrays, stage="train", block=0)
     chunks.clear()
     assert not files_below(bucket)
+
+
+def test_chunks_are_listed_once_and_each_is_read_once(monkeypatch: pytest.MonkeyPatch):
+    """Whatever their number: the time that a resumed run takes to read them is linear in it."""
+    asked: Counter[str] = Counter()
+
+    def counted(name: str) -> Any:
+        real = getattr(Memory, name)
+
+        def request(*words: Any, **options: Any) -> Any:
+            asked[name] += 1
+            return real(*words, **options)
+
+        return request
+
+    with memory() as address:
+        work = Work(Chunks(as_path(address) / "chunks", {}), Silent())
+        design = expand(THREE)
+        first = pipeline.run(design, ENV, None, work).tables
+        for name in ("cat_file", "find", "ls"):
+            monkeypatch.setattr(Memory, name, counted(name))
+        again = pipeline.run(design, ENV, None, work).tables
+        chunks = pipeline.list_chunks(design, design.blocks)
+    assert asked["cat_file"] == len(chunks) and asked["find"] == 1
+    assert asked["ls"] <= 1 + len(design.blocks)  # of the listing, and of what training leaves
+    np.testing.assert_array_equal(first["returns"]["return"], again["returns"]["return"])
 
 
 def test_shards_in_a_bucket_unite_to_the_tables_of_one_local_process(local: Path, bucket: Path):

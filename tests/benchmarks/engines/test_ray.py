@@ -1,15 +1,19 @@
 """Ray: whoever computed what, and whoever was killed, the tables are those of a single process."""
 
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks import run
@@ -17,8 +21,10 @@ from benchmarks.engines import ray as engines
 from benchmarks.engines.process import prepared
 from benchmarks.experiment import parse
 from benchmarks.runtime.run_folder import CHUNKS, read_json
+from jaxprune.policy_io.addresses import as_path, files_below
 from jaxprune.validation import InputError
 from tests.benchmarks.test_resume import SMALL, TABLES
+from tests.stores import s3
 
 ROOT = Path(__file__).parents[3]
 WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
@@ -85,6 +91,45 @@ os.execv(sys.executable, sys.argv[1:])
 """
 
 
+# How often each store is tried, e.g. 20.
+REPETITIONS = int(os.environ.get("JAXPRUNE_REPETITIONS", "1"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a single process leaves."""
+    pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
+    out = tmp_path_factory.mktemp("alone") / "run"
+    words = [sys.executable, "-m", "benchmarks.run", *WORDS, "--out", str(out)]
+    command = [sys.executable, "-c", ON_ONE_DEVICE, *words]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Where nothing is yet."""
+    if request.param == "local":
+        yield tmp_path / "run"
+    else:
+        with s3() as (address, _):
+            yield as_path(address) / "run"
+
+
+def disturbed(command: list[str], moments: random.Random, kills: int, kill_driver: bool) -> int:
+    """Start a run, kill some of its workers at random moments, and maybe the driver; its status."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    driver = subprocess.Popen(command, cwd=ROOT, **quiet)
+    for _ in range(kills):
+        time.sleep(moments.uniform(0, 8))
+        below = psutil.Process(driver.pid).children(recursive=True)
+        with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended, or there is none
+            moments.choice([one for one in below if one.name().startswith("ray::")]).kill()
+    if kill_driver:
+        driver.kill()
+    return driver.wait()
+
+
 def written(out: Path) -> int:
     return len(list((out / CHUNKS).glob("*.chunk")))
 
@@ -100,13 +145,28 @@ def until(reached: Any, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_driver_lose_nothing(tmp_path: Path):
-    pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
-    command = [sys.executable, "-m", "benchmarks.run", *WORDS, "--out"]
-    one, out, log = tmp_path / "one", tmp_path / "ray", tmp_path / "log"
-    alone = [sys.executable, "-c", ON_ONE_DEVICE, *command, str(one)]
-    subprocess.run(alone, cwd=ROOT, check=True, capture_output=True)
-    command += [str(out), "--engine", "ray"]
+@pytest.mark.parametrize("repetition", range(REPETITIONS))
+def test_kills_at_random_moments_lose_nothing(repetition: int, store: Path, alone: Path):
+    """Workers and once the driver; what is left is what a single process leaves."""
+    moments = random.Random(repetition)
+    words = [*WORDS, "--out", str(store), "--engine", "ray"]
+    command = [sys.executable, "-m", "benchmarks.run", *words]
+    disturbed(command, moments, kills=moments.randint(1, 4), kill_driver=True)
+    assert disturbed(command, moments, kills=moments.randint(0, 2), kill_driver=False) == 0
+    for name in TABLES:
+        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (store, alone))
+        assert ours == theirs, name
+    left, expected = (
+        {file.relative_to(run).parts[0] for file in files_below(run)} for run in (store, alone)
+    )
+    assert left == expected
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_killed_driver_lose_nothing(alone: Path, tmp_path: Path):
+    out, log = tmp_path / "ray", tmp_path / "log"
+    command = [sys.executable, "-m", "benchmarks.run", *WORDS, "--out", str(out)]
+    command += ["--engine", "ray"]
     with log.open("w") as file:
         driver = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         until(lambda: written(out) >= 2 and workers(log), driver)
@@ -118,6 +178,6 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "resumed" in done.stdout, done.stderr
     for name in TABLES:
-        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (out, one))
+        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (out, alone))
         assert ours == theirs, name
-    assert {path.name for path in out.iterdir()} == {path.name for path in one.iterdir()}
+    assert {path.name for path in out.iterdir()} == {path.name for path in alone.iterdir()}

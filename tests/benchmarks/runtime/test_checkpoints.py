@@ -22,6 +22,8 @@ ARRAYS = {
     "flags": np.array([True, False]),
     "empty": np.zeros((0, 3), np.float32),
     "one": np.array(7),
+    "repeated": np.broadcast_to([1.0, 2.0], (3, 2)),
+    "turned": np.arange(6).reshape(2, 3).T,
 }
 
 
