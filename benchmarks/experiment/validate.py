@@ -7,7 +7,7 @@ from benchmarks.experiment.config import CONTROLS, MODES, Experiment
 from benchmarks.experiment.design import hyper_of
 from benchmarks.experiment.tuned import tuned
 from jaxprune.attacks import ATTACKS, find_attack
-from jaxprune.certify import BOUNDS
+from jaxprune.certify import BOUNDS, check_bounds
 from jaxprune.envs import Environment, default_backend, find_env, make_env
 from jaxprune.evaluation.episodes import VICTIMS
 from jaxprune.ppo import REGIMES, PPOConfig
@@ -61,11 +61,18 @@ def check(experiment: Experiment) -> Environment:
         )
     _check_sweep(experiment.eps_sweep, experiment.eps)
     experiment.ppo.check()
+    if experiment.policy is None:
+        check_bounds({name: BOUNDS[name] for name in experiment.bounds}, experiment.ppo.activation)
     window_iterations(experiment.ppo.iterations, experiment.prune_window)
     if experiment.policy_stats is not None and experiment.policy is None:
         raise InputError(
             f"policy statistics {experiment.policy_stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
+        )
+    if experiment.policy_clip is not None and experiment.policy is None:
+        raise InputError(
+            f"policy clip {experiment.policy_clip!r} belongs to no policy: name it with --policy, "
+            "or leave it out to train one, whose actions are not clipped"
         )
     if experiment.policy_activation is not None and experiment.policy is None:
         raise InputError(

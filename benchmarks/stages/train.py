@@ -31,10 +31,12 @@ from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, un
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import Columns, train_chunk
+from jaxprune.certify import BOUNDS, check_bounds
 from jaxprune.devices import Mapped, lane_width, layout, take
 from jaxprune.envs import Environment, EnvSpec
-from jaxprune.evaluation.episodes import check_evaluation
+from jaxprune.evaluation.episodes import VICTIMS, check_evaluation
 from jaxprune.losses import Hyper
+from jaxprune.policy import HEADS
 from jaxprune.policy_io import PolicyFile, read_policy_file
 from jaxprune.policy_io.labels import DENSE
 from jaxprune.ppo import Metrics, PPOConfig, TrainState, initial_policy, make_learner
@@ -50,6 +52,7 @@ from jaxprune.pruning import (
 )
 from jaxprune.pruning.controls import narrow_policy, narrow_width
 from jaxprune.types import Key, Masks, Params, Policy
+from jaxprune.validation import InputError
 
 # Training is not interrupted more often than this to keep its state.
 KEEP_SECONDS = 30.0
@@ -346,10 +349,22 @@ def read_file(experiment: Experiment, env: Environment) -> PolicyFile | None:
     if experiment.policy is None:
         return None
     file = read_policy_file(
-        experiment.policy, experiment.policy_stats, experiment.policy_activation
+        experiment.policy,
+        experiment.policy_stats,
+        experiment.policy_activation,
+        experiment.policy_clip,
     )
+    stochastic = any(VICTIMS[name] for name in experiment.victim)
     for eps in experiment.eps or (env.spec.eps,):
-        check_evaluation(env, file.policy, eps)
+        check_evaluation(env, file.policy, eps, stochastic)
+    check_bounds({name: BOUNDS[name] for name in experiment.bounds}, file.policy.activation)
+    trained = [name for name in experiment.methods if find_method(name).schedule]
+    trained += [name for name in experiment.controls if name == "narrow"]
+    if trained and not HEADS[file.policy.distribution].stochastic:
+        raise InputError(
+            f"{trained[0]!r} trains the policy {experiment.policy}, whose deviation is not known "
+            "here: choose methods that prune it as it is, such as magnitude"
+        )
     return file._replace(policy=jax.tree.map(np.asarray, file.policy))
 
 

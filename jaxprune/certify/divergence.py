@@ -36,6 +36,11 @@ def gaussian_kl(distance: Array) -> Array:
     return distance**2 / 2
 
 
+def deterministic_tv(distance: Array) -> Array:
+    """Exact: two actions that differ at all are told apart with certainty."""
+    return jnp.where(distance > 0, 1.0, 0.0).astype(distance.dtype)
+
+
 def categorical_tv(distance: Array) -> Array:
     """Tight: TV <= tanh(D / 2) if no logit moves by more than D: their oscillation is at most 2 D.
 
@@ -89,6 +94,7 @@ def _probability(tv: Array, change: Array) -> Array:
 TOTAL_VARIATION: dict[str, Callable[[Array], Array]] = {
     "normal": gaussian_tv,
     "categorical": categorical_tv,
+    "deterministic": deterministic_tv,
 }
 
 
