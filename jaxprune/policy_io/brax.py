@@ -12,17 +12,19 @@ of `normal` are passed on as they are, those of `tanh_normal` are in [-1, 1].
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
 from jaxprune.policy import no_critic
 from jaxprune.policy_io import inert
-from jaxprune.policy_io.files import read_bytes
+from jaxprune.policy_io.files import MAX_BYTES, read_bytes, too_large
 from jaxprune.policy_io.inert import Inert
 from jaxprune.policy_io.obs_stats import NO_CLIP, Normaliser, raw_observations
 from jaxprune.types import ActionBox, Array, ObsStats, Params, Policy
@@ -58,7 +60,7 @@ def read_pickle(path: Path) -> Policy:
     held = inert.load(read_bytes(path))
     if not isinstance(held, tuple):
         raise ValueError("no tuple of parameters")
-    return _policy(_plain(held), Config(path))
+    return _policy(held, Config(path))
 
 
 def read_folder(path: Path) -> Policy:
@@ -100,29 +102,24 @@ def _known(activation: str | None, path: Path) -> str | None:
 
 
 def _restored(path: Path) -> list[Any]:
-    """What Orbax wrote to a folder, in numpy arrays."""
+    """What Orbax wrote to a folder, in numpy arrays, if it is no more than a file may hold."""
     checkpointer = ocp.PyTreeCheckpointer()
-    tree = checkpointer.metadata(path).item_metadata.tree
-    as_numpy = _mapped(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    metadata: Any = checkpointer.metadata(path).item_metadata
+    if 8 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(metadata.tree)) > MAX_BYTES:
+        raise InputError(too_large(path))
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
     return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {name: _mapped(function, part) for name, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_mapped(function, part) for part in tree]
-    return function(tree)
+def _named(held: Any) -> dict[str, Any]:
+    """The parts of a dictionary, of a pickled dataclass or of a pickled FrozenDict by name.
 
-
-def _plain(held: Any) -> Any:
-    """Dictionaries and lists in place of the dataclasses and tuples that a pickle names."""
-    if isinstance(held, Inert) and isinstance(held.state, dict):
-        return {name: _plain(part) for name, part in held.state.items()}
-    if isinstance(held, dict):
-        return {name: _plain(part) for name, part in held.items()}
-    if isinstance(held, tuple):
-        return [_plain(part) for part in held]
+    Of one level: a pickle may hold the same part many times over.
+    """
+    if isinstance(held, Inert):
+        held = held.args[0] if held.asked.endswith(".FrozenDict") else held.state
+    if not isinstance(held, dict):
+        raise TypeError("no parts by name")
     return held
 
 
@@ -131,15 +128,17 @@ def _numbers(held: Any) -> np.ndarray:
     return inert.array(held) if isinstance(held, Inert) else np.asarray(held)
 
 
-def _policy(parts: list[Any], config: Config) -> Policy:
+def _policy(parts: Sequence[Any], config: Config) -> Policy:
     """Of (statistics, policy, value or not)."""
     stats, policy, *value = parts
-    actor, log_std, squash = _actor(policy["params"], config)
+    actor, log_std, squash = _actor(_named(_named(policy)["params"]), config)
     obs_size, outputs = len(actor["layer_0"]["kernel"]), actor[f"layer_{len(actor) - 1}"]["bias"]
     normaliser = raw_observations(obs_size)
     if config.normalised:
         normaliser = _normaliser(stats, config)
-    critic = _critic(value[0]["params"], config, obs_size) if value else no_critic(obs_size)
+    critic = no_critic(obs_size)
+    if value:
+        critic = _critic(_named(_named(value[0])["params"]), config, obs_size)
     ends = ((-1.0,) * outputs.size, (1.0,) * outputs.size)
     return Policy(
         Params(actor, critic, jnp.zeros(outputs.shape) if log_std is None else log_std),
@@ -153,24 +152,31 @@ def _policy(parts: list[Any], config: Config) -> Policy:
     )
 
 
-def _actor(params: Any, config: Config) -> tuple[Network, Array | None, bool]:
+def _actor(params: dict[str, Any], config: Config) -> tuple[Network, Array | None, bool]:
     """(network of the mean, log_std or None if it depends on the state, whether tanh follows)."""
     if "MLP_0" not in params:  # tanh_normal
         network = _network(params, config)
         last = network[f"layer_{len(network) - 1}"]
-        half = last["bias"].size // 2
+        half, odd = divmod(last["bias"].size, 2)
+        if odd:
+            raise InputError(
+                f"policy file {config.path} has {last['bias'].size} outputs, which are no means "
+                "and deviations: only the distributions tanh_normal and normal are read"
+            )
         last["kernel"], last["bias"] = last["kernel"][:, :half], last["bias"][:half]
         return network, None, True
-    network = _network(params["MLP_0"], config)
+    network = _network(_named(params["MLP_0"]), config)
     network[f"layer_{len(network)}"] = _layer(params["Dense_0"])
     if "std_logparam" in params:
-        return network, jnp.asarray(_numbers(params["std_logparam"]["log_value"]), float), False
+        log_std = _numbers(_named(params["std_logparam"])["log_value"])
+        return network, jnp.asarray(log_std, float), False
     if "std_param" in params:
-        return network, jnp.log(jnp.asarray(_numbers(params["std_param"]["value"]), float)), False
+        std = _numbers(_named(params["std_param"])["value"])
+        return network, jnp.log(jnp.asarray(std, float)), False
     return network, None, False
 
 
-def _critic(params: Any, config: Config, obs_size: int) -> Network:
+def _critic(params: dict[str, Any], config: Config, obs_size: int) -> Network:
     """The value network; none where it sees other observations or gives quantiles."""
     if config.observations != config.of_value or "hidden_0" not in params:
         return no_critic(obs_size)
@@ -179,7 +185,7 @@ def _critic(params: Any, config: Config, obs_size: int) -> Network:
     return network if fits else no_critic(obs_size)
 
 
-def _network(params: Any, config: Config) -> Network:
+def _network(params: dict[str, Any], config: Config) -> Network:
     """Of `{"hidden_i": {"kernel" [in, out], "bias" [out]}}`.
 
     Raises:
@@ -193,12 +199,13 @@ def _network(params: Any, config: Config) -> Network:
 
 
 def _layer(params: Any) -> dict[str, Array]:
-    return {leaf: jnp.asarray(_numbers(params[leaf]), float) for leaf in ("kernel", "bias")}
+    held = _named(params)
+    return {leaf: jnp.asarray(_numbers(held[leaf]), float) for leaf in ("kernel", "bias")}
 
 
 def _normaliser(stats: Any, config: Config) -> Normaliser:
     """x = (obs - mean) / std, without a clip."""
-    mean, std, count = stats["mean"], stats["std"], stats["count"]
+    mean, std, count = (_named(stats)[name] for name in ("mean", "std", "count"))
     if isinstance(mean, dict):
         if config.observations not in mean:
             raise InputError(
@@ -206,9 +213,10 @@ def _normaliser(stats: Any, config: Config) -> Normaliser:
                 f"policies that see {config.observations!r} are read"
             )
         mean, std = mean[config.observations], std[config.observations]
-    if isinstance(count, dict):  # halves of an integer of 64 bits
-        count = 2.0**32 * float(_numbers(count["hi"])) + float(_numbers(count["lo"]))
+    if isinstance(count, dict) or (isinstance(count, Inert) and isinstance(count.state, dict)):
+        halves = _named(count)  # of an integer of 64 bits
+        count = 2.0**32 * float(_numbers(halves["hi"])) + float(_numbers(halves["lo"]))
     else:
         count = float(_numbers(count))
-    found = (jnp.asarray(_numbers(x), float) for x in (mean, std))
-    return Normaliser(ObsStats(*found, jnp.asarray(count, float)), NO_CLIP, 0.0)
+    mean, std, count = (jnp.asarray(x, float) for x in (_numbers(mean), _numbers(std), count))
+    return Normaliser(ObsStats(mean, std, count), NO_CLIP, 0.0)

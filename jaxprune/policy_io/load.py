@@ -71,10 +71,10 @@ class PolicyFile(NamedTuple):
             acts = f"are clipped to {whose}"
         if policy.squash:
             acts = "are tanh of the outputs, and bounds are about the outputs"
-        elif self.clip_from != SAYS and policy.distribution != "categorical":
+        elif self.clip_from != SAYS:
             acts += f" ({self.clip_from})"
         if policy.distribution == "deterministic":
-            acts += "; a deviation that depends on the state is left out"
+            acts += "; no deviation is read"
         sees = "raw observations (no statistics)"
         if self.obs_stats is not None:
             sees = f"observations normalised by {self.obs_stats}"
@@ -158,26 +158,38 @@ def read_policy_file(
                 "the policy again with others"
             )
         policy = _normalised(policy, stats)
-    says = {"activation": "activation" in kind.says, "clip": "clip" in kind.says or policy.squash}
-    if activation is not None:
-        if says["activation"] and activation != policy.activation:
-            raise InputError(
-                f"policy file {path} says that its activation is {policy.activation!r}, not "
-                f"{activation!r}: leave the activation out"
-            )
-        policy = replace(policy, activation=activation)
-    if clip is not None:
-        if says["clip"] or policy.distribution == "categorical":
-            raise InputError(
-                f"policy file {path} says how its actions are bounded, or they are choices: leave "
-                f"the clip {clip!r} out"
-            )
-        policy = replace(policy, action_box=CLIPS[clip])
+    policy, activation_from = _with_activation(policy, kind, activation, path)
+    policy, clip_from = _with_clip(policy, kind, clip, path)
     check_policy(policy, path)
-    sources = (
-        _source(says[name], given) for name, given in (("activation", activation), ("clip", clip))
-    )
-    return PolicyFile(policy, *sources, stats)
+    return PolicyFile(policy, activation_from, clip_from, stats)
+
+
+def _with_activation(
+    policy: Policy, kind: Kind, given: str | None, path: Path
+) -> tuple[Policy, str]:
+    """The policy with the activation that its caller says, and who said it."""
+    says = "activation" in kind.says
+    if given is None:
+        return policy, _source(says, given)
+    if says and given != policy.activation:
+        raise InputError(
+            f"policy file {path} says that its activation is {policy.activation!r}, not "
+            f"{given!r}: leave the activation out"
+        )
+    return replace(policy, activation=given), _source(says, given)
+
+
+def _with_clip(policy: Policy, kind: Kind, given: str | None, path: Path) -> tuple[Policy, str]:
+    """The policy with what its caller says that actions are clipped to, and who said it."""
+    says = "clip" in kind.says or policy.squash or policy.distribution == "categorical"
+    if given is None:
+        return policy, _source(says, given)
+    if says:
+        raise InputError(
+            f"policy file {path} says how its actions are bounded, or they are choices: leave "
+            f"the clip {given!r} out"
+        )
+    return replace(policy, action_box=CLIPS[given]), _source(says, given)
 
 
 def _source(says: bool, given: str | None) -> str:

@@ -165,7 +165,7 @@ def test_the_line_about_a_file_says_what_was_assumed(saved):
     line = str(read_policy_file(folder / "params"))
     assert "swish (assumed" in line and "its own statistics" in line
     assert ("bounds are about the outputs" in line) == squash
-    assert ("is left out" in line) == (distribution == "deterministic")
+    assert ("no deviation is read" in line) == (distribution == "deterministic")
     assert "swish (the file says so)" in str(read_policy_file(folder / f"{7:012d}"))
     assert load_policy(folder / "params", activation="relu").activation == "relu"
 
@@ -281,6 +281,23 @@ def test_networks_that_cannot_be_expressed(tmp_path):
     policy["params"]["LayerNorm_0"] = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     model.save_params(str(tmp_path / "params"), (stats, policy, value))
     assert_refused(tmp_path / "params", "'LayerNorm_0'", "fully connected")
+
+
+def test_a_pickle_of_parts_that_repeat_is_refused_at_once(tmp_path):
+    """2^60 leaves in a few hundred bytes."""
+    parts = ("x",)
+    for _ in range(60):
+        parts = (parts, parts)
+    (tmp_path / "params").write_bytes(pickle.dumps(parts))
+    assert_refused(tmp_path / "params", "damaged")
+
+
+def test_outputs_that_are_no_means_and_deviations(tmp_path):
+    _, (stats, policy, value) = trained()
+    last = policy["params"]["hidden_2"]
+    policy["params"]["hidden_2"] = {name: x[..., 1:] for name, x in last.items()}
+    model.save_params(str(tmp_path / "params"), (stats, policy, value))
+    assert_refused(tmp_path / "params", "5 outputs", "tanh_normal")
 
 
 def test_folders_that_are_no_checkpoint(tmp_path):

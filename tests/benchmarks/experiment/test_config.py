@@ -344,7 +344,7 @@ BAD = [
     ("--seeds many", ["seeds", "'many'"]),
     ("--minibatches 7", ["minibatches", "divisor"]),
     ("--mad.steps 0", ["mad", "0"]),
-    ("--activation gelu", ["'swish'", "tanh, relu"]),
+    ("--activation gelu", ["'gelu'", "tanh, relu"]),
     ("--allocations erk2", ["'erk2'", "global, uniform, erk"]),
     ("--prune-window 0.8 0.2 --methods micro", ["(0.8, 0.2)"]),
     ("--policy-stats s.pkl", ["s.pkl", "--policy"]),
