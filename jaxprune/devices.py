@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxprune.types import AnyArray, PyTree
+from jaxprune.types import AnyArray, Array, PyTree
 from jaxprune.validation import InputError, lookup
 
 # Environments (or episodes) that one device steps together before it gets slower per lane: caches
@@ -171,13 +172,19 @@ class Mapped:
         whole, split = PartitionSpec(), PartitionSpec("population")
 
         def on_device(width: int, shared: PyTree, items: PyTree) -> PyTree:
+            share = jax.eval_shape(lambda x: take(x, slice(None, None, len(devices))), items)
+
+            def on_share(shared_full: PyTree, items_full: PyTree) -> PyTree:
+                own = _with_empty(shared_full, shared), _with_empty(items_full, share)
+                return (walk or _in_chunks)(fn, width, *own)
+
             return jax.shard_map(
-                partial(walk or _in_chunks, fn, width),
+                on_share,
                 mesh=mesh,
                 in_specs=(whole, split),
                 out_specs=split,
                 check_vma=False,  # lax.switch on a shared index has no replication rule
-            )(shared, items)
+            )(_without_empty(shared), _without_empty(items))
 
         self._shardings = NamedSharding(mesh, whole), NamedSharding(mesh, split)
         self._jitted: Any = jax.jit(
@@ -249,3 +256,17 @@ def _in_chunks(fn: Callable[..., PyTree], width: int, shared: PyTree, items: PyT
     chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)
     results = jax.lax.map(lambda chunk: jax.vmap(fn, (None, 0))(shared, chunk), chunks)
     return jax.tree.map(lambda x: x.reshape(len(x) * width, *x.shape[2:]), results)
+
+
+def _without_empty(tree: PyTree) -> PyTree:
+    """None for each array without elements: jax 0.11.2 crashes while it compiles one of them."""
+    return jax.tree.map(lambda x: x if x.size else None, tree)
+
+
+def _with_empty(tree: PyTree, like: PyTree) -> PyTree:
+    """The arrays of `_without_empty`, and those without elements made anew."""
+
+    def one(like: Array, x: Array | None) -> Array:
+        return jnp.zeros(like.shape, like.dtype) if x is None else x
+
+    return jax.tree.map(one, like, tree)

@@ -60,6 +60,10 @@ class Hyper:
     """Learning rate of ATLA's opponent, at the first iteration."""
     adversary_entropy: Annotated[float, WEIGHT] = 0.0
     """Of the opponent's entropy bonus."""
+    wocar_weight: Annotated[float, WEIGHT] = 0.0
+    """Of the advantage of WocaR's worst-case critic, in deviations of PPO's; linear from 0."""
+    wocar_rate: Annotated[float, FRACTION] = 0.0
+    """Learning rate of that critic, at the first iteration."""
     spectral_norm: Annotated[float, WEIGHT] = 0.0
     """Largest spectral norm of a kernel in the regime spectral; 0: no limit."""
 

@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprune.envs import Environment, EnvSpec, Moment
 from jaxprune.policy import action_distribution, clip_action, normalise
@@ -27,7 +26,7 @@ class Play(NamedTuple):
     stochastic: AnyArray = False  # bool [], draw actions, do not take the mean or the likeliest
     noise: AnyArray = 0.0  # [], sigma of the smoothed policy: N(0, sigma^2) on all it sees
     gamma: AnyArray = 0.99  # [], of the discounted return
-    times: AnyArray = np.zeros(0, np.int32)  # int [k]
+    times: AnyArray | None = None  # int [k]; None: at none
 
 
 DETERMINISTIC = Play()
@@ -108,10 +107,15 @@ def begin(
     """
     state, obs = start
     zero, false = jnp.zeros((), obs.dtype), jnp.bool_(False)
-    kept = jnp.asarray(play.times).size
+    kept = _times(play).size
     unseen, nothing = jnp.zeros((kept, *obs.shape), obs.dtype), jnp.zeros(kept, obs.dtype)
     empty = Episode(zero, zero, jnp.int32(0), false, false, zero, unseen, nothing)
     return Running(key, state, obs, memory, false, empty)
+
+
+def _times(play: Play) -> Array:
+    """An empty array is made here and is no constant: see `jaxprune.devices`."""
+    return jnp.zeros(0, jnp.int32) if play.times is None else jnp.asarray(play.times)
 
 
 def proceed(
@@ -129,7 +133,7 @@ def proceed(
         key_t, env.spec, victim, perturb, memory, obs, eps, play, Moment(env, state)
     )
     state, after = env.step(state, action)
-    now = jnp.asarray(play.times) == so_far.length
+    now = _times(play) == so_far.length
     so_far = Episode(
         return_=so_far.return_ + after.reward,
         discounted=so_far.discounted + play.gamma**so_far.length * after.reward,

@@ -1,5 +1,7 @@
 """Populations on two fake devices equal a plain `vmap`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,29 @@ def test_results_may_be_pytrees_with_axes_of_their_own():
     np.testing.assert_array_equal(outer[..., 1], items)
     assert positive.dtype == bool
     assert np.array_equal(positive, np.sum(items, 1) > 0)
+
+
+def test_arrays_without_elements_are_kept_from_the_compiler():
+    """jax 0.11.2 crashes where `shard_map` is given one; the function sees them all the same."""
+    seen = []
+
+    def shapes(shared, item):
+        seen.append((shared["none"].shape, shared["nobody"], item["empty"].shape))
+        return item["x"].sum(), item["empty"]
+
+    items = population(4) | {"empty": jnp.zeros((4, 0, 2), jnp.int32)}
+    shared = {"none": jnp.zeros((3, 0)), "nobody": None}
+    sums, empty = mapped(shapes, shared, items, width=1)
+    np.testing.assert_allclose(sums, population(4)["x"].sum(axis=-1), rtol=1e-6)
+    assert seen[0] == ((3, 0), None, (0, 2))
+    assert empty.shape == (4, 0, 2) and empty.dtype == np.int32
+
+    laid = layout(4, 1)
+    jaxpr = jax.make_jaxpr(partial(Mapped(shapes), width=1))(shared, laid.deal(items))
+    mapped_once = next(
+        e for e in jaxpr.eqns[-1].params["jaxpr"].eqns if "shard" in str(e.primitive)
+    )
+    assert all(x.aval.size for x in mapped_once.invars)
 
 
 def test_typed_keys_are_items_too():

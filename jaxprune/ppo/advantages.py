@@ -23,7 +23,7 @@ def make_batch(
         policy: the one that acted; its critic is evaluated at obs and at the pre-reset next_obs.
         steps: `[unroll, N]`.
         hyper: gamma, gae_lambda, reward_scale.
-        return_stats: rewards are divided by its std and clipped at +-10; None: raw rewards.
+        return_stats: see `earned`.
     """
     per_step = jax.vmap(jax.vmap(lambda obs: normalise(policy, obs)))
     values_of = jax.vmap(jax.vmap(lambda x: state_value(policy, x)))
@@ -31,11 +31,8 @@ def make_batch(
     values = values_of(obs_norm)
     next_values = values_of(per_step(steps.next_obs))
 
-    reward = steps.reward
-    if return_stats is not None:
-        reward = jnp.clip(reward / (return_stats.std + 1e-8), -10.0, 10.0)
     advantage = gae(
-        hyper.reward_scale * reward,
+        earned(steps, hyper, return_stats),
         values,
         next_values,
         steps.terminated,
@@ -46,6 +43,20 @@ def make_batch(
     targets = advantage + values
     sample = Sample(obs_norm, steps.seen, steps.action, steps.log_prob, advantage, targets)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sample)
+
+
+def earned(steps: Transition, hyper: Hyper, return_stats: ObsStats | None) -> Array:
+    """The rewards that critics learn from, `[unroll, N]`.
+
+    Args:
+        steps: `[unroll, N]`.
+        hyper: reward_scale.
+        return_stats: rewards are divided by its std and clipped at +-10; None: raw rewards.
+    """
+    reward = steps.reward
+    if return_stats is not None:
+        reward = jnp.clip(reward / (return_stats.std + 1e-8), -10.0, 10.0)
+    return hyper.reward_scale * reward
 
 
 def gae(

@@ -41,8 +41,8 @@ ADAM = optax.scale_by_adam(eps=1e-5)
 UNITS = ("iteration", "epoch")
 # Minibatches, at most, that the gradients by which weights are scored are averaged over.
 SCORE_BATCHES = 32
-# Folded into an agent's key: no iteration has this number.
-OPPONENT = 2**31 - 1
+# Folded into keys: no iteration and no epoch has these numbers.
+OPPONENT, SECOND_CRITIC = 2**31 - 1, 2**31 - 2
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Snapshot(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The learner between two iterations; the last five are () where no method asks for them."""
+    """The learner between two iterations; the last six are () where nothing asks for them."""
 
     policy: Policy
     masks: Masks
@@ -133,6 +133,7 @@ class TrainState(NamedTuple):
     movement: Any  # Params, sum over iterations of -w * gradient
     snapshots: Any  # Snapshot [snapshots]
     opponent: Any  # the state of an adversary that learns with the agent
+    second_critic: Any  # that of a critic beside the agent's
 
 
 class Metrics(NamedTuple):
@@ -205,7 +206,8 @@ class Learner:
             keys = jax.random.split(jax.random.fold_in(key, count), 2)
             _, steps = self._collect(keys[0], state, hyper, start)
             stats = update_stats(state.return_stats, steps.discounted_return)
-            state = state._replace(recent=self._sample(policy, steps, hyper, stats))
+            counted = state._replace(return_stats=stats)
+            state = state._replace(recent=self._sample(counted, steps, hyper))
         if any(method.fires(before_training=True) for method in self.methods):
             key_prune = jax.random.fold_in(key, count + 1)
             masks = self._pruned(key_prune, state, hyper, start, before_training=True)
@@ -226,7 +228,9 @@ class Learner:
 
         workers, steps = self._collect(keys[1], state, hyper, directive)
         return_stats = update_stats(state.return_stats, steps.discounted_return)
-        sample = self._sample(state.policy, steps, hyper, return_stats)
+        state = state._replace(workers=workers, return_stats=return_stats)
+        sample = self._sample(state, steps, hyper)
+        state, sample = self._advised(keys[2], state, hyper, directive, steps, sample)
 
         state, losses = update(
             keys[2],
@@ -241,8 +245,6 @@ class Learner:
         obs_stats = update_stats(state.policy.obs_stats, steps.obs)
         state = state._replace(
             policy=replace(state.policy, obs_stats=obs_stats),
-            return_stats=return_stats,
-            workers=workers,
             iteration=state.iteration + 1,
         )
         state = self._remembered(state, hyper, directive, sample)
@@ -268,6 +270,7 @@ class Learner:
             if self.snapshots
             else (),
             opponent=self._opponent(key, policy),
+            second_critic=self._second_critic(policy),
         )
 
     def _remembered(
@@ -287,10 +290,14 @@ class Learner:
         return state
 
     def _rewound(self, state: TrainState, rewind: Array) -> TrainState:
-        """The state at the first weights, if it is time; an opponent is a new one then."""
-        fresh = self._opponent(jax.random.fold_in(state.key, state.iteration), state.policy)
-        opponent = jax.tree.map(lambda x, y: jnp.where(rewind, x, y), fresh, state.opponent)
-        return rewound(state, rewind)._replace(opponent=opponent)
+        """The state at the first weights, if it is time; who learns with the agent is new then."""
+        state = rewound(state, rewind)
+        key = jax.random.fold_in(state.key, state.iteration)
+        fresh = self._opponent(key, state.policy), self._second_critic(state.policy)
+        opponent, second_critic = jax.tree.map(
+            lambda x, y: jnp.where(rewind, x, y), fresh, (state.opponent, state.second_critic)
+        )
+        return state._replace(opponent=opponent, second_critic=second_critic)
 
     def _opponent(self, key: Key, policy: Policy) -> Any:
         """The opponent of the training regime as it starts, or ()."""
@@ -306,6 +313,30 @@ class Learner:
         learned = self.additions.opponent.learn(self, state, hyper, directive, eps)
         return state._replace(opponent=learned)
 
+    def _second_critic(self, policy: Policy) -> Any:
+        """The second critic of the training regime as it starts, or ()."""
+        if self.additions.second_critic is None:
+            return ()
+        return self.additions.second_critic.start(policy)
+
+    def _advised(
+        self,
+        key: Key,
+        state: TrainState,
+        hyper: Hyper,
+        directive: Directive,
+        steps: Transition,
+        sample: Sample,
+    ) -> tuple[TrainState, Sample]:
+        """The state after the second critic has learned, and the advantages that it moved."""
+        second = self.additions.second_critic
+        if second is None:
+            return state, sample
+        key, eps = jax.random.fold_in(key, SECOND_CRITIC), ball_at(directive.progress, hyper).eps
+        critic = second.learn(key, self, state, hyper, directive, eps, steps)
+        state = state._replace(second_critic=critic)
+        return state, second.advise(critic, state.policy, hyper, directive, sample)
+
     def _collect(
         self, key: Key, state: TrainState, hyper: Hyper, directive: Directive
     ) -> tuple[Worker, Transition]:
@@ -318,8 +349,12 @@ class Learner:
             perturb = lambda key, policy, obs_norm: disturb(key, policy, obs_norm, eps)  # noqa: E731
         return rollout(key, self.env, state.policy, hyper.gamma, state.workers, unroll, perturb)
 
-    def _sample(self, policy: Policy, steps: Transition, hyper: Hyper, stats: ObsStats) -> Sample:
-        return make_batch(policy, steps, hyper, stats if self.config.normalise_reward else None)
+    def _sample(self, state: TrainState, steps: Transition, hyper: Hyper) -> Sample:
+        return make_batch(state.policy, steps, hyper, self.normalising(state))
+
+    def normalising(self, state: TrainState) -> ObsStats | None:
+        """Returns the statistics of the returns, if rewards are normalised by them."""
+        return state.return_stats if self.config.normalise_reward else None
 
     def _scored_on(self, state: TrainState, hyper: Hyper) -> Batch:
         """The data of the last iteration in minibatches."""

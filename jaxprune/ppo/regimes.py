@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxprune.losses import Hyper
-from jaxprune.ppo import opponent, surrogates
+from jaxprune.losses import Hyper, Sample
+from jaxprune.ppo import opponent, surrogates, worst_critic
 from jaxprune.ppo.robust import REGULARISERS, STEPS, perturbed
 from jaxprune.ppo.surrogates import Ball, Defence
 from jaxprune.types import Array, Key, Policy
@@ -47,6 +47,16 @@ class Opponent(NamedTuple):
     disturb: Callable[..., Array]  # (its state, key, policy, obs_norm, eps) -> what the actor sees
 
 
+class SecondCritic(NamedTuple):
+    """A critic that learns from a rollout before the agent does, and moves its advantages."""
+
+    start: Callable[[Policy], Any]  # -> its state, which is part of the learner's
+    # (key, learner, agent, hyper, directive, eps, steps [unroll, N]) -> its state
+    learn: Callable[..., Any]
+    # (its state, policy, hyper, directive, Sample [rows]) -> Sample [rows]
+    advise: Callable[..., Sample]
+
+
 class Additions(NamedTuple):
     """What is compiled into the learner; None adds nothing."""
 
@@ -56,6 +66,7 @@ class Additions(NamedTuple):
     disturb: Disturb | None = None
     prox: Prox | None = None  # of the kernels that pruning may act on
     opponent: Opponent | None = None
+    second_critic: SecondCritic | None = None
     row_passes: int = 0  # forward and backward passes of the actor per row and gradient step,
     step_passes: int = 0  # and per env step, beside PPO's
     turns: int = 0  # iterations of PPO by an opponent per iteration of the agent
@@ -154,6 +165,17 @@ def atla(config: "PPOConfig") -> Additions:
     return sa_ppo(config)._replace(opponent=against, turns=1)
 
 
+def wocar(config: "PPOConfig") -> Additions:
+    """SA-PPO with a critic of the worst case; see `jaxprune.ppo.worst_critic`."""
+    added = sa_ppo(config)
+    return added._replace(
+        second_critic=SecondCritic(worst_critic.start, worst_critic.learn, worst_critic.advise),
+        # In each epoch the descent, the value that it ends at, and a step of Q_w; once the box.
+        row_passes=added.row_passes + worst_critic.STEPS + 2,
+        step_passes=2,
+    )
+
+
 def shares(weight: Array | float) -> tuple[Array | float, Array | float]:
     """1 and `weight` over their sum, so that PPO's gradient keeps its scale."""
     return 1 / (1 + weight), weight / (1 + weight)
@@ -217,6 +239,12 @@ REGIMES: dict[str, Regime] = {
         "ATLA-SA-PPO: in turns with an opponent that decides what the agent sees",
         ("adversary_rate", "sa_eps"),
         ("adversary_entropy", "kappa"),
+    ),
+    "wocar": Regime(
+        wocar,
+        "WocaR-PPO: advantages of a critic of the worst case, and the SA regulariser",
+        ("wocar_weight", "wocar_rate", "sa_eps"),
+        ("kappa",),
     ),
     "spectral": Regime(
         lambda config: Additions(prox=spectral_limit),

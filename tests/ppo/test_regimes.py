@@ -1,6 +1,6 @@
 """Training regimes: a contract that all keep, oracles by hand, and the traps of robust training."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import jax
@@ -9,16 +9,25 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune.losses import Hyper, Sample, surrogate
-from jaxprune.policy import action_distribution, init_policy
-from jaxprune.ppo import REGIMES, Ball, PPOConfig, dense_directives, make_learner
+from jaxprune.certify.boxes import Box
+from jaxprune.losses import Hyper, Sample, ppo_loss, surrogate
+from jaxprune.policy import action_distribution, actor_output, init_policy, state_value
+from jaxprune.ppo import REGIMES, Ball, PPOConfig, dense_directives, make_learner, worst_critic
 from jaxprune.ppo.learner import total_loss
 from jaxprune.ppo.opponent import LOG_TAU, learn
 from jaxprune.ppo.regimes import largest_singular, soft_threshold, spectral_limit
 from jaxprune.ppo.robust import perturbed
 from jaxprune.ppo.surrogates import adversarial, certified, log_probs, ratio_at, soft_worst, uniform
+from jaxprune.ppo.worst_critic import (
+    action_value,
+    advise,
+    least_at_a_mean,
+    least_of_choices,
+    reach_of,
+    start,
+)
 from jaxprune.pruning import METHODS, dense
-from jaxprune.types import EnvState
+from jaxprune.types import EnvState, TimeStep
 from tests.probes import Drift, last_step, probe_spec
 
 KEY = jax.random.key(0)
@@ -32,8 +41,8 @@ PLAIN = Hyper(learning_rate=1e-2, sa_eps=0.0, sa_ramp=0.0)
 
 def own_settings(regime: str) -> Hyper:
     needs = REGIMES[regime].needs
-    rate = {"adversary_rate": 1e-2} if "adversary_rate" in needs else {}
-    return replace(PLAIN, **(dict.fromkeys(needs, 0.5) | rate))
+    rates = {name: 1e-2 for name in needs if name.endswith("_rate")}
+    return replace(PLAIN, **(dict.fromkeys(needs, 0.5) | rates))
 
 
 def half(params):
@@ -397,3 +406,180 @@ def test_the_opponent_pushes_where_a_linear_agent_pays_most():
     assert equal(after.policy, state.policy)
     assert equal(nu.obs_stats, state.opponent.policy.obs_stats)
     assert LOG_TAU[0] <= float(nu.params.log_std.min()) <= float(nu.params.log_std.max()) <= 0
+
+
+# --- WocaR --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_box_of_outputs_contains_them(activation, pruned):
+    """At 1000 states, their centre and corners of the ball (the released bound fails; trap 5)."""
+    policy = policy_of("normal", activation, pruned)
+    corners = jax.random.rademacher(jax.random.key(5), (20, 4), jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def at(obs):
+        outputs = jax.vmap(lambda x: actor_output(policy, x))
+        return (
+            reach_of(policy, obs, jnp.array(0.1)),
+            outputs(obs + 0.1 * corners),
+            outputs(obs[None]),
+        )
+
+    reach, shown, centre = at(jax.random.normal(jax.random.key(1), (1000, 4)))
+    for found in (shown, centre):
+        assert np.all(reach.low[:, None] <= found + 1e-5)
+        assert np.all(found <= reach.high[:, None] + 1e-5)
+    assert np.mean(shown.max(1) - shown.min(1)) > 0.2 * np.mean(reach.high - reach.low)
+
+
+def test_without_a_ball_the_box_of_outputs_is_the_point():
+    policy, obs = policy_of("normal"), jnp.arange(4.0)
+    for end in reach_of(policy, obs, jnp.array(0.0)):
+        np.testing.assert_allclose(end, actor_output(policy, obs), rtol=1e-6)
+
+
+def test_the_least_value_of_a_mean_by_hand():
+    """Linear, a - 2 b: the corner (low, high). A bowl around (0.2, 0.1), inside the box: nearly."""
+    reach = Box(jnp.array([0.0, -1.0]), jnp.array([1.0, 1.0]))
+    linear_value = lambda a: a[0] - 2 * a[1]  # noqa: E731
+    assert float(least_at_a_mean(linear_value, reach)) == pytest.approx(-2.0)
+    bowl = lambda a: jnp.sum((a - jnp.array([0.2, 0.1])) ** 2)  # noqa: E731
+    assert 0 <= float(least_at_a_mean(bowl, reach)) < 0.1  # 0.1 at the middle, 0.26 at the start
+
+
+def test_the_least_value_of_choices_by_hand():
+    """Q = (0, 1) and both logits in [-1, 1]: sigmoid(-2)."""
+    reach = Box(-jnp.ones(2), jnp.ones(2))
+    value = lambda a: a @ jnp.array([0.0, 1.0])  # noqa: E731
+    assert float(least_of_choices(value, reach)) == pytest.approx(1 / (1 + np.exp(2)), rel=1e-5)
+
+
+def test_the_least_value_of_choices_is_that_of_the_best_corner():
+    """The mean is monotone in every logit, so its minimum is at one of 2^K corners."""
+    rng = np.random.default_rng(0)
+    bits = np.array(np.meshgrid(*[[False, True]] * 4)).reshape(4, -1).T
+    for _ in range(20):
+        low = rng.normal(size=4)
+        high, values = low + rng.uniform(size=4), rng.normal(size=4)
+        corners = jax.nn.softmax(np.where(bits, high, low)) @ values
+        found = least_of_choices(lambda a, v=values: a @ v, Box(jnp.array(low), jnp.array(high)))
+        np.testing.assert_allclose(found, corners.min(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_worst_case_lies_below_every_adversary():
+    """Q_w <= value under the optimal adversary <= value under a greedy one, in a small SA-MDP.
+
+    In each of four states an adversary shows one of two; the box is around the logits of both.
+    """
+    rng, gamma = np.random.default_rng(0), 0.9
+    shown = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+    moves, rewards = rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(4, 3))
+    logits = 2 * rng.normal(size=(4, 3))
+    choices = np.asarray(jax.nn.softmax(logits))[shown]  # [state, option, action]
+    reach = Box(jnp.array(logits[shown].min(1)), jnp.array(logits[shown].max(1)))
+    least = jax.jit(jax.vmap(lambda row, box: least_of_choices(lambda a: a @ row, box)))
+
+    def fixed_point(worst):
+        values = np.zeros(4)
+        for _ in range(200):
+            values = worst(rewards + gamma * moves @ values)
+        return values
+
+    of_options = lambda q: np.einsum("soa,sa->so", choices, q)  # noqa: E731
+    relaxed = fixed_point(lambda q: np.asarray(least(jnp.array(q), reach)))
+    optimal = fixed_point(lambda q: of_options(q).min(1))
+    clean = fixed_point(lambda q: of_options(q)[:, 0])
+    aim = of_options(rewards + gamma * moves @ clean).argmin(1)
+    greedy = fixed_point(lambda q: of_options(q)[np.arange(4), aim])
+    assert np.all(relaxed <= optimal + 1e-4) and np.all(optimal <= greedy + 1e-9)
+    assert np.all(greedy <= clean + 1e-9) and np.mean(clean - relaxed) > 0.1
+
+
+@dataclass(frozen=True)
+class Wage:
+    """One state for ever; the reward is the action."""
+
+    spec = probe_spec("wage", horizon=10)
+
+    def reset(self, key):
+        del key  # there is one initial state
+        return EnvState(jnp.zeros(1), jnp.int32(0)), jnp.zeros(1)
+
+    def step(self, state, action):
+        time, off = state.time + 1, jnp.bool_(False)
+        return EnvState(state.physics, time), TimeStep(jnp.zeros(1), action[0], off, time >= 10)
+
+
+def test_the_worst_critic_of_one_state_by_hand(monkeypatch):
+    """The mean 1 can be pushed to 0.5, gamma 0.9: min Q_w = 0.5 / 0.1 = 5, Q_w(1) = 5.5.
+
+    The time limit is no end; the agent stands still; the advantage of a is a - 1.
+    """
+    monkeypatch.setattr(worst_critic, "POLYAK", 0.01)  # ten times sooner
+    config = PPOConfig(
+        steps=64, num_envs=8, unroll=8, epochs=10, minibatches=4, normalise_reward=False
+    )
+    learner = make_learner(config, Wage(), regime="wocar")
+    agent = linear([[0.5]], [0.0])
+    agent.params.actor["layer_0"]["bias"] = jnp.ones(1)
+    critic = {"layer_0": {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}}
+    agent = replace(agent, params=agent.params._replace(critic=critic))
+    hyper = Hyper(
+        gamma=0.9, learning_rate=0.0, wocar_rate=0.05, wocar_weight=1.0, sa_eps=1.0, sa_ramp=0.0
+    )
+    orders = dense_directives(config, (METHODS["none"],), agent.params)
+    first = jax.tree.map(lambda x: x[0], orders)
+    state = learner.init(KEY, hyper, first, agent, dense(agent.params))
+    turn = lambda s, _: (learner.iterate(s, hyper, first)[0], None)  # noqa: E731
+    after = jax.jit(lambda s: jax.lax.scan(turn, s, length=200)[0])(state)
+    assert equal(after.policy.params, state.policy.params)
+    value = lambda a: float(  # noqa: E731
+        action_value(agent, after.second_critic.target, jnp.zeros(1), jnp.array([a]))
+    )
+    assert value(0.5) == pytest.approx(5.0, abs=0.05)
+    assert value(1.0) == pytest.approx(5.5, abs=0.05)
+
+
+def test_the_worst_critic_moves_the_mean_to_higher_worst_case_values():
+    """A linear Q_w that rises with the first action only; at weight 0 nothing changes (trap 6)."""
+    policy = policy_of("normal")
+    batch = batch_of(policy)
+    directive = jax.tree.map(
+        lambda x: x[1], dense_directives(TINY, (METHODS["none"],), policy.params)
+    )
+    network = {"layer_0": {"kernel": jnp.eye(7)[:, [4]], "bias": jnp.zeros(1)}}
+    critic = start(policy)._replace(target=network)
+    assert equal(advise(critic, policy, Hyper(), directive, batch), batch)
+    moved = advise(critic, policy, Hyper(wocar_weight=100.0), directive, batch)
+    gain = moved.advantage - batch.advantage
+    expected = batch.action[:, 0] - jax.vmap(lambda x: actor_output(policy, x)[0])(batch.obs_norm)
+    np.testing.assert_allclose(gain / gain.std(), expected / expected.std(), rtol=1e-3, atol=1e-4)
+    gradient = jax.grad(lambda p: ppo_loss(p, policy, Hyper(), moved)[0])(policy.params)
+    slope = gradient.actor["layer_2"]["bias"]
+    assert slope[0] < 0 and abs(slope[0]) > 2 * np.abs(slope[1:]).max()
+
+
+@pytest.mark.parametrize("distribution", ["normal", "categorical"])
+def test_the_worst_critic_starts_as_the_critic(distribution):
+    policy, obs = policy_of(distribution), jnp.arange(4.0)
+    network = start(policy).network
+    for action in jnp.eye(3):
+        value = action_value(policy, network, obs, action)
+        np.testing.assert_allclose(value, state_value(policy, obs), rtol=1e-6)
+
+
+def test_rewinding_makes_a_new_worst_critic():
+    """Lottery tickets start anew, Q_w with them (trap 11)."""
+    learner = make_learner(TINY, Drift(), (METHODS["lottery"],), regime="wocar")
+    policy = learner.fresh(KEY)
+    state = learner.unpruned(KEY, KEY, policy, dense(policy.params))
+    later = state._replace(
+        policy=replace(policy, params=jax.tree.map(lambda x: x + 1, policy.params)),
+        second_critic=jax.tree.map(lambda x: x + 1, state.second_critic),
+    )
+    again = jax.jit(learner._rewound)
+    assert equal(again(later, True).second_critic, state.second_critic)
+    assert equal(again(later, False).second_critic, later.second_critic)
