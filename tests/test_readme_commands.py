@@ -26,8 +26,12 @@ SMALL = (
     " --episodes 4 --seeds 2 --methods magnitude --attacks random,mad --bounds path --eps 0.075"
     " --sparsity-grid 0,0.5"
 )
+LEAST = (
+    "--env cartpole --preset smoke --num-envs 4 --unroll 8 --steps 64 --epochs 1 --minibatches 1"
+    " --hidden 8 --methods magnitude --attacks none,random --episodes 2"
+)
 SHARDED = f"{SMALL} --bounds path --chunk-seeds 1"
-LITTLE = "--sparsity-grid 0,0.5 --states 4 --episodes 2 --bounds path ibp"
+LITTLE = "--env cartpole --sparsity-grid 0,0.5 --states 4 --episodes 2 --bounds path ibp"
 PARITY = (
     "--envs InvertedPendulum-v4 --states 20 --train-steps 0 --policy-env InvertedPendulum-v4 "
     "--attacks none --episodes 2"
@@ -49,13 +53,13 @@ EXECUTED = {
     "jaxprune compare results/HOPPER results/WALKER --out results/comparison": "",
     "python -m benchmarks.gate --baseline results/baselines/quick results/quick": "",
     f"{RUN} --shard 0/10": f"{SHARDED} --shard 0/2",
-    "python -m benchmarks.status OUT": "",
     "python -m benchmarks.merge OUT": "",
+    "python -m benchmarks.status OUT": "",  # 3 before the other shard is there
     f"{RUN} --engine ray": f"{SHARDED} --out RAY",
     "python -m benchmarks.run --policy zoo:hopper/ppo/0 --env hopper --sparsity-grid 0:0.5:6": (
         "--attacks random --bounds path --episodes 4 --sparsity-grid 0,0.5 --backend spring"
     ),
-    "python -m benchmarks.capacity --env hopper --preset paper": "--env cartpole --preset smoke",
+    "python -m benchmarks.capacity --env hopper --preset paper": LEAST,
     "python -m benchmarks.throughput": (
         "--env cartpole --rates stepping --repeats 1 --bare-steps 5"
     ),
@@ -119,7 +123,8 @@ def test_every_command_is_executed_or_has_a_reason():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all commands run, with the policies that they name."""
     path = tmp_path_factory.mktemp("readme")
-    save_policy(path / "policy.npz", init_policy(jax.random.key(0), 11, 3, hidden=(4,)))
+    cartpole = init_policy(jax.random.key(0), 4, 2, discrete=True, hidden=(4,))
+    save_policy(path / "policy.npz", cartpole)
     save_policy(path / "pendulum.npz", init_policy(jax.random.key(0), 4, 1, hidden=(4,)))
     (path / "tests").symlink_to(ROOT / "tests")
     return path

@@ -12,8 +12,10 @@ of `normal` are passed on as they are, those of `tanh_normal` are in [-1, 1].
 """
 
 import json
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,12 +105,24 @@ def _known(activation: str | None, path: Path) -> str | None:
 
 def _restored(path: Path) -> list[Any]:
     """What Orbax wrote to a folder, in numpy arrays, if it is no more than a file may hold."""
-    checkpointer = ocp.PyTreeCheckpointer()
-    metadata: Any = checkpointer.metadata(path).item_metadata
-    if 8 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(metadata.tree)) > MAX_BYTES:
-        raise InputError(too_large(path))
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-    return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    checkpointer, path = ocp.PyTreeCheckpointer(), path.absolute()
+    with _silently():
+        metadata: Any = checkpointer.metadata(path).item_metadata
+        if 8 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(metadata.tree)) > MAX_BYTES:
+            raise InputError(too_large(path))
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Without what Orbax logs about a damaged checkpoint: one line of ours says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _named(held: Any) -> dict[str, Any]:

@@ -160,6 +160,12 @@ def test_all_formats_hold_the_same(saved, tmp_path):
     np.testing.assert_allclose(exported, actions(policy, obs), rtol=1e-5, atol=1e-6)
 
 
+def test_paths_may_be_relative(saved, monkeypatch):
+    _, _, folder, _ = saved
+    monkeypatch.chdir(folder)
+    assert_same_bits(load_policy(f"{7:012d}"), load_policy(folder / "params"))
+
+
 def test_the_line_about_a_file_says_what_was_assumed(saved):
     _, _, folder, (distribution, squash) = saved
     line = str(read_policy_file(folder / "params"))
