@@ -16,7 +16,7 @@ from jax.scipy.special import erf
 from jaxprune.types import ActionBox, Array, Key, ObsStats, Params, Policy, PyTree
 from jaxprune.validation import InputError, lookup
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "swish": jax.nn.swish}
 
 # What keeps divergences finite in float32. Within these limits they are the plain formulas.
 RAREST = -(2.0**127)  # log probability
@@ -34,12 +34,14 @@ class Affine(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """A diagonal normal distribution, unsquashed, its deviation independent of the state."""
+    """A diagonal normal distribution, its deviation independent of the state."""
 
     mean: Array  # [action_size]
     log_std: Array  # [action_size]
 
     unit = "standard deviations"  # of D
+    discrete = False
+    stochastic = True
 
     @classmethod
     def from_output(cls, output: Array, log_std: Array) -> "Gaussian":
@@ -96,12 +98,33 @@ class Gaussian(NamedTuple):
         return self.mean[None], jnp.ones(1, self.mean.dtype)
 
 
+class Deterministic(Gaussian):
+    """An action without a deviation; in KL and likelihood it is a normal one of deviation 1.
+
+    So attacks that maximise the KL maximise how far the action moves.
+    """
+
+    unit = "units of the action"  # of D
+    stochastic = False
+
+    def sample(self, key: Key) -> Array:
+        """The action, `[action_size]`."""
+        del key
+        return self.mean
+
+    def total_variation(self, other: Gaussian) -> Array:
+        """1 for two actions that differ at all, `[]`."""
+        return jnp.where(jnp.any(self.mean != other.mean), 1.0, 0.0)
+
+
 class Categorical(NamedTuple):
     """A choice among `action_size` actions."""
 
     logits: Array  # [action_size]
 
     unit = "logits"  # of D
+    discrete = True
+    stochastic = True
 
     @classmethod
     def from_output(cls, output: Array, log_std: Array) -> "Categorical":
@@ -194,9 +217,13 @@ _not_steeper.defvjp(lambda x: (x, None), lambda _, slope: (jnp.clip(slope, -STEE
 
 
 class Distribution(Protocol):
-    """What both heads offer; `other` is a distribution of the same head."""
+    """What all heads offer; `other` is a distribution of the same head."""
 
     unit: str
+    discrete: bool
+    """Whether an action is a choice."""
+    stochastic: bool
+    """Whether it has a deviation of its own."""
 
     def mode(self) -> Array: ...  # noqa: D102
     def sample(self, key: Key) -> Array: ...  # noqa: D102
@@ -211,7 +238,7 @@ class Distribution(Protocol):
 
 
 # By `Policy.distribution`.
-HEADS = {"normal": Gaussian, "categorical": Categorical}
+HEADS = {"normal": Gaussian, "categorical": Categorical, "deterministic": Deterministic}
 
 
 class MLP(nn.Module):
@@ -254,7 +281,7 @@ def init_policy(
         action_size: length of the action, or number of choices if `discrete`.
         discrete: categorical head instead of the Gaussian one.
         hidden: hidden widths of actor and critic.
-        activation: "tanh" or "relu".
+        activation: a key of `ACTIVATIONS`.
         init_log_std: of every action dimension (Gaussian head).
     """
     key_actor, key_critic = jax.random.split(key)
@@ -312,6 +339,8 @@ def action_box(policy: Policy, task: ActionBox | None) -> ActionBox | None:
 def clip_action(policy: Policy, action: Array, task: ActionBox | None) -> Array:
     """What the simulator gets of an action of the policy, `[action_size]` or int `[]`.
 
+        clip(a, low, high),  or low + (high - low) (tanh(a) + 1) / 2 of a policy that squashes
+
     Args:
         policy: whose `action_box` it is.
         action: the mean, the likeliest choice, or a draw.
@@ -324,6 +353,8 @@ def clip_action(policy: Policy, action: Array, task: ActionBox | None) -> Array:
     if box is None:
         return action
     low, high = (jnp.asarray(end, action.dtype) for end in box)
+    if policy.squash:
+        return low + (high - low) * (jnp.tanh(action) + 1) / 2
     return jnp.clip(action, low, high)
 
 
@@ -346,7 +377,7 @@ def affine_layers(policy: Policy) -> list[Affine]:
 
 def inverse_std(policy: Policy) -> Array | None:
     """1 / sigma of every action dimension, `[action_size]`; None for a categorical policy."""
-    return jnp.exp(-policy.params.log_std) if policy.distribution == "normal" else None
+    return None if HEADS[policy.distribution].discrete else jnp.exp(-policy.params.log_std)
 
 
 def _apply(policy: Policy, network: dict[str, dict[str, Array]], x: Array) -> Array:

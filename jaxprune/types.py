@@ -35,7 +35,7 @@ class Params(NamedTuple):
 
     actor: dict[str, dict[str, Array]]  # {"layer_i": {"kernel": [in, out], "bias": [out]}}
     critic: dict[str, dict[str, Array]]  # the same, one output
-    log_std: Array  # [action_size]; [0] for a categorical policy
+    log_std: Array  # [action_size]; [0] for a categorical policy, zeros for a deterministic one
 
 
 # A boolean per parameter, True = keep: full shape on every leaf, also where nothing is prunable,
@@ -64,6 +64,8 @@ class Policy:
     # What actions are clipped to on their way to the simulator: a box, TASK_BOX, or None for
     # nothing. Distributions, and so log-probabilities and certificates, are of the action before.
     action_box: ActionBox | str | None = struct.field(pytree_node=False, default=None)
+    # Actions are not clipped to the box but pass through tanh, which is scaled to it.
+    squash: bool = struct.field(pytree_node=False, default=False)
 
 
 class EnvState(NamedTuple):

@@ -27,7 +27,11 @@ from jaxprune.policy import (
 from jaxprune.types import ObsStats
 from jaxprune.validation import InputError
 
-ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "swish": lambda x: x / (1 + np.exp(-x)),
+}
 
 
 def floats(low: float, high: float, size: int):

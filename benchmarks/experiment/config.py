@@ -225,8 +225,11 @@ class Experiment:
     policy_stats: Path | None = field(default=None, metadata=LABEL)
     """Observation statistics of a policy of another library: VecNormalize's pickle, or .npz."""
     policy_activation: str | None = None
-    """How the layers of a policy file that does not say it are activated, tanh or relu; default:
-    tanh, as in CleanRL. The plan says what was assumed."""
+    """How the layers of a policy file that does not say it are activated: tanh, relu or swish;
+    default: tanh, as in CleanRL, or swish, as in Brax's PPO. The plan says what was assumed."""
+    policy_clip: str | None = None
+    """What the actions of a policy file that does not say it are clipped to: task or none; default:
+    the box of the task, as in CleanRL, or none, as in Brax."""
     reference: Annotated[float | None, FINITE] = field(default=None, metadata=LABEL)
     """Return that regrets are measured from (J_ref); default: the mean of the dense agents."""
     seed: Annotated[int, SEED] = 0

@@ -12,9 +12,10 @@ from benchmarks.experiment.config import CONTROLS, MODES, Experiment
 from benchmarks.experiment.design import hyper_of
 from benchmarks.experiment.tuned import tuned
 from jaxprune.attacks import ATTACKS, find_attack
-from jaxprune.certify import BOUNDS
+from jaxprune.certify import BOUNDS, check_bounds
 from jaxprune.envs import Environment, default_backend, find_env, make_env
 from jaxprune.evaluation.episodes import VICTIMS, check_evaluation
+from jaxprune.policy import HEADS
 from jaxprune.policy_io import PolicyFile, read_policy_file
 from jaxprune.ppo import REGIMES, PPOConfig
 from jaxprune.pruning import ALLOCATIONS, find_method
@@ -45,7 +46,11 @@ def check(asked: Experiment) -> Checked:
     _check_attacks(asked.attacks)
     _check_bounds(asked.bounds, asked.episodes)
     _check_sweep(asked.eps_sweep, asked.eps)
-    _check_policy_options(asked.policy, asked.policy_stats, asked.policy_activation)
+    _check_policy_options(
+        asked.policy, asked.policy_stats, asked.policy_activation, asked.policy_clip
+    )
+    if asked.policy is None:
+        check_bounds({name: BOUNDS[name] for name in asked.bounds}, asked.ppo.activation)
     env = make_env(asked.env, asked.backend or default_backend(asked.env))
     _check_regimes(asked, env.spec.eps)
     file = read_file(asked, env)
@@ -65,10 +70,22 @@ def read_file(experiment: Experiment, env: Environment) -> PolicyFile | None:
     if experiment.policy is None:
         return None
     file = read_policy_file(
-        experiment.policy, experiment.policy_stats, experiment.policy_activation
+        experiment.policy,
+        experiment.policy_stats,
+        experiment.policy_activation,
+        experiment.policy_clip,
     )
+    stochastic = any(VICTIMS[name] for name in experiment.victim)
     for eps in experiment.eps or (env.spec.eps,):
-        check_evaluation(env, file.policy, eps)
+        check_evaluation(env, file.policy, eps, stochastic)
+    check_bounds({name: BOUNDS[name] for name in experiment.bounds}, file.policy.activation)
+    trained = [name for name in experiment.methods if find_method(name).schedule]
+    trained += [name for name in experiment.controls if name == "narrow"]
+    if trained and not HEADS[file.policy.distribution].stochastic:
+        raise InputError(
+            f"{trained[0]!r} trains the policy {experiment.policy}, whose deviation is not known "
+            "here: choose methods that prune it as it is, such as magnitude"
+        )
     return file._replace(policy=jax.tree.map(np.asarray, file.policy))
 
 
@@ -121,12 +138,19 @@ def _check_bounds(names: Sequence[str], episodes: int) -> None:
         )
 
 
-def _check_policy_options(policy: Path | None, stats: Path | None, activation: str | None) -> None:
+def _check_policy_options(
+    policy: Path | None, stats: Path | None, activation: str | None, clip: str | None
+) -> None:
     """Raises `InputError` for options of a policy file without the file."""
     if policy is None and stats is not None:
         raise InputError(
             f"policy statistics {stats} belong to no policy: name it with "
             "--policy, or leave them out to train one"
+        )
+    if policy is None and clip is not None:
+        raise InputError(
+            f"policy clip {clip!r} belongs to no policy: name it with --policy, "
+            "or leave it out to train one, whose actions are not clipped"
         )
     if policy is None and activation is not None:
         raise InputError(

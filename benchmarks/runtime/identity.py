@@ -88,7 +88,7 @@ def differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> lis
         other = theirs.get(part)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):
             names = [name for name in mine if mine[name] != other.get(name)]
-            found += [f"{part} of {name}" if part == "members" else name for name in names]
+            found += [f"source of the {name}" if part == "members" else name for name in names]
         elif mine != other:
             found.append(part)
     return found

@@ -38,7 +38,7 @@ from jaxprune.evaluation.episodes import check_evaluation
 from jaxprune.evaluation.evaluate import trajectories
 from jaxprune.evaluation.pointwise import reached
 from jaxprune.pgd import ascend
-from jaxprune.policy import ACTIVATIONS, affine_layers, init_policy, inverse_std, normalise
+from jaxprune.policy import ACTIVATIONS, HEADS, affine_layers, init_policy, inverse_std, normalise
 from jaxprune.policy_io import load_policy
 from jaxprune.pruning import Scope, prune
 from jaxprune.pruning.controls import rescaled
@@ -246,7 +246,7 @@ def measure(policy: Policy, masks: Masks | None, obs: AnyArray, options: Options
 
     found = sensitivity(policy, masks, obs, options)
     values = of_bounds("value") | {name: found[name] for name in TRUTH}
-    if policy.distribution != "normal":
+    if HEADS[policy.distribution].discrete:
         return Measured(values, {})
     return Measured(values, of_bounds("action_distance") | {ATTACK: found[MOVED]})
 

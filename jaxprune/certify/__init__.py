@@ -1,6 +1,6 @@
 """Certificates: upper bounds on what any attack in the ball can do. See README.md beside."""
 
-from jaxprune.certify.certificates import BOUNDS, Bound, Certificate, certify
+from jaxprune.certify.certificates import BOUNDS, Bound, Certificate, certify, check_bounds
 from jaxprune.certify.divergence import (
     TOTAL_VARIATION,
     clipped_gaussian_tv,
@@ -34,6 +34,7 @@ __all__ = [
     "certified_radius",
     "certified_return",
     "certify",
+    "check_bounds",
     "clipped_gaussian_tv",
     "exact_distance",
     "expected_value_gap",

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxprune.cells import Cell, as_cells, masked_policy
 from jaxprune.certify import lipschitz, norms
+from jaxprune.certify.activations import activation_rules
 from jaxprune.certify.boxes import Box, enclosing
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
@@ -46,6 +47,8 @@ class Bound(NamedTuple):
     """The norm it works in between layers."""
     slow: bool = False
     """Costs tens to hundreds of times its neighbours: computed only if asked for by name."""
+    unit_slopes: bool = False
+    """Holds only for activations with slopes in [0, 1]."""
 
 
 Named: TypeAlias = tuple[tuple[str, Bound], ...]
@@ -60,9 +63,16 @@ BOUNDS: dict[str, Bound] = {
     "abs_spectral": Bound(norms.abs_spectral, monotone=True, scope="global", norm="l2"),
     "spectral": Bound(norms.spectral, monotone=False, scope="global", norm="l2"),
     "liplt": Bound(lipschitz.liplt, monotone=False, scope="global", norm="l2"),
-    "eclipse_fast": Bound(lipschitz.eclipse_fast, monotone=False, scope="global", norm="l2"),
+    "eclipse_fast": Bound(
+        lipschitz.eclipse_fast, monotone=False, scope="global", norm="l2", unit_slopes=True
+    ),
     "lipsdp_first_order": Bound(
-        lipschitz.lipsdp_first_order, monotone=False, scope="global", norm="l2", slow=True
+        lipschitz.lipsdp_first_order,
+        monotone=False,
+        scope="global",
+        norm="l2",
+        slow=True,
+        unit_slopes=True,
     ),
     "ibp": Bound(ibp, monotone=False, scope="local", norm="linf"),
     "interval_jacobian": Bound(interval_jacobian, monotone=False, scope="local", norm="linf"),
@@ -86,7 +96,7 @@ class Certificate(NamedTuple):
     scope: str
     unit: str
     sound: str  # in which arithmetic the statement holds
-    # Gaussian policies only, else None: on ||mu(s) - mu(s')||_2, whatever the standard deviations.
+    # None for a choice: on ||mu(s) - mu(s')||_2, whatever the standard deviations.
     action_distance: np.ndarray | None = None  # same shape, in the units of the action
     # Local bounds only, else None:
     low: np.ndarray | None = None  # of the mean action or the logits, `[..., rows, outputs]`
@@ -122,23 +132,24 @@ def certify(
             or `[..., n, obs_size]` with the leading axes of the masks. A global bound is the same
             at each of them, and its value is repeated along a last axis. None: no such axis.
         bounds: keys of `BOUNDS`, or bounds by names of their own; default: all of `BOUNDS` that are
-            not slow, local ones if there are `obs`.
+            not slow and hold for the activation, local ones if there are `obs`.
         precision: "float64", or "float32": faster, and a little looser.
 
     Returns:
         Name -> `Certificate`. All values bound the same D: standard deviations of the action
         (Gaussian) or logits (categorical). Standard deviations differ between policies: compare
         them in action units, `Certificate.action_distance`. Both are of the policy before its
-        actions are clipped
-        (`Policy.action_box`), and hold after it too: clipping maps no two actions further apart,
-        and no function of the action raises the total variation.
+        actions are clipped or squashed (`Policy.action_box`), and hold after it too: clipping and
+        tanh map no two actions further apart, its scale to the box multiplies distances by half the
+        width, and no function of the action raises the total variation.
 
     Raises:
-        InputError: unknown bound or precision, a local bound without obs, eps negative or beyond
-            the clip range of the observations, weights or obs not finite, or axes that do not fit.
+        InputError: unknown bound or precision, a local bound without obs, a bound that does not
+            hold for the activation, eps negative or beyond the clip range of the observations,
+            weights or obs not finite, or axes that do not fit.
     """
     check_arguments(certify, locals())
-    chosen = _chosen(bounds, obs)
+    chosen = _chosen(bounds, obs, policy.activation)
     lookup(SOUND, precision, "precision")
     shape, policies, cells = as_cells(policy, masks)
     rows = check_certify(policy, eps, obs, shape)
@@ -162,17 +173,35 @@ def _of_scope(bounds: Mapping[str, Bound], scope: str) -> Named:
     return tuple((name, bound) for name, bound in bounds.items() if bound.scope == scope)
 
 
+def holds_for(bound: Bound, activation: str) -> bool:
+    """Returns whether a bound holds for networks with this activation."""
+    return not bound.unit_slopes or activation_rules(activation).steepest == 1
+
+
+def check_bounds(bounds: Mapping[str, Bound], activation: str) -> None:
+    """Raises `InputError` for a bound that does not hold for networks with this activation."""
+    for name, bound in bounds.items():
+        if not holds_for(bound, activation):
+            raise InputError(
+                f"bound {name!r} holds for activations with slopes in [0, 1] only, not for "
+                f"{activation!r}: choose from "
+                f"{', '.join(n for n, known in BOUNDS.items() if holds_for(known, activation))}"
+            )
+
+
 def _chosen(
-    bounds: Sequence[str] | Mapping[str, Bound] | None, obs: ArrayLike | None
+    bounds: Sequence[str] | Mapping[str, Bound] | None, obs: ArrayLike | None, activation: str
 ) -> dict[str, Bound]:
     """The bounds that are asked for, by name."""
     if bounds is None:
         scopes = ("global",) if obs is None else ("global", "local")
-        bounds = [n for n, bound in BOUNDS.items() if bound.scope in scopes and not bound.slow]
+        quick = (n for n, bound in BOUNDS.items() if bound.scope in scopes and not bound.slow)
+        bounds = [name for name in quick if holds_for(BOUNDS[name], activation)]
     if isinstance(bounds, Mapping):
         found = dict(bounds)
     else:
         found = {name: lookup(BOUNDS, name, "bound") for name in bounds}
+    check_bounds(found, activation)
     local = _of_scope(found, "local")
     if local and obs is None:
         raise InputError(
@@ -322,13 +351,15 @@ def _box(bound: Callable[[Query], Box], query: Query) -> Box:
     return jax.tree.map(partial(jnp.where, ordinary), bound(query), ibp(query))
 
 
-def gaussian_local(bound: Callable[[Query], Box], query: Query) -> Local:
+def gaussian_local(
+    bound: Callable[[Query], Box], query: Query, distribution: str = "normal"
+) -> Local:
     """D and TV from the box of the standardised mean."""
     box = bound(query)
     change = furthest(box, centre_value(query))
     distance = length(query, change)
     distance = _sound(outward(distance, distance.size), query)
-    return Local(distance, TOTAL_VARIATION["normal"](distance), box, change, None)
+    return Local(distance, TOTAL_VARIATION[distribution](distance), box, change, None)
 
 
 def _categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
@@ -355,6 +386,7 @@ def _categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
 LOCAL: dict[str, Callable[..., Local]] = {
     "normal": gaussian_local,
     "categorical": _categorical_local,
+    "deterministic": partial(gaussian_local, distribution="deterministic"),
 }
 
 
@@ -370,7 +402,7 @@ def furthest(box: Box, at: Box) -> Array:
 
 def _in_action_units(policy: Policy, local: Local) -> Local:
     """The box and the change of the standardised mean as those of the mean."""
-    if policy.distribution != "normal":
+    if HEADS[policy.distribution].discrete:
         return local
     std = jnp.maximum(jnp.exp(policy.params.log_std), jnp.finfo(local.change.dtype).tiny)
     low, high = (end * std for end in local.box)
@@ -388,12 +420,12 @@ def _certificate(
     shape: tuple[int, ...],
     rows: tuple[int, ...],
 ) -> Certificate:
-    facts = (bound.monotone, bound.scope, HEADS[distribution].unit, SOUND[precision])
-    gaussian = distribution == "normal"
+    head = HEADS[distribution]
+    facts = (bound.monotone, bound.scope, head.unit, SOUND[precision])
     if bound.scope == "global":
         repeated = (np.reshape(v, shape + (1,) * len(rows)) for v in found)
         distance, tv, action = (np.broadcast_to(v, shape + rows) for v in repeated)
-        return Certificate(distance, tv, *facts, action if gaussian else None)
+        return Certificate(distance, tv, *facts, None if head.discrete else action)
     found = jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), found)
     with np.errstate(over="ignore"):  # beyond all numbers it is infinite
         length = np.hypot.reduce(found.change, axis=-1)
@@ -402,7 +434,7 @@ def _certificate(
         found.distance,
         found.total_variation,
         *facts,
-        action if gaussian else None,
+        None if head.discrete else action,
         low=found.box.low,
         high=found.box.high,
         fixed_action=found.fixed_action,

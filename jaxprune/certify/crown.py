@@ -162,7 +162,7 @@ def _layers(query: Query, rules: Activation) -> list[Layer]:
         if found:
             units = units_over(rules, found[-1])
             lines.append(lines_around(rules, units, rules.choose(units.low, units.high)))
-            h, dh = units.value, _change(units)
+            h, dh = units.value, _change(rules, units)
         layer = _affine(weight, bias, h, dh)
         if lines:
             layer = _tightened(layer, *_reaches(weight, lines, weights[: len(lines)]))
@@ -196,9 +196,9 @@ def units_over(rules: Activation, layer: Layer) -> Units:
     return Units(layer, rules.point(layer.value).value, low, high)
 
 
-def _change(units: Units) -> Box:
-    """Of dh, the activation being nondecreasing, `[n]`."""
-    low, high = units.low.value, units.high.value
+def _change(rules: Activation, units: Units) -> Box:
+    """Of dh, `[n]`."""
+    low, high = rules.values(units.low, units.high)
     lost = _activation_error(units)
     return Box(low - units.value - lost, high - units.value + lost)
 

@@ -44,7 +44,7 @@ def output_changes(query: Query) -> tuple[Array, Box, Box]:
         z, dz = _affine(affine, at, change)
         centre, low, high = (rules.point(x) for x in (z, z + dz.low, z + dz.high))
         lines.append(_around(rules, centre, low, high))
-        at, change = centre.value, Box(low.value - centre.value, high.value - centre.value)
+        at, change = centre.value, Box(*(end - centre.value for end in rules.values(low, high)))
     value, interval = _affine(last, at, change)
     *weights, rows = unit_ball_weights(query)
     up, down = jnp.split(_reach(jnp.concatenate([rows, -rows]), lines, weights), 2)

@@ -28,6 +28,11 @@ def gaussian_tv(distance: Array) -> Array:
     return _probability(erf(distance / (2 * 2**0.5)), distance)
 
 
+def deterministic_tv(distance: Array) -> Array:
+    """Exact: two actions that differ at all are told apart with certainty."""
+    return jnp.where(distance > 0, 1.0, 0.0).astype(distance.dtype)
+
+
 def categorical_tv(distance: Array) -> Array:
     """Tight: TV <= tanh(D / 2) if no logit moves by more than D: their oscillation is at most 2 D.
 
@@ -81,6 +86,7 @@ def _probability(tv: Array, change: Array) -> Array:
 TOTAL_VARIATION: dict[str, Callable[[Array], Array]] = {
     "normal": gaussian_tv,
     "categorical": categorical_tv,
+    "deterministic": deterministic_tv,
 }
 
 

@@ -12,7 +12,7 @@ def ibp(query: Query) -> Box:
     """Interval bound propagation: the outputs over the ball, `[outputs]`.
 
         c' = W c + b,  r' = |W| r        through a layer
-        [sigma(c - r), sigma(c + r)]     through a nondecreasing activation
+        [min sigma, max sigma]           through an activation, over [c - r, c + r]
 
     Source: Gowal et al. 2018 (arXiv 1810.12715).
     """

@@ -1,8 +1,9 @@
 """Global bounds from the whole network at once, l_2 to l_2: tight, and not monotone.
 
 `liplt` and `eclipse_fast` are closed forms, neither above the product of the spectral norms;
-`lipsdp_first_order` optimises what `eclipse_fast` fixes. They ask of the activation only slopes in
-[0, 1] and element-wise action (tanh, ReLU). Biases do not enter. The l_inf ball is enclosed in the
+`lipsdp_first_order` optimises what `eclipse_fast` fixes. They ask of the activation only
+element-wise action, and `eclipse_fast` and `lipsdp_first_order` slopes in [0, 1] (tanh, ReLU, not
+swish). Biases do not enter. The l_inf ball is enclosed in the
 l_2 ball of radius sqrt(d), d the inputs that reach an output (all of obs_size unless pruned), and
 the l_inf change of logits is bounded by the l_2 change.
 
@@ -22,12 +23,14 @@ Source: Fazlyab et al. 2019 (arXiv 1906.04893), by block elimination.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxprune.certify.activations import activation_rules
 from jaxprune.certify.norms import spectral_norm
 from jaxprune.certify.query import Query, unit_ball_weights
 from jaxprune.certify.rounding import outward, slack
@@ -48,12 +51,15 @@ SMALLEST_BLOCK = 8
 def liplt(query: Query) -> Array:
     """LipLT: sqrt(d) L_n, for kernels W_0 ... W_n and spectral norms.
 
-        sigma(y) = (y + psi(y)) / 2,  psi 1-Lipschitz
-        L_k = 2^-k ||W_k ... W_0|| + sum_{j<k} 2^(j-k) ||W_k ... W_{j+1}|| L_j
+        sigma(y) = (y + r psi(y)) / 2,  psi 1-Lipschitz
+        L_k = 2^-k ||W_k ... W_0|| + r sum_{j<k} 2^(j-k) ||W_k ... W_{j+1}|| L_j
+
+    with r = 1 for slopes in [0, 1], and r = 2 s - 1 for slopes in [1 - s, s].
 
     Source: Fazlyab et al. 2023 (arXiv 2310.00116).
     """
-    return _homogeneous(_unrolled, query)
+    spread = 2 * activation_rules(query.activation).steepest - 1
+    return _homogeneous(partial(_unrolled, spread), query)
 
 
 def eclipse_fast(query: Query) -> Array:
@@ -121,13 +127,13 @@ def _in_use(weights: list[Array]) -> list[Array]:
     return weights
 
 
-def _unrolled(weights: list[Array]) -> Array:
+def _unrolled(spread: float, weights: list[Array]) -> Array:
     """L_n of `liplt`, rounded outward."""
     reached: list[Array] = []
     for k, last in enumerate(weights):
         factors, product, total = [last], last, jnp.zeros((), last.dtype)
         for j in reversed(range(k)):
-            total += 2.0 ** (j - k) * _norm(product, factors) * reached[j]
+            total += spread * 2.0 ** (j - k) * _norm(product, factors) * reached[j]
             factors, product = [*factors, weights[j]], _product(product, weights[j])
         reached.append(total + 2.0**-k * _norm(product, factors))
     return reached[-1]

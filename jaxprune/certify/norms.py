@@ -1,7 +1,8 @@
 """Global bounds from norms of the weights: one number per policy, valid at every state.
 
-They ask of the activation only slopes in [0, 1] and element-wise action (tanh, ReLU);
-`centre_free` asks which of the two it is. Biases do not enter.
+They ask of the activation only element-wise action and its steepest slope, 1 for tanh and ReLU:
+sigma / 1.1 of swish has slopes of at most 1, and the 1.1 of every layer widens the ball.
+`centre_free` asks which of them it is. Biases do not enter.
 
 All but `spectral` are nondecreasing functions of every |w_ij|, term by term and in floating point
 too, so masking can only lower them:
@@ -15,6 +16,7 @@ to 1.61803. No sound bound that is never above it can be monotone.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 
 import jax
@@ -100,7 +102,7 @@ def centre_free(query: Query) -> Array:
 
     |tanh a - tanh b| <= 2 tanh(|a - b| / 2), so |f(x + delta) - f(x)| <= q_L, element by element
     and at every x. Far below `path` for a large ball, where that lets units move by more than 2;
-    the same for ReLU, which does not saturate.
+    the same for ReLU and swish, which do not saturate.
     """
     weights = _sizes(query)
     reach = _reach(query, weights, activation_rules(query.activation).increment)
@@ -111,7 +113,7 @@ def centre_free(query: Query) -> Array:
 def spectral(query: Query) -> Array:
     """sqrt(obs_size) * prod_k ||W_k||_2, each factor an upper bound by Gram iteration."""
     bound = _root_size(query)
-    for w in unit_ball_weights(query):
+    for w in unit_ball_weights(_widened(query)):
         bound = product(bound, spectral_norm(w))
     return bound
 
@@ -202,7 +204,13 @@ def _product(a: Array, b: Array, times: Callable = jnp.multiply) -> Array:
 def _sizes(query: Query) -> list[Array]:
     """|W| of every kernel with eps folded into the first; what is not 0 does not become 0."""
     first, *others = (jnp.abs(layer.weight) for layer in query.layers)
-    return [product(first, query.eps), *others]
+    return [product(first, _widened(query).eps), *others]
+
+
+def _widened(query: Query) -> Query:
+    """The query with a ball that makes up for activations taken to have slopes of at most 1."""
+    hidden = len(query.layers) - 1
+    return replace(query, eps=query.eps * activation_rules(query.activation).steepest ** hidden)
 
 
 def _reach(query: Query, weights: list[Array], increment=lambda z: z) -> Array:

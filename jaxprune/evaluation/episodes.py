@@ -16,7 +16,7 @@ from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.cells import Cell, masked_policy
 from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment
-from jaxprune.policy import action_box
+from jaxprune.policy import HEADS, action_box
 from jaxprune.queue import Loop, in_queue
 from jaxprune.rollout import Episode, Play, Running, begin, proceed
 from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
@@ -37,17 +37,32 @@ def episode_columns(result: Episode) -> dict[str, AnyArray]:
     return columns | {name: getattr(result, name) for name in names}
 
 
-def check_evaluation(env: Environment, policy: Policy, eps: float) -> None:
-    """Raises `InputError` unless the policy fits the task, and the ball what the policy sees."""
+def check_evaluation(
+    env: Environment, policy: Policy, eps: float, stochastic: bool = False
+) -> None:
+    """Raises `InputError` unless the policy fits the task, and the ball what the policy sees.
+
+    Args:
+        env: the task.
+        policy: leading axes are agents.
+        eps: radius of the ball in normalised units.
+        stochastic: whether its actions are drawn.
+    """
     spec = env.spec
     kernels = [policy.params.actor[f"layer_{i}"]["kernel"] for i in range(len(policy.params.actor))]
-    has = (kernels[0].shape[-2], kernels[-1].shape[-1], policy.distribution)
+    kind = "categorical" if HEADS[policy.distribution].discrete else "normal"
+    has = (kernels[0].shape[-2], kernels[-1].shape[-1], kind)
     wants = (spec.obs_size, spec.action_size, "categorical" if spec.discrete else "normal")
     if has != wants:
         raise InputError(
             f"the policy maps {has[0]} observations to {has[1]} outputs ({has[2]}), but env "
             f"{spec.name!r} needs {wants[0]} to {wants[1]} ({wants[2]}): choose the env that the "
             "policy was trained on"
+        )
+    if stochastic and not HEADS[policy.distribution].stochastic:
+        raise InputError(
+            "victim 'stochastic' draws actions, and this policy has no deviation that is known "
+            "here: choose 'deterministic'"
         )
     action_box(policy, spec.action_box)  # known, if it is needed
     if eps > policy.obs_clip:

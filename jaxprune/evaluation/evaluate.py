@@ -68,8 +68,8 @@ def evaluate(
     """
     check_arguments(evaluate, locals())
     eps = env.spec.eps if eps is None else eps
-    check_evaluation(env, policy, eps)
     stochastic = lookup(VICTIMS, victim, "victim")
+    check_evaluation(env, policy, eps, stochastic)
     check_needs(attack, env.spec, policy, source is not None)
     key = jax.random.key(0) if key is None else key
     # From the host, because agents fresh from training are split over the devices.

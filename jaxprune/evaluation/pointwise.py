@@ -124,7 +124,7 @@ def _program(config: MADConfig) -> Mapped:
         before, after = (action_distribution(victim, x) for x in (here, seen))
         outputs = actor_output(victim, here)
         moved = jnp.linalg.norm(actor_output(victim, seen) - outputs)
-        if victim.distribution != "normal":
+        if before.discrete:
             moved = jnp.full_like(moved, jnp.nan)
         return before.distance(after), before.total_variation(after), moved, outputs
 

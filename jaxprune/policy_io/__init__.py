@@ -1,8 +1,9 @@
 """Policies from files and to files: the only part of the library that touches files.
 
-Reads our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts (`load_policy`) and
-populations (`load_agents`). Writes .npz, Orbax checkpoints, StableHLO artefacts, ONNX graphs and C
-headers, and gives plain numpy functions. Executes nothing that a file holds. See README.md beside.
+Reads our own .npz, Stable-Baselines3's .zip, CleanRL-style state dicts, parameters of Brax
+(`load_policy`) and populations (`load_agents`). Writes .npz, Orbax checkpoints, StableHLO
+artefacts, ONNX graphs and C headers, and gives plain numpy functions. Executes nothing that a file
+holds. See README.md beside.
 """
 
 from jaxprune.policy_io.agents import load_agents, save_agents

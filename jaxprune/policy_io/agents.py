@@ -75,6 +75,8 @@ def agents_state(
     static = {name: getattr(policy, name) for name in STATIC}
     if policy.action_box is not None:
         static["action_box"] = policy.action_box
+    if policy.squash:
+        static["squash"] = True
     return _to_host(state), static
 
 

@@ -47,6 +47,9 @@ CLIPPED = """\
     const float x = h[$last][j];
     action[j] = x < low[j] ? low[j] : x > high[j] ? high[j] : x;
   }"""
+SQUASHED = """\
+  for (int j = 0; j < ${NAME}_ACTIONS; ++j)
+    action[j] = low[j] + (high[j] - low[j]) * (tanhf(h[$last][j]) + 1.0f) / 2.0f;"""
 CHOICE = """\
   int best = 0;
   for (int j = 1; j < ${NAME}_ACTIONS; ++j)
@@ -193,7 +196,8 @@ def _facts(controller: Controller, path: Path) -> dict[str, object]:
         signature = f"int {name}_act(const float *obs)"
         example = f'return printf("%d\\n", {name}_act(obs)) < 0;'
     else:
-        about, ending = "Writes the action at a raw observation.", CLIPPED
+        about = "Writes the action at a raw observation."
+        ending = SQUASHED if controller.squash else CLIPPED
         if controller.box is None:
             ending = MEAN
         signature = f"void {name}_act(const float *obs, float *action)"

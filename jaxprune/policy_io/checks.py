@@ -60,7 +60,8 @@ def check_policy(policy: Policy, path: str | Path) -> None:
                 problem = f"{prefix}/{i}/kernel {kernel.shape} has no entry"
             width = bias.shape[-1] if bias.shape else 0
     outputs = policy.params.actor[f"layer_{len(policy.params.actor) - 1}"]["bias"].shape
-    if policy.distribution == "normal" and policy.params.log_std.shape != outputs:
+    discrete = HEADS[policy.distribution].discrete
+    if not discrete and policy.params.log_std.shape != outputs:
         problem = f"log_std {policy.params.log_std.shape} differs from the outputs {outputs}"
     if stats.count.shape != ():
         problem = f"obs_count {stats.count.shape} is not one number"
@@ -71,8 +72,10 @@ def check_policy(policy: Policy, path: str | Path) -> None:
         problem = f"the networks end in {outputs} and {values}, not in [actions] and [1]"
     if not (policy.obs_clip > 0 and bool(jnp.all(stats.std + policy.obs_std_offset > 0))):
         problem = "obs_clip or obs_std + obs_std_offset is not positive"
-    if policy.distribution == "categorical" and policy.action_box is not None:
+    if discrete and policy.action_box is not None:
         problem = "it clips actions that are choices"
+    elif policy.squash and policy.action_box is None:
+        problem = "it squashes actions, but into no box"
     elif isinstance(policy.action_box, ActionBox):
         problem = _problem_of_box(policy.action_box, outputs) or problem
     every = (*jax.tree.leaves(policy), policy.obs_clip, policy.obs_std_offset)

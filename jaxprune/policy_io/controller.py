@@ -1,8 +1,8 @@
 """The deterministic policy as plain numpy arrays, from which files for devices are written.
 
 A raw observation o becomes x_0 = clip((o - mean) / std, -c, c), a layer x_(l+1) = f(W_l x_l + b_l),
-the last one without f. The action is the last x, clipped to a box if the policy has one, or the
-first of its largest entries. All numbers are float32.
+the last one without f. The action is the last x, clipped to a box or squashed into it if the policy
+has one, or the first of its largest entries. All numbers are float32.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxprune.policy import HEADS, affine_layers
 from jaxprune.policy import action_box as box_of
-from jaxprune.policy import affine_layers
 from jaxprune.policy_io.checks import one_policy
 from jaxprune.types import ActionBox, Masks, Policy
 from jaxprune.validation import InputError
@@ -26,14 +26,19 @@ class Spelling(NamedTuple):
     numpy: Callable[[np.ndarray], np.ndarray]
     onnx: str  # operator
     c: str  # expression of the float x
+    gated: bool = False  # whether x is multiplied by what the operator of ONNX gives
 
 
 ACTIVATIONS = {
     "tanh": Spelling(np.tanh, "Tanh", "tanhf(x)"),
     "relu": Spelling(lambda x: np.maximum(x, 0), "Relu", "x < 0.0f ? 0.0f : x"),
+    "swish": Spelling(
+        lambda x: x / (1 + np.exp(np.minimum(-x, 80))),  # which does not overflow
+        "Sigmoid",
+        "x / (1.0f + expf(-x))",
+        gated=True,
+    ),
 }
-# Whether the action is a choice.
-HEADS = {"normal": False, "categorical": True}
 
 
 class Controller(NamedTuple):
@@ -46,6 +51,7 @@ class Controller(NamedTuple):
     activation: Spelling
     discrete: bool
     box: tuple[np.ndarray, ...] | None  # (low, high), [act] each
+    squash: bool  # into the box, instead of clipping to it
 
 
 def controller_of(
@@ -82,8 +88,9 @@ def controller_of(
         np.float32(policy.obs_clip),
         layers,
         ACTIVATIONS[policy.activation],
-        HEADS[policy.distribution],
+        HEADS[policy.distribution].discrete,
         None if policy.action_box is None else tuple(map(_float32, policy.action_box)),
+        policy.squash,
     )
 
 
@@ -117,7 +124,8 @@ def numpy_policy(
         InputError: policy or masks have leading axes, hold numbers that are not finite, or the
             policy clips to the box of a task that is not given; from the function, other shapes.
     """
-    mean, std, clip, layers, activation, discrete, box = controller_of(policy, masks, action_box)
+    controller = controller_of(policy, masks, action_box)
+    mean, std, clip, layers, activation, discrete, box, squash = controller
     *hidden, (last, last_bias) = [(weight.T, bias) for weight, bias in layers]
     activate, low, high = activation.numpy, np.full_like(mean, -clip), np.full_like(mean, clip)
 
@@ -135,7 +143,11 @@ def numpy_policy(
         x = x.dot(last) + last_bias
         if discrete:
             return np.argmax(x, axis=-1).astype(np.int32)
-        return x if box is None else np.minimum(np.maximum(x, box[0]), box[1])
+        if box is None:
+            return x
+        if squash:
+            return box[0] + (box[1] - box[0]) * (np.tanh(x) + 1) / 2
+        return np.minimum(np.maximum(x, box[0]), box[1])
 
     return act
 

@@ -91,10 +91,11 @@ def _check_regular(found: os.stat_result, path: str | Path) -> None:
 
 def _check_size(size: int, path: str | Path) -> None:
     if size > MAX_BYTES:
-        raise InputError(_too_large(path))
+        raise InputError(too_large(path))
 
 
-def _too_large(path: str | Path) -> str:
+def too_large(path: str | Path) -> str:
+    """Returns the message for a file of more than `MAX_BYTES`."""
     return f"{path} holds more than {MAX_BYTES >> 20} MiB: no policy that is read here is as large"
 
 
@@ -130,7 +131,7 @@ class Archive:
             raise zipfile.BadZipFile("other methods inflate without bound")
         self._left -= member.file_size
         if self._left < 0:
-            raise InputError(_too_large(self._path))
+            raise InputError(too_large(self._path))
         with self._archive.open(member) as file:
             return file.read(member.file_size)  # without a number it inflates all there is
 

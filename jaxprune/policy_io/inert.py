@@ -50,7 +50,7 @@ def load(data: bytes) -> Any:
 
 
 def array(value: Any) -> np.ndarray:
-    """The numbers of a pickled Python number, numpy scalar or numpy array.
+    """The numbers of a pickled Python number, numpy scalar, or array of numpy or JAX.
 
     Raises:
         ValueError, TypeError: it is something else.
@@ -65,6 +65,9 @@ def array(value: Any) -> np.ndarray:
             shape, order = (), "C"
         case "_reconstruct":  # state: version, shape, dtype, whether Fortran order, bytes
             _, shape, dtype, fortran, data = value.state
+            order = "F" if fortran else "C"
+        case "_reconstruct_array" | "reconstruct_device_array":  # of JAX: numpy's, and its type
+            _, shape, dtype, fortran, data = value.args[2]
             order = "F" if fortran else "C"
         case "_frombuffer":  # numeric._frombuffer(bytes, dtype, shape, order)
             data, dtype, shape, order = value.args

@@ -1,9 +1,10 @@
 """One policy as .npz, format version 1: raw arrays only, nothing pickled.
 
 `obs_mean`, `obs_std` `[obs]`, `obs_count`, `obs_clip`, `obs_std_offset`, `activation`,
-`distribution`, `log_std` `[act]` (normal only), and `policy/i/kernel` `[in, out]`,
+`distribution`, `log_std` `[act]` (not for a choice), and `policy/i/kernel` `[in, out]`,
 `policy/i/bias` `[out]`, `value/i/...` per layer. Where actions are clipped: `action_low` and
-`action_high` `[act]`, or `action_box` = "task" for the box of the task.
+`action_high` `[act]`, or `action_box` = "task" for the box of the task; `squash` where tanh maps
+them into it.
 """
 
 import io
@@ -47,7 +48,9 @@ def save_policy(path: str | Path, policy: Policy, masks: Masks | None = None) ->
     policy = one_policy(policy, masks)
     arrays: dict[str, object] = {f"obs_{k}": v for k, v in policy.obs_stats._asdict().items()}
     arrays |= {name: getattr(policy, name) for name in STATIC}
-    if policy.distribution == "normal":
+    if policy.squash:
+        arrays["squash"] = True
+    if policy.params.log_std.size:
         arrays["log_std"] = policy.params.log_std
     if isinstance(policy.action_box, ActionBox):
         arrays |= {f"action_{end}": ends for end, ends in policy.action_box._asdict().items()}
@@ -73,7 +76,7 @@ def read_policy(path: Path) -> Policy:
     else:  # a controller without one, see jaxprune.policy.has_critic
         critic = no_critic(len(file.numbers("policy/0/kernel")))
     distribution = file.text("distribution")
-    log_std = file.floats("log_std") if distribution == "normal" else jnp.zeros(0)
+    log_std = jnp.zeros(0) if distribution == "categorical" else file.floats("log_std")
     return Policy(
         params=Params(file.network("policy"), critic, log_std),
         obs_stats=ObsStats(*(file.floats(f"obs_{name}") for name in ObsStats._fields)),
@@ -82,6 +85,7 @@ def read_policy(path: Path) -> Policy:
         obs_clip=file.scalar("obs_clip"),
         obs_std_offset=file.scalar("obs_std_offset"),
         action_box=file.action_box(),
+        squash=bool(file.raw.get("squash", False)),
     )
 
 

@@ -81,26 +81,37 @@ def _model(onnx: ModuleType, controller: Controller) -> Any:
 def _steps(onnx: ModuleType, controller: Controller) -> tuple[list[Any], dict[str, ArrayLike]]:
     """A node per step of the controller, from `obs` to `action`, and the constants that they take.
 
-    Every node takes what the one before it gives.
+    Every node takes what the one before it gives, first.
     """
     nodes, constants = [], {}
 
-    def then(operator: str, **operands: ArrayLike) -> None:
+    def last() -> str:
+        return nodes[-1].output[0] if nodes else "obs"
+
+    def then(operator: str, *also: str, **operands: ArrayLike) -> None:
         constants.update(operands)
-        before = nodes[-1].output[0] if nodes else "obs"
-        output, attributes = f"{operator}_{len(nodes)}", ATTRIBUTES.get(operator, {})
-        nodes.append(onnx.helper.make_node(operator, [before, *operands], [output], **attributes))
+        inputs, attributes = [last(), *also, *operands], ATTRIBUTES.get(operator, {})
+        output = f"{operator}_{len(nodes)}"
+        nodes.append(onnx.helper.make_node(operator, inputs, [output], **attributes))
 
     then("Sub", mean=controller.mean)
     then("Div", std=controller.std)
     then("Clip", obs_low=-controller.obs_clip, obs_high=controller.obs_clip)
     for n, (weight, bias) in enumerate(controller.layers):
         if n > 0:
+            x = last()
             then(controller.activation.onnx)
+            if controller.activation.gated:
+                then("Mul", x)
         then("Gemm", **{f"weight_{n}": weight, f"bias_{n}": bias})
     if controller.discrete:
         then("ArgMax")
         then("Cast")
+    elif controller.squash and controller.box is not None:
+        low, high = controller.box
+        then("Tanh")
+        then("Mul", action_half=(high - low) / 2)
+        then("Add", action_middle=(high + low) / 2)
     elif controller.box is not None:  # Clip has no limits per element
         low, high = controller.box
         then("Max", action_low=low)

@@ -1,8 +1,9 @@
-"""The GitHub workflow: well-formed, and it runs what the committed baseline was made with."""
+"""The GitHub workflows: well-formed, and they run what was committed and all that is supported."""
 
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,25 @@ from benchmarks.runtime.command_line import read_options
 ROOT = Path(__file__).parents[2]
 
 
+# YAML 1.1 reads the key "on" as true; this loader leaves every scalar as it is written.
+WORKFLOWS = {
+    path.stem: yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+}
+
+
 @pytest.fixture(scope="module")
 def workflow() -> dict:
-    # YAML 1.1 reads the key "on" as true; this loader leaves every scalar as it is written.
-    text = (ROOT / ".github" / "workflows" / "robustness.yml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=yaml.BaseLoader)
+    return WORKFLOWS["robustness"]
 
 
 def commands(job: dict) -> list[str]:
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
-def test_it_has_what_github_expects(workflow):
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_it_has_what_github_expects(name):
+    workflow = WORKFLOWS[name]
     assert {"name", "on", "permissions", "jobs"} <= workflow.keys()
     assert {"pull_request", "push"} <= workflow["on"].keys()
     assert workflow["permissions"] == {"contents": "read"}
@@ -36,6 +44,19 @@ def test_it_has_what_github_expects(workflow):
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step)
             assert "@" in step.get("uses", "@")
+
+
+def test_every_supported_python_is_proved():
+    """Those of the classifiers, which are those that may be installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = " ".join(project["classifiers"])
+    versions = WORKFLOWS["tests"]["jobs"]["versions"]
+    pythons = versions["strategy"]["matrix"]["python"]
+    assert pythons == re.findall(r"Python :: (3\.\d+)", named)
+    first, last = (int(x.split(".")[1]) for x in (pythons[0], pythons[-1]))
+    assert project["requires-python"] == f">=3.{first},<3.{last + 1}"
+    assert commands(versions) == ["make versions PYTHONS=python${{ matrix.python }}"]
+    assert commands(WORKFLOWS["tests"]["jobs"]["tests"]) == ["make lint", "make test"]
 
 
 def test_it_sets_up_python_and_keeps_the_report(workflow):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, special
 
 from jaxprune.certify import BOUNDS
 from jaxprune.certify.activations import ACTIVATIONS
@@ -27,8 +27,16 @@ RELAXED = [name for name in LOCAL if name != "ibp"]
 QUICK_LOCAL = [
     pytest.param(name, marks=[] if name in ("ibp", "crown") else pytest.mark.slow) for name in LOCAL
 ]
-SIGMA = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
-SLOPE = {"tanh": lambda x: 1 / np.cosh(x) ** 2, "relu": lambda x: (x > 0).astype(x.dtype)}
+SIGMA = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "swish": lambda x: x * special.expit(x),
+}
+SLOPE = {
+    "tanh": lambda x: 1 / np.cosh(x) ** 2,
+    "relu": lambda x: (x > 0).astype(x.dtype),
+    "swish": lambda x: special.expit(x) * (1 + x * special.expit(-x)),
+}
 ACTIVATION = pytest.mark.parametrize("activation", SIGMA)
 
 # One shape for most tests, and always as many queries, so that each bound compiles once.

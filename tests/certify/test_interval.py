@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from jaxprune.certify.activations import ACTIVATIONS
+from jaxprune.certify.activations.swish import BEND, LOWEST
 from jaxprune.certify.boxes import Box
 from jaxprune.certify.interval import ibp, pre_activations
 from jaxprune.certify.query import Query, length, make_query
@@ -21,6 +23,10 @@ from tests.certify.networks import network
 EXACT = {  # in extended precision: value and slope
     "tanh": (np.tanh, lambda x: 1 / np.cosh(np.clip(x, -5000, 5000)) ** 2),
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
+    "swish": (
+        lambda x: x * special.expit(x),
+        lambda x: special.expit(x) * (1 + x * special.expit(-x)),
+    ),
 }
 ACTIVATION = pytest.mark.parametrize("activation", EXACT)
 DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -44,7 +50,8 @@ def grid(low, high, dtype) -> np.ndarray:
     low, high = (np.asarray(end, dtype).astype(np.longdouble)[:, None] for end in (low, high))
     points = low + (high - low) * np.linspace(0, 1, 101, dtype=np.longdouble)
     points = np.clip(points, low, high)  # huge ends round
-    return np.concatenate([points, np.clip(0, low, high), high], axis=1)
+    turns = [np.clip(turn, low, high) for turn in (0, LOWEST, -BEND, BEND)]
+    return np.concatenate([points, *turns, high], axis=1)
 
 
 def check_rules(low, high, activation, dtype):
@@ -58,9 +65,12 @@ def check_rules(low, high, activation, dtype):
         least, most = (np.asarray(end, np.longdouble)[:, None] for end in found)
         assert np.all(least <= truth) and np.all(truth <= most)
     lost = 50 * np.finfo(dtype).eps
-    np.testing.assert_allclose(image.low, value(x[:, 0]).astype(dtype), rtol=lost)
-    np.testing.assert_allclose(image.high, value(x[:, -1]).astype(dtype), rtol=lost)
-    assert np.all((np.asarray(slopes.low) >= 0) & (np.asarray(slopes.high) <= 1))
+    values, least = value(x), 1001 * np.finfo(dtype).tiny
+    np.testing.assert_allclose(image.low, values.min(axis=1).astype(dtype), rtol=lost, atol=least)
+    np.testing.assert_allclose(image.high, values.max(axis=1).astype(dtype), rtol=lost)
+    steepest = np.asarray(ACTIVATIONS[activation].steepest, dtype)
+    low, high = (np.asarray(end) for end in slopes)
+    assert np.all((low >= 1 - steepest) & (high <= steepest))
 
 
 @DTYPE
@@ -110,7 +120,7 @@ def test_agrees_with_another_implementation(activation):
     layers, centre = network(3, (6, 12, 9, 3)), rng.standard_normal(6)
     layers = [Affine(*(jnp.asarray(x, "float32") for x in layer)) for layer in layers]
     eps = jnp.asarray(rng.uniform(0, 0.3, 6), "float32")
-    act = {"tanh": jnp.tanh, "relu": partial(jnp.maximum, 0.0)}[activation]
+    act = {"tanh": jnp.tanh, "relu": partial(jnp.maximum, 0.0), "swish": jax.nn.swish}[activation]
 
     def network_of(x):
         for weight, bias in layers[:-1]:

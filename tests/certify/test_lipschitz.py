@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.certify import certify
+from jaxprune.certify import BOUNDS, certify
+from jaxprune.certify.activations.swish import BEND
+from jaxprune.certify.certificates import holds_for
 from jaxprune.certify.lipschitz import (
     _certified,
     _value_and_slopes,
@@ -24,6 +26,7 @@ from jaxprune.certify.norms import spectral
 from jaxprune.certify.query import make_query
 from jaxprune.policy import Affine, action_distribution
 from jaxprune.pruning import prune
+from jaxprune.validation import InputError
 from tests.certify.networks import bound, network, policy_of
 
 TIGHT = {"liplt": liplt, "eclipse_fast": eclipse_fast, "lipsdp_first_order": lipsdp_first_order}
@@ -417,6 +420,24 @@ def test_no_perturbation_in_the_ball_exceeds_a_bound(distribution, activation):
     inv_std = 1 / std if distribution == "normal" else 1.0
     values = tight_bounds([w for w, _ in layers], eps, inv_std)
     assert all(0.1 * values[name] < found <= values[name] for name in TIGHT)
+
+
+def test_an_activation_that_is_steeper():
+    """Units at the steepest slope of swish, 1.0998: only `liplt` allows for it."""
+    size = 6
+    first = Affine(np.eye(size), np.full(size, BEND))
+    layers = [first, Affine(np.ones((1, size)), np.zeros(1))]
+    policy = policy_of(layers, activation="swish")
+    eps = 1e-3
+    clean, moved = (action_distribution(policy, x) for x in (jnp.zeros(size), jnp.full(size, eps)))
+    found = float(clean.distance(moved))
+    assert found > 1.0998 * size * eps * 0.999
+    value = certify(policy, eps=eps, bounds=["liplt"])["liplt"].value
+    assert found <= value <= 1.0999 * size * eps
+    assert not any(holds_for(BOUNDS[name], "swish") for name in TIGHT if name != "liplt")
+    for name in ("eclipse_fast", "lipsdp_first_order"):
+        with pytest.raises(InputError, match=rf"{name}.*slopes in \[0, 1\].*'swish'.*liplt"):
+            certify(policy, eps=eps, bounds=[name])
 
 
 def test_nothing_calls_lapack():

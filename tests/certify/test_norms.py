@@ -296,7 +296,7 @@ def nested_masks(rng, layers, chains: int, counts: np.ndarray) -> list[np.ndarra
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("distribution", HEADS)
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
 def test_monotone_bounds_never_rise_along_nested_masks(activation, distribution, dtype):
     """Bit for bit, in one compiled call: 1000 chains, single weights and large steps alike."""
     rng, layers = np.random.default_rng(1), network(1, (11, 24, 24, 3))
@@ -323,7 +323,7 @@ def test_monotone_bounds_never_rise_along_nested_masks(activation, distribution,
         assert np.all(values[:, -2] < values[:, 0])
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
 @pytest.mark.parametrize("distribution", HEADS)
 def test_certified_monotone_bounds_never_rise_along_nested_masks(distribution, activation):
     """The same through `certify`: 1600 masks of one policy, more than one of its chunks."""
@@ -559,7 +559,7 @@ def largest_distance(policy: Policy, eps: np.ndarray, seed: int) -> float:
 
 
 @pytest.mark.parametrize("radius", ["one", "per coordinate"])
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
 @pytest.mark.parametrize("distribution", HEADS)
 def test_no_perturbation_in_the_ball_exceeds_a_bound(distribution, activation, radius):
     rng = np.random.default_rng(8)

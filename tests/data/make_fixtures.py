@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -29,6 +29,9 @@ from torch import nn
 HERE = Path(__file__).parent
 # What a reader never needs, and what says more about the machine than about the policy.
 LEFT_OUT = {"policy.optimizer.pth", "pytorch_variables.pth", "system_info.txt"}
+LEFT_OUT |= {
+    f"{name}.pth" for name in ("actor.optimizer", "critic.optimizer", "ent_coef_optimizer")
+}
 
 
 def observations(space: gymnasium.spaces.Box) -> np.ndarray:
@@ -98,6 +101,29 @@ def sb3_cartpole() -> None:
     strip(HERE / "sb3_cartpole.zip")
     obs = observations(env.observation_space)
     expect_of_sb3("sb3_cartpole", model, obs, obs)
+
+
+@torch.no_grad()
+def sb3_sac() -> None:
+    """A deviation that depends on the state, and actions that are squashed to another box."""
+    env = make_vec_env("Pendulum-v1", 1, seed=0)
+    model = SAC(
+        "MlpPolicy",
+        env,
+        3e-3,
+        learning_starts=64,
+        policy_kwargs={"net_arch": [8, 8]},
+        seed=0,
+        device="cpu",
+    )
+    with torch.enable_grad():
+        model.learn(256)
+    model.save(HERE / "sb3_sac.zip")
+    strip(HERE / "sb3_sac.zip")
+    obs = observations(env.observation_space)
+    mean, _, _ = model.actor.get_action_dist_params(torch.as_tensor(obs))
+    taken, _ = model.predict(obs, deterministic=True)
+    np.savez_compressed(HERE / "sb3_sac.expected.npz", obs=obs, output=mean.numpy(), taken=taken)
 
 
 def sequence(*widths: int) -> nn.Sequential:
@@ -186,7 +212,7 @@ def cleanrl_discrete() -> None:
 
 
 if __name__ == "__main__":
-    for make in (sb3_pendulum, sb3_cartpole, cleanrl_continuous, cleanrl_discrete):
+    for make in (sb3_pendulum, sb3_cartpole, sb3_sac, cleanrl_continuous, cleanrl_discrete):
         make()
     libraries = ("torch", "stable-baselines3", "gymnasium", "safetensors", "numpy")
     versions = {name: version(name).partition("+")[0] for name in libraries}

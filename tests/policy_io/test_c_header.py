@@ -14,7 +14,7 @@ from jaxprune.policy import init_policy
 from jaxprune.policy_io import export_c, numpy_policy
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.pruning.storage import as_int8, storage_bytes
-from jaxprune.types import TASK_BOX
+from jaxprune.types import TASK_BOX, ActionBox
 from jaxprune.validation import InputError
 from tests.policy_io.policies import lively_policy, policy_of
 
@@ -65,7 +65,9 @@ def on_levels(policy):
 @needs_gcc
 @pytest.mark.parametrize("dtype", ["float", "int8"])
 @pytest.mark.parametrize("layout", ["dense", "rows"])
-@pytest.mark.parametrize(("discrete", "activation"), [(False, "tanh"), (True, "relu")])
+@pytest.mark.parametrize(
+    ("discrete", "activation"), [(False, "tanh"), (True, "relu"), (False, "swish")]
+)
 def test_a_header_acts_like_the_policy(discrete, activation, layout, dtype, tmp_path):
     policy = lively_policy(discrete=discrete, activation=activation)
     masks = prune(policy, "random", 0.5)
@@ -94,6 +96,16 @@ def test_a_compacted_policy_and_its_box(discrete, activation, tmp_path):
     expected = act(OBS) if discrete else np.clip(act(OBS), low, high)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert discrete or (expected != act(OBS)).any()
+
+
+@needs_gcc
+def test_actions_that_are_squashed_into_a_box(tmp_path):
+    policy = replace(lively_policy(), action_box=ActionBox((-2, 0, -1), (2, 3, 0)), squash=True)
+    export_c(tmp_path / "policy.h", policy)
+    mean = numpy_policy(replace(policy, action_box=None, squash=False))(OBS)
+    expected = np.array([-2, 0, -1]) + np.array([4, 3, 1]) * (np.tanh(mean) + 1) / 2
+    np.testing.assert_allclose(numpy_policy(policy)(OBS), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actions_in_c(tmp_path, OBS, False), expected, atol=1e-5)
 
 
 @needs_gcc
@@ -135,8 +147,8 @@ def test_what_is_refused_writes_nothing(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             export_c(path, policy, **options)
-    with pytest.raises(InputError, match="'swish' cannot be exported: tanh, relu can"):
-        export_c(path, replace(policy, activation="swish"))
+    with pytest.raises(InputError, match="'gelu' cannot be exported: tanh, relu, swish can"):
+        export_c(path, replace(policy, activation="gelu"))
     with pytest.raises(InputError, match="cannot write"):
         export_c(tmp_path / "missing" / "policy.h", policy)
     assert list(tmp_path.iterdir()) == []

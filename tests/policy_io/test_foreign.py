@@ -271,10 +271,10 @@ def test_torch_s_old_format(tmp_path):
 def test_archives_of_other_things(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert_refused(tmp_path / "other.zip", "of no kind that is read", "PPO .zip")
+    assert_refused(tmp_path / "other.zip", "of no kind that is read", "Baselines3")
     assert_refused(with_entries(tmp_path / "no_data.zip", PENDULUM, data=None), "lacks", "'data'")
     assert_refused(with_entries(tmp_path / "text.zip", PENDULUM, data="{"), "damaged")
-    assert_refused(tmp_path, "no regular file", "give one of")  # a folder
+    assert_refused(tmp_path, "is a folder", "no checkpoint of Brax", "save_policy")
     assert_refused(tmp_path / "missing.zip", "no policy file", "give the path")
 
 
@@ -287,8 +287,8 @@ def class_(name: str) -> str:
 
 SETTINGS = [
     (
-        {"policy_class": {"__module__": "stable_baselines3.sac.policies"}},
-        ["sac", "A2C or TRPO"],
+        {"policy_class": {"__module__": "stable_baselines3.dqn.policies"}},
+        ["dqn", "stable_baselines3.sac.policies"],
     ),
     ({"policy_class": {"__module__": "mine"}}, ["'mine'", "stable_baselines3.common.policies"]),
     ({"use_sde": True}, ["use_sde True", "False"]),

@@ -15,6 +15,7 @@ from jaxprune.validation import InputError
 from tests.policy_io.policies import lively_policy, policy_of
 
 REASON = "pip install -e '.[onnx]'"
+BOX = ActionBox((-2.0, 0.0, -1.0), (2.0, 3.0, 0.0))
 OBS = np.random.default_rng(1).normal(0, 3, (50, 4)).astype(np.float32)
 
 
@@ -26,7 +27,7 @@ def executed(path, obs):
     return action
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "swish"])
 @pytest.mark.parametrize("discrete", [False, True])
 def test_a_graph_acts_like_the_policy(discrete, activation, tmp_path):
     pytest.importorskip("onnx", reason=REASON)
@@ -51,6 +52,10 @@ def test_a_compacted_policy_and_its_box(tmp_path):
     action, mean = executed(tmp_path / "policy.onnx", OBS), numpy_policy(policy, masks)(OBS)
     np.testing.assert_allclose(action, np.clip(mean, low, high), atol=1e-5)
     assert (action != mean).any()
+    export_onnx(tmp_path / "squashed.onnx", replace(policy, action_box=BOX, squash=True))
+    action = executed(tmp_path / "squashed.onnx", OBS)
+    expected = numpy_policy(replace(policy, action_box=BOX, squash=True))(OBS)
+    np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
 def test_the_file_is_the_same_every_time(tmp_path):
@@ -62,8 +67,8 @@ def test_the_file_is_the_same_every_time(tmp_path):
 
 def test_what_is_refused_writes_nothing(tmp_path, monkeypatch):
     path, policy = tmp_path / "policy.onnx", policy_of()
-    with pytest.raises(InputError, match="'swish' cannot be exported: tanh, relu can"):
-        export_onnx(path, replace(policy, activation="swish"))
+    with pytest.raises(InputError, match="'gelu' cannot be exported: tanh, relu, swish can"):
+        export_onnx(path, replace(policy, activation="gelu"))
     monkeypatch.setitem(sys.modules, "onnx", None)  # not installed
     with pytest.raises(InputError, match=r"needs the package onnx: pip install -e '\.\[onnx\]'"):
         export_onnx(path, policy)

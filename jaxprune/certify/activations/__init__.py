@@ -2,10 +2,11 @@
 
 from jaxprune.certify.activations.base import Activation
 from jaxprune.certify.activations.relu import RELU
+from jaxprune.certify.activations.swish import SWISH
 from jaxprune.certify.activations.tanh import TANH
 from jaxprune.validation import lookup
 
-ACTIVATIONS = {"tanh": TANH, "relu": RELU}
+ACTIVATIONS = {"tanh": TANH, "relu": RELU, "swish": SWISH}
 
 
 def activation_rules(name: str) -> Activation:

@@ -36,15 +36,21 @@ class Ray(NamedTuple):
     through: Point
 
 
+def at_ends(low: Point, high: Point) -> Box:
+    """The values over a box of a nondecreasing activation."""
+    return Box(low.value, high.value)
+
+
 class Activation(NamedTuple):
-    """The rules of a nondecreasing activation sigma, element by element."""
+    """The rules of an activation sigma, element by element."""
 
     box: Callable[[Box], Box]
     """The values that sigma takes over a box, rounded outward."""
     slopes: Callable[[Box], Box]
     """The slopes that sigma has over a box, rounded outward."""
     increment: Callable[[Array], Array]
-    """z -> the most that sigma changes when its input changes by z >= 0, wherever that is."""
+    """z -> the most that sigma / `steepest` changes when its input changes by z >= 0, wherever that
+    is."""
     point: Callable[[Array], Point]
     """x -> the point of the graph at x."""
     choose: Callable[[Point, Point], Choice]
@@ -57,3 +63,7 @@ class Activation(NamedTuple):
     rays: Callable[[Point, Point], tuple[Ray, Ray]]
     """(low, high) -> lines above and below sigma over the box, with cheap gradients and no outward
     rounding."""
+    values: Callable[[Point, Point], Box] = at_ends
+    """Ends (low, high) of a box -> the least and the largest value over it, not rounded."""
+    steepest: float = 1.0
+    """Slopes are in [1 - steepest, steepest]."""

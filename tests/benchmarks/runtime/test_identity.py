@@ -71,7 +71,7 @@ def test_a_function_of_a_notebook_counts_by_what_it_does(other):
 def test_a_member_that_is_added_makes_another_run(monkeypatch):
     before = identity()
     monkeypatch.setitem(ATTACKS, "mine", Kind(lambda _: none(), ""))
-    assert differences(before, identity()) == ["members of attacks"]
+    assert differences(before, identity()) == ["source of the attacks"]
 
 
 @pytest.mark.parametrize(
