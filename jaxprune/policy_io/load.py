@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxprune.policy import ACTIVATIONS
-from jaxprune.policy_io import cleanrl, npz, sb3, torch_file
+from jaxprune.policy_io import cleanrl, npz, sa_ppo, sb3, torch_file
 from jaxprune.policy_io.addresses import as_path
 from jaxprune.policy_io.checks import check_policy
 from jaxprune.policy_io.files import Archive, read_bytes, refusing
-from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
+from jaxprune.policy_io.obs_stats import NO_CLIP, normalised, read_normaliser
 from jaxprune.policy_io.zoo import in_zoo, zoo_path
 from jaxprune.types import TASK_BOX, Policy
 from jaxprune.validation import InputError, lookup
@@ -28,12 +28,15 @@ class Kind(NamedTuple):
     read: Callable[[Path], Policy]
     says_activation: bool = True
     """Whether such a file says how its layers are activated; otherwise `read` assumes it."""
+    has_stats: bool = False
+    """Whether it holds what normalised its observations."""
 
 
 READERS = {
-    "npz": Kind(npz.read_policy),
+    "npz": Kind(npz.read_policy, has_stats=True),
     "sb3": Kind(sb3.read_policy),
     "torch": Kind(cleanrl.read_torch, says_activation=False),
+    "sa_ppo": Kind(sa_ppo.read_policy, says_activation=False, has_stats=True),
     "safetensors": Kind(cleanrl.read_safetensors, says_activation=False),
 }
 
@@ -58,7 +61,7 @@ class PolicyFile(NamedTuple):
         sees = "raw observations (no statistics)"
         if self.obs_stats is not None:
             sees = f"observations normalised by {self.obs_stats}"
-        elif policy.obs_clip < NO_CLIP:
+        elif policy.obs_clip < NO_CLIP or policy.obs_std_offset > 0:
             sees = "observations normalised by its own statistics"
         clip = "" if policy.obs_clip == NO_CLIP else f", clipped to +-{policy.obs_clip:g}"
         return f"{policy.activation} ({self.activation_from}); actions {acts}; {sees}{clip}"
@@ -83,7 +86,9 @@ def load_policy(
               and `critic` for discrete actions), by torch.save or safetensors. It does not say how
               its layers are activated, and ReLU has the same tensors as tanh: without `activation`
               tanh is *assumed*, as in CleanRL, and `policy.activation` says so. Nor does it say
-              what actions are clipped to: the box of whatever task it acts in, as in CleanRL.
+              what actions are clipped to: the box of whatever task it acts in, as in CleanRL;
+            - a checkpoint of SA-PPO, ATLA, RADIAL, WocaR, CAR or S-PPO without memory, with its
+              statistics; see `jaxprune.policy_io.sa_ppo`.
         obs_stats: statistics for a policy of another library: the pickle that Stable-Baselines3's
             VecNormalize saves, a pickled RunningMeanStd of Gymnasium, or a .npz with `obs_mean` and
             `obs_var` or `obs_std` (all keys: `jaxprune.policy_io.obs_stats`).
@@ -115,7 +120,7 @@ def read_policy_file(
     with refusing(f"policy file {path} is {state}: {KINDS}"):
         policy = kind.read(path)
     if stats is not None:
-        if name == "npz":
+        if kind.has_stats:
             raise InputError(
                 f"policy file {path} carries its own statistics: leave out {stats}, or write "
                 "the policy again with others"
@@ -147,10 +152,11 @@ def _kind(path: Path) -> str:
     state = "truncated" if data.startswith(ZIP) else "pickled or of no kind that is read"
     with refusing(f"policy file {path} is {state}: {KINDS}"), Archive(data, path) as archive:
         names = archive.names
+        pickles = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     if "policy.pth" in names:
         return "sb3"
-    if any(name.endswith("/data.pkl") for name in names):
-        return "torch"
+    if pickles:
+        return "sa_ppo" if sa_ppo.is_checkpoint(pickles[0]) else "torch"
     if any(name.endswith(".npy") for name in names):
         return "npz"
     raise InputError(f"policy file {path} is an archive of no kind that is read: {KINDS}")
@@ -165,9 +171,4 @@ def _normalised(policy: Policy, path: Path) -> Policy:
             f"statistics file {path} is about observations {known}, but the policy takes {taken}: "
             "give the file saved with it"
         )
-    return replace(
-        policy,
-        obs_stats=normaliser.stats,
-        obs_clip=normaliser.clip,
-        obs_std_offset=normaliser.std_offset,
-    )
+    return normalised(policy, normaliser)
