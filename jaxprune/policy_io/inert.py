@@ -40,8 +40,12 @@ class Inert:
 
 class _Unpickler(unpickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """A class of its own, so that what one pickle does to it reaches nothing else."""
-        return type("Inert", (Inert,), {"asked": f"{module_name}.{global_name}"})
+        return stand_in(f"{module_name}.{global_name}")
+
+
+def stand_in(asked: str) -> type[Inert]:
+    """A class of its own, so that what one pickle does to it reaches nothing else."""
+    return type("Inert", (Inert,), {"asked": asked})
 
 
 def load(data: bytes) -> Any:
@@ -73,7 +77,14 @@ def array(value: Any) -> np.ndarray:
             data, dtype, shape, order = value.args
         case other:
             raise TypeError(f"{other} is no array")
-    return np.frombuffer(data, _dtype(dtype)).reshape(shape, order=order)
+    return np.frombuffer(_bytes(data), _dtype(dtype)).reshape(shape, order=order)
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes as they are, or as protocol 2 has them: _codecs.encode(text, "latin1")."""
+    if isinstance(value, Inert) and value.asked == "_codecs.encode":
+        return value.args[0].encode("latin1")
+    return value
 
 
 def _dtype(value: Inert) -> np.dtype:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxprune.policy import ACTIVATIONS
-from jaxprune.policy_io import brax, cleanrl, npz, sb3, torch_file
+from jaxprune.policy_io import brax, cleanrl, npz, sa_ppo, sb3, torch_file
 from jaxprune.policy_io.addresses import as_path, is_address
 from jaxprune.policy_io.checks import check_policy
 from jaxprune.policy_io.files import Archive, read_bytes, refusing
-from jaxprune.policy_io.obs_stats import NO_CLIP, read_normaliser
+from jaxprune.policy_io.obs_stats import NO_CLIP, normalised, read_normaliser
 from jaxprune.policy_io.zoo import in_zoo, zoo_path
 from jaxprune.types import TASK_BOX, Policy
 from jaxprune.validation import InputError, lookup
@@ -37,16 +37,19 @@ class Kind(NamedTuple):
     says: tuple[str, ...] = ("activation", "clip")
     """What such a file says of how its layers are activated and its actions clipped; otherwise
     `read` assumes it."""
+    has_stats: bool = False
+    """Whether it holds what normalised its observations."""
 
 
 READERS = {
-    "npz": Kind(npz.read_policy),
+    "npz": Kind(npz.read_policy, has_stats=True),
     "sb3": Kind(sb3.read_policy),
     "torch": Kind(cleanrl.read_torch, says=()),
+    "sa_ppo": Kind(sa_ppo.read_policy, says=("clip",), has_stats=True),
     "safetensors": Kind(cleanrl.read_safetensors, says=()),
-    "brax": Kind(brax.read_pickle, says=()),
-    "brax_folder": Kind(brax.read_folder, says=()),
-    "brax_checkpoint": Kind(brax.read_checkpoint, says=("activation",)),
+    "brax": Kind(brax.read_pickle, says=(), has_stats=True),
+    "brax_folder": Kind(brax.read_folder, says=(), has_stats=True),
+    "brax_checkpoint": Kind(brax.read_checkpoint, says=("activation",), has_stats=True),
 }
 
 
@@ -114,6 +117,8 @@ def load_policy(
             Where the deviation of the action depends on the state (SAC, and PPO of Brax unless its
             distribution is `normal`), only the mean is read, as a deterministic policy, and tanh
             follows (`Policy.squash`): bounds are about the mean before tanh.
+            - a checkpoint of SA-PPO, ATLA, RADIAL, WocaR, CAR or S-PPO without memory, with its
+              statistics; see `jaxprune.policy_io.sa_ppo`.
         obs_stats: statistics for a policy of another library: the pickle that Stable-Baselines3's
             VecNormalize saves, a pickled RunningMeanStd of Gymnasium, or a .npz with `obs_mean` and
             `obs_var` or `obs_std` (all keys: `jaxprune.policy_io.obs_stats`).
@@ -152,7 +157,7 @@ def read_policy_file(
     with refusing(f"policy file {path} is {state}: {KINDS}"):
         policy = kind.read(path)
     if stats is not None:
-        if name == "npz" or name.startswith("brax"):
+        if kind.has_stats:
             raise InputError(
                 f"policy file {path} carries its own statistics: leave out {stats}, or write "
                 "the policy again with others"
@@ -216,10 +221,11 @@ def _kind(path: Path) -> str:
     state = "truncated" if data.startswith(ZIP) else "of no kind that is read"
     with refusing(f"policy file {path} is {state}: {KINDS}"), Archive(data, path) as archive:
         names = archive.names
+        pickles = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     if {"policy.pth", "pytorch_variables.pth"} & set(names):
         return "sb3"
-    if any(name.endswith("/data.pkl") for name in names):
-        return "torch"
+    if pickles:
+        return "sa_ppo" if sa_ppo.is_checkpoint(pickles[0]) else "torch"
     if any(name.endswith(".npy") for name in names):
         return "npz"
     raise InputError(f"policy file {path} is an archive of no kind that is read: {KINDS}")
@@ -247,9 +253,4 @@ def _normalised(policy: Policy, path: Path) -> Policy:
             f"statistics file {path} is about observations {known}, but the policy takes {taken}: "
             "give the file saved with it"
         )
-    return replace(
-        policy,
-        obs_stats=normaliser.stats,
-        obs_clip=normaliser.clip,
-        obs_std_offset=normaliser.std_offset,
-    )
+    return normalised(policy, normaliser)

@@ -11,6 +11,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from jaxprune.policy_io.checks import numbers
 from jaxprune.policy_io.files import read_bytes, refusing
 from jaxprune.policy_io.inert import Inert
 from jaxprune.policy_io.npz import read_arrays
-from jaxprune.types import OBS_CLIP, ObsStats
+from jaxprune.types import OBS_CLIP, ObsStats, Policy
 from jaxprune.validation import InputError
 
 # Clipping here changes no float32 but the infinite ones, and unlike inf it is a number that files,
@@ -39,6 +40,16 @@ class Normaliser(NamedTuple):
     stats: ObsStats
     clip: float
     std_offset: float
+
+
+def normalised(policy: Policy, normaliser: Normaliser) -> Policy:
+    """The policy with the statistics that go with it."""
+    return replace(
+        policy,
+        obs_stats=normaliser.stats,
+        obs_clip=normaliser.clip,
+        obs_std_offset=normaliser.std_offset,
+    )
 
 
 def raw_observations(size: int) -> Normaliser:
@@ -85,7 +96,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Normaliser:
         std, offset = known["obs_std"], number("obs_std_offset", 0.0)
     else:
         std, offset = _std(known["obs_var"], VARIANCE_OFFSET), 0.0
-    return Normaliser(_stats(known["obs_mean"], std, count), clip, offset)
+    return Normaliser(stats(known["obs_mean"], std, count), clip, offset)
 
 
 def _from_pickle(pickled: Any, path: Path) -> Normaliser:
@@ -124,7 +135,7 @@ def _from_moments(rms: Any, epsilon: Any, clip: float, path: Path) -> Normaliser
         )
     mean, var, count = (inert.array(rms.state[name]) for name in ("mean", "var", "count"))
     std = _std(var, float(inert.array(epsilon)))
-    return Normaliser(_stats(mean, std, float(count)), clip, 0.0)
+    return Normaliser(stats(mean, std, float(count)), clip, 0.0)
 
 
 def _std(var: np.ndarray, offset: float) -> np.ndarray:
@@ -132,5 +143,6 @@ def _std(var: np.ndarray, offset: float) -> np.ndarray:
     return np.sqrt(var.astype(np.float64) + offset)
 
 
-def _stats(mean: np.ndarray, std: np.ndarray, count: float) -> ObsStats:
+def stats(mean: np.ndarray, std: np.ndarray, count: float) -> ObsStats:
+    """Statistics in JAX's default float type."""
     return ObsStats(jnp.asarray(mean, float), jnp.asarray(std, float), jnp.asarray(count, float))

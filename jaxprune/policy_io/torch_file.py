@@ -8,13 +8,13 @@ refuses all others; they build descriptions, which become arrays afterwards.
 import itertools
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprune.policy_io import unpickle
+from jaxprune.policy_io import inert, unpickle
 from jaxprune.policy_io.files import Archive
 from jaxprune.validation import InputError
 
@@ -48,10 +48,29 @@ def read_state_dict(data: bytes, source: str | Path) -> dict[str, np.ndarray]:
     if data.startswith(OLD_FORMAT):
         raise InputError(old_format(source))
     with Archive(data, source) as archive:
-        (root,) = (n.removesuffix("data.pkl") for n in archive.names if _is_pickle(n))
-        named = _state_dict(_Unpickler(archive.read(f"{root}data.pkl"), source).load(), source)
-        order = ">" if _is_big_endian(archive, root) else "<"
-        return {name: _array(tensor, archive, root, order) for name, tensor in named.items()}
+        root = _root(archive)
+        held = _Unpickler(archive.read(f"{root}data.pkl"), source).load()
+        return _arrays(_state_dict(held, source), archive, root)
+
+
+def read_checkpoint(
+    data: bytes, parts: Sequence[str], source: str | Path
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """The state dicts of a checkpoint by their names in it, and what else it holds.
+
+    Objects of other classes are `Inert`: they remember what the pickle says of them. A broken file
+    raises anything.
+
+    Args:
+        data: what the file holds.
+        parts: names of state dicts; one that is not there is empty.
+        source: what to call it in messages.
+    """
+    with Archive(data, source) as archive:
+        root = _root(archive)
+        held = _CheckpointUnpickler(archive.read(f"{root}data.pkl"), source).load()
+        found = {name: _arrays(held.pop(name, {}), archive, root) for name in parts}
+        return found, held
 
 
 class _Tensor(NamedTuple):
@@ -139,6 +158,23 @@ class _Unpickler(unpickle.Unpickler):
         return item, key
 
 
+class _CheckpointUnpickler(_Unpickler):
+    """Builds stand-ins for what a state dict is not made of."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """A builder, the type of a storage's items ("": not known), or an `Inert` class."""
+        asked = f"{module_name}.{global_name}"
+        if module_name == "torch" and global_name.endswith("Storage"):
+            return ITEMS.get(global_name, "")
+        return BUILDERS.get(asked) or inert.stand_in(asked)
+
+
+def _root(archive: Archive) -> str:
+    """What the names of all members start with."""
+    (root,) = (n.removesuffix("data.pkl") for n in archive.names if _is_pickle(n))
+    return root
+
+
 def _state_dict(held: object, source: str | Path) -> dict[str, _Tensor]:
     """The tensors by name: all that a file holds, or the one dictionary of them in a checkpoint.
 
@@ -162,6 +198,11 @@ def _state_dict(held: object, source: str | Path) -> dict[str, _Tensor]:
         f"policy file {source} is no state dict ({(list(inner) or strangers)[0]!r} {found}): "
         f"{SAVE_ALONE}"
     )
+
+
+def _arrays(named: dict[str, _Tensor], archive: Archive, root: str) -> dict[str, np.ndarray]:
+    order = ">" if _is_big_endian(archive, root) else "<"
+    return {name: _array(tensor, archive, root, order) for name, tensor in named.items()}
 
 
 def _array(tensor: _Tensor, archive: Archive, root: str, order: str) -> np.ndarray:
