@@ -109,7 +109,8 @@ def test_a_list_of_tasks_is_checked_before_the_first_is_computed(words, named, c
 def test_every_preset_is_named_after_its_key_and_valid():
     for name, preset in PRESETS.items():
         assert preset.preset == name
-        assert check(replace(preset, env="cartpole")).env.spec.name == "cartpole"
+        asked, _ = parse(["--preset", name, "--env", "cartpole"])
+        assert check(asked).env.spec.name == "cartpole"
 
 
 def test_options_reach_every_part():
