@@ -20,6 +20,7 @@ PROGRAMS = {
     "select": "choose a pruned policy of a run, and write it for a device",
     "compare": "compare runs over tasks, regimes and methods on one page",
     "card": "write a result card for every policy of a run",
+    "zoo": "put dense agents of runs among the policies of the package",
     "list": "print the envs, methods, attacks, bounds or regimes there are",
     "status": "tell how far a run is",
     "merge": "unite the shards of a run",

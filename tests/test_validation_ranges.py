@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxprune
-from benchmarks import capacity, merge, parity, run, select, status, throughput, tightness
+from benchmarks import capacity, merge, parity, run, select, status, throughput, tightness, zoo
 from benchmarks import list as list_program
 from benchmarks.experiment import Experiment
 from benchmarks.gate import __main__ as gate
@@ -226,6 +226,7 @@ PROGRAMS = (
     theorem,
     throughput,
     tightness,
+    zoo,
 )
 
 

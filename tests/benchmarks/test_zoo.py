@@ -1,0 +1,50 @@
+"""The zoo made from made-up runs; their agents are policies of a seed."""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import zoo
+from jaxprune.policy import init_policy
+from jaxprune.policy_io import Run, load_policy
+from tests.benchmarks.made_up import DENSE, LOSS, write_run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A zoo with one old policy of the same task and one of another, and agents for every run."""
+
+    def policy(run, method, sparsity, seed, regime):
+        assert (method, sparsity, regime) == ("none", 0.0, "ppo")
+        return init_policy(jax.random.key(seed), 4, 2, discrete=True, hidden=(8,))
+
+    monkeypatch.setattr(Run, "policy", policy)
+    for old in ("hopper/ppo/7.npz", "ant/ppo/0.npz"):
+        (tmp_path / "zoo" / old).parent.mkdir(parents=True)
+        (tmp_path / "zoo" / old).write_bytes(b"")
+    (tmp_path / "zoo/README.md").write_text(f"# Zoo\n\n{zoo.MARK}\n| old |\n")
+    return tmp_path / "zoo"
+
+
+def test_the_first_agents_go_into_the_zoo(folder, tmp_path, capsys):
+    run = write_run(tmp_path / "hopper-ppo", seeds=6).path
+    assert zoo.main([str(run), "--agents", "2", "--out", str(folder)]) == 0
+    assert "wrote 2 policies" in capsys.readouterr().out
+    files = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*.npz"))
+    assert files == ["ant/ppo/0.npz", "hopper/ppo/0.npz", "hopper/ppo/1.npz"]
+    found = load_policy(folder / "hopper/ppo/1.npz")
+    expected = init_policy(jax.random.key(1), 4, 2, discrete=True, hidden=(8,))
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    introduction, _, table = (folder / "README.md").read_text().partition(zoo.MARK)
+    assert introduction == "# Zoo\n\n" and "old" not in table
+    (row,) = [line for line in table.splitlines() if "zoo:hopper/ppo/1" in line]
+    _, _, run_name, clean, _, worst, _ = (cell.strip() for cell in row.split("|"))
+    assert run_name == "hopper-ppo" and float(clean) == pytest.approx(DENSE, abs=5)
+    assert float(worst) == pytest.approx(DENSE - LOSS, abs=10)
+
+
+def test_names_must_be_told_apart(folder, tmp_path, capsys):
+    runs = [write_run(tmp_path / name, seeds=6).path for name in "ab"]
+    assert zoo.main([*map(str, runs), "--out", str(folder)]) == 2
+    assert "two runs have agents called 'hopper/ppo/0'" in capsys.readouterr().err
+    assert (folder / "hopper/ppo/7.npz").exists()
