@@ -57,6 +57,7 @@ def check_evaluation(env: Environment, policy: Policy, eps: float) -> None:
         )
 
 
+@partial(jax.jit, static_argnums=1)
 def episode_keys(key: Key, episodes: int) -> Array:
     """One key per episode number, the same for every cell: comparisons are paired."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))
