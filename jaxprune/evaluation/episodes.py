@@ -72,6 +72,7 @@ def check_evaluation(
         )
 
 
+@partial(jax.jit, static_argnums=1)
 def episode_keys(key: Key, episodes: int) -> Array:
     """One key per episode number, the same for every cell: comparisons are paired."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(episodes))

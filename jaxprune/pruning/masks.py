@@ -1,6 +1,7 @@
 """Masks: boolean trees of the shapes of the parameters, True = keep."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,17 @@ def check_arrays(policy: Policy, masks: Masks | None) -> None:
                 raise InputError(f"{what} {path} is an array of {dtype}: give {wanted}")
 
 
+# One program for a tree outside of a trace, and no call inside of one.
+_as_one = partial(jax.jit, inline=True)
+
+
+@_as_one
 def dense(params: Params) -> Masks:
     """The mask that keeps everything: the neutral member."""
     return jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
 
 
+@_as_one
 def apply_masks(params: Params, masks: Masks) -> Params:
     """`params` with the removed entries set to +0, also where they are NaN or negative."""
     return jax.tree.map(lambda w, keep: jnp.where(keep, w, jnp.zeros_like(w)), params, masks)
