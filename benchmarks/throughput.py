@@ -27,6 +27,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.experiment.config import Grid, parse_grid
+from benchmarks.experiment.design import hyper_of
 from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.experiment.plan import learning_steps
 from benchmarks.runtime.command_line import read_options
@@ -54,7 +55,7 @@ from jaxprune.evaluation.episodes import (
 from jaxprune.losses import Hyper
 from jaxprune.policy import action_distribution, init_policy, normalise
 from jaxprune.policy_io import load_policy
-from jaxprune.ppo import PPOConfig, TrainState, make_learner
+from jaxprune.ppo import REGIMES, PPOConfig, TrainState, make_learner
 from jaxprune.pruning import (
     Directive,
     Timing,
@@ -82,6 +83,8 @@ class Options:
     """Agents that train together."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("none", "micro")
     """Pruning methods to train with; none is dense."""
+    regimes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("ppo",)
+    """Training regimes; the time of the others is also given in percent of that of the first."""
     allocation: str = "global"
     """Of the weights that they remove."""
     bare_steps: Annotated[int, at_least(1, 1_000_000_000)] = 500
@@ -159,6 +162,8 @@ def measure(options: Options, console: Console) -> None:
         lookup(RATES, name, "rate")
     for name in options.methods:
         find_method(name)
+    for name in options.regimes:
+        lookup(REGIMES, name, "regime")
     for name in options.attacks:
         find_attack(name)
     for name in options.bounds:
@@ -264,14 +269,28 @@ def plain_stepping(options: Options, env: Environment) -> Rate:
     return bare_stepping(options, plain, "bare stepping by MJX")
 
 
-def training(options: Options, env: Environment, method: str) -> Rate:
-    """PPO with everything: rollout, advantages, updates, masks.
+def regimes(options: Options, env: Environment, method: str) -> list[Rate]:
+    """Training by every regime, and its time relative to the first."""
+    first, *others = [training(options, env, method, regime) for regime in options.regimes]
+    unit = f"% of the time of {options.regimes[0]}"
+
+    def relative(rate: Rate) -> Rate:
+        of = lambda ours, theirs: 100 * ours / theirs  # noqa: E731
+        low, high = of(first.low, rate.high), of(first.high, rate.low)
+        return Rate(f"{rate.name}: time", unit, of(first.median, rate.median), low, high, 0.0)
+
+    return [first, *others, *(relative(rate) for rate in others)]
+
+
+def training(options: Options, env: Environment, method: str, regime: str) -> Rate:
+    """Iterations with everything: rollout, advantages, updates, masks.
 
     A method is pursued by every agent to a sparsity of its own; "none" trains dense agents.
     """
     config, count = options.ppo, options.agents
     methods = [find_method(method)]
-    learner = make_learner(config, env, methods)
+    learner = make_learner(config, env, methods, regime=regime)
+    hyper = hyper_of(config.hyper, regime, env.spec.eps)
     laid = layout(count, lane_width(config.num_envs, count))
     timing = Timing(config.iterations, (0.0, 1.0), config.events)
     shapes = jax.eval_shape(learner.fresh, jax.random.key(0)).params
@@ -292,11 +311,11 @@ def training(options: Options, env: Environment, method: str) -> Rate:
 
     keys = laid.deal(jax.random.split(jax.random.key(0), count))
     first = jax.tree.map(lambda x: x[:, 0], directives)
-    items = (Mapped(start)(config.hyper, (keys, first), laid.width), directives)
-    compiled, seconds = compile_timed(Mapped(iterations), config.hyper, items, laid.width)
+    items = (Mapped(start)(hyper, (keys, first), laid.width), directives)
+    compiled, seconds = compile_timed(Mapped(iterations), hyper, items, laid.width)
     work = count * config.iterations * config.batch
-    run = lambda: compiled(config.hyper, items)  # noqa: E731
-    name = "PPO training, dense" if method == "none" else f"PPO training, {method}"
+    run = lambda: compiled(hyper, items)  # noqa: E731
+    name = f"{regime} training, {'dense' if method == 'none' else method}"
     return timed(name, "env steps/s", options, run, work, seconds)
 
 
@@ -393,7 +412,9 @@ PAIRS = "(mask, state) pairs/s"
 STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
     "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
-    "training": lambda options, env: [training(options, env, x) for x in options.methods],
+    "training": lambda options, env: [
+        rate for x in options.methods for rate in regimes(options, env, x)
+    ],
     "preparation": lambda options, env: [
         preparation(options, env, x)
         for x in options.attacks

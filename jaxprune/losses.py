@@ -66,6 +66,8 @@ class Hyper:
     """Learning rate of that critic, at the first iteration."""
     spectral_norm: Annotated[float, WEIGHT] = 0.0
     """Largest spectral norm of a kernel in the regime spectral; 0: no limit."""
+    orthogonal: Annotated[float, WEIGHT] = 0.0
+    """Of ||W^T W - I||^2 of the same kernels, decoupled (regime orthogonal)."""
 
 
 class Sample(NamedTuple):

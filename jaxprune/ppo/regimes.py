@@ -129,6 +129,22 @@ def spectral_limit(kernel: Array, rate: Array, hyper: Hyper) -> Array:
     return jnp.where(most > 0, scale, 1.0) * kernel
 
 
+def orthogonal_step(kernel: Array, rate: Array, hyper: Hyper) -> Array:
+    """A step of gradient descent on orthogonal ||W^T W - I||_F^2, of the smaller Gram matrix.
+
+        W <- W - c W (W^T W - I),  c = min(4 rate orthogonal, 1 / ||W||_F^2)
+
+    The gradient is 4 W (W^T W - I); within the bound on c no singular value changes its sign.
+
+    Source: Brock et al. 2017 (arXiv 1609.07093), decoupled from Adam as weight decay is.
+    """
+    wide = kernel.shape[0] < kernel.shape[1]
+    w = kernel.T if wide else kernel
+    step = jnp.minimum(4 * rate * hyper.orthogonal, 1 / jnp.maximum(jnp.sum(w**2), 1e-12))
+    moved = w - step * w @ (w.T @ w - jnp.eye(w.shape[1]))
+    return jnp.where(hyper.orthogonal > 0, moved.T if wide else moved, kernel)
+
+
 POWER_STEPS = 20
 
 
@@ -250,5 +266,10 @@ REGIMES: dict[str, Regime] = {
         lambda config: Additions(prox=spectral_limit),
         "PPO with kernels of limited spectral norm",
         ("spectral_norm",),
+    ),
+    "orthogonal": Regime(
+        lambda config: Additions(prox=orthogonal_step),
+        "PPO with kernels that are drawn to orthogonal ones",
+        ("orthogonal",),
     ),
 }

@@ -44,16 +44,19 @@ def test_without_stepping_there_is_no_ratio(tmp_path):
     assert [rate["ratio_to_bare"] for rate in rates] == [None] * len(rates)
 
 
-def test_training_is_timed_with_the_method_and_allocation_that_were_asked_for(tmp_path):
+def test_training_is_timed_by_regime_method_and_allocation(tmp_path):
     figures = tmp_path / "figures.json"
     learner = "--steps 64 --num-envs 4 --unroll 8 --epochs 1 --minibatches 1 --hidden 8"
-    settings = "--rates training --repeats 1 --methods set --allocation erk"
+    settings = "--rates training --repeats 1 --methods set --allocation erk --regimes ppo radial"
     arguments = f"--env cartpole {settings} {learner} --json {figures}"
     assert throughput.main(arguments.split()) == 0
     rates = json.loads(figures.read_text())["rates"]
-    assert [rate["name"] for rate in rates] == ["PPO training, set"]
-    assert {rate["unit"] for rate in rates} == {"env steps/s"}
-    assert all(rate["median"] > 0 for rate in rates)
+    names = ["ppo training, set", "radial training, set", "radial training, set: time"]
+    assert [rate["name"] for rate in rates] == names
+    units = ["env steps/s", "env steps/s", "% of the time of ppo"]
+    assert [rate["unit"] for rate in rates] == units
+    plain, radial, time = (rate["median"] for rate in rates)
+    assert time == pytest.approx(100 * plain / radial) and radial > 0
 
 
 def test_an_evaluation_tells_how_many_of_its_steps_count(tmp_path):
@@ -77,6 +80,7 @@ def test_an_evaluation_tells_how_many_of_its_steps_count(tmp_path):
         ("--repeats 0", "repeats 0 is below 1"),
         ("--rates evaluation --policy nowhere.npz", "nowhere.npz"),
         ("--rates training --methods mikro", "unknown pruning method 'mikro'"),
+        ("--rates training --regimes radical", "unknown regime 'radical'"),
         ("--rates training --allocation erk2", "unknown allocation 'erk2'"),
         ("--rates bounds --bounds pth", "unknown bound 'pth'"),
         ("--rates bounds --precision float16", "unknown precision 'float16'"),

@@ -15,7 +15,7 @@ from jaxprune.policy import action_distribution, actor_output, init_policy, stat
 from jaxprune.ppo import REGIMES, Ball, PPOConfig, dense_directives, make_learner, worst_critic
 from jaxprune.ppo.learner import total_loss
 from jaxprune.ppo.opponent import LOG_TAU, learn
-from jaxprune.ppo.regimes import largest_singular, soft_threshold, spectral_limit
+from jaxprune.ppo.regimes import largest_singular, orthogonal_step, soft_threshold, spectral_limit
 from jaxprune.ppo.robust import perturbed
 from jaxprune.ppo.surrogates import adversarial, certified, log_probs, ratio_at, soft_worst, uniform
 from jaxprune.ppo.worst_critic import (
@@ -360,6 +360,27 @@ def test_the_spectral_limit_scales_the_kernel():
     kernel = jax.random.normal(KEY, (8, 5))
     found, exact = float(largest_singular(kernel)), np.linalg.norm(kernel, 2)
     assert 0.95 * exact <= found <= exact * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_the_orthogonal_step_descends_its_penalty(shape):
+    """Of the smaller Gram matrix; an orthogonal kernel stays, a large one does not overshoot."""
+    kernel = jax.random.normal(KEY, shape)
+    gram = lambda w: w.T @ w if shape[0] > shape[1] else w @ w.T  # noqa: E731
+    penalty = lambda w: jnp.sum((gram(w) - jnp.eye(4)) ** 2)  # noqa: E731
+    moved = orthogonal_step(kernel, jnp.array(1e-4), Hyper(orthogonal=0.5))
+    np.testing.assert_allclose(
+        moved, kernel - 5e-5 * jax.grad(penalty)(kernel), rtol=1e-4, atol=1e-6
+    )
+    fixed = jnp.linalg.qr(kernel if shape[0] > shape[1] else kernel.T)[0]
+    fixed = fixed if shape[0] > shape[1] else fixed.T
+    np.testing.assert_allclose(
+        orthogonal_step(fixed, jnp.array(0.1), Hyper(orthogonal=1.0)), fixed, atol=1e-5
+    )
+    large = 100 * kernel
+    for _ in range(100):
+        large = orthogonal_step(large, jnp.array(0.1), Hyper(orthogonal=1.0))
+    np.testing.assert_allclose(gram(large), np.eye(4), atol=1e-3)
 
 
 # --- ATLA ---------------------------------------------------------------------------------------
