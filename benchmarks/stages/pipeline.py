@@ -79,7 +79,8 @@ def run(
         if not all(runner.is_done(block, work.chunks) for block in blocks):
             runner.compile(programs)
         done = [run_block(block, train(block, work), runner, work) for block in blocks]
-    return united(done, experiment.block_seeds)._replace(facts=programs.facts())
+    facts = programs.facts() | runner.evaluator.facts()
+    return united(done, experiment.block_seeds)._replace(facts=facts)
 
 
 def run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) -> Results:
