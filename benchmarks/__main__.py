@@ -27,6 +27,7 @@ PROGRAMS = {
     "gate": "compare a run with a baseline, for CI",
     "render": "film the policies of a run",
     "capacity": "tell how much fits on a device",
+    "profile": "tell where the seconds of a run went",
     "throughput": "measure env steps and bounds per second",
     "tightness": "put every bound beside an attack",
     "theorem": "measure where the theorem says anything",

@@ -99,7 +99,7 @@ def compute(
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
         results = pipeline.run(design, ready.env, ready.loaded, work, shard)
-    facts |= {**results.facts, "stages": display.seconds(), "damaged_chunks": chunks.damaged}
+    facts |= {**results.facts, **display.seconds(), "damaged_chunks": chunks.damaged}
     facts |= {"seconds": round(time.monotonic() - started, 1)}
     finish(folder, results, facts, is_shard=shard.count > 1)
     chunks.clear()

@@ -13,12 +13,13 @@ from jaxprune.types import PyTree
 # A program that is being compiled: to be called with its arguments when that is done.
 Program: TypeAlias = Future[Callable[..., PyTree]]
 _BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
-_compilations = 0
+_compilations, _compiling = 0, 0.0
 
 
 def _count(event: str, duration_secs: float, **_: object) -> None:
-    global _compilations
-    _compilations += event == _BACKEND_COMPILE
+    global _compilations, _compiling
+    if event == _BACKEND_COMPILE:
+        _compilations, _compiling = _compilations + 1, _compiling + duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
@@ -29,12 +30,17 @@ def compilations() -> int:
     return _compilations
 
 
+def compiling() -> float:
+    """Seconds that this process has spent in XLA so far, of each thread that compiles."""
+    return _compiling
+
+
 class Programs:
     """The programs of a run. They compile at once, two at a time, in threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._before = compilations()
+        self._tracing, self._before = 0.0, (compilations(), compiling())
         self._threads = ThreadPoolExecutor(max_workers=2)
 
     def __enter__(self) -> "Programs":
@@ -51,7 +57,9 @@ class Programs:
 
         def work() -> Callable[..., PyTree]:
             start = time.monotonic()
-            compiled = program.lower(shared, items, width).compile()
+            lowered = program.lower(shared, items, width)
+            self._tracing += time.monotonic() - start
+            compiled = lowered.compile()
             self.seconds[name] = round(time.monotonic() - start, 2)
             return lambda shared, items: compiled(*program.placed(shared, items))
 
@@ -59,4 +67,12 @@ class Programs:
 
     def facts(self) -> dict[str, object]:
         """What was compiled, for experiment.json."""
-        return {"programs": self.seconds, "compilations": compilations() - self._before}
+        count, seconds = self._before
+        return {
+            "programs": self.seconds,
+            "compilations": compilations() - count,
+            "compiling": {
+                "tracing": round(self._tracing, 1),
+                "xla": round(compiling() - seconds, 1),
+            },
+        }

@@ -16,7 +16,7 @@ from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
 from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, timeless, turns
 from jaxprune.pruning import dense
-from jaxprune.queue import Queued, queue_width
+from jaxprune.queue import Queued, lane_steps, queue_width
 from jaxprune.rollout import Episode, Play
 from jaxprune.types import PyTree
 
@@ -65,6 +65,8 @@ class BlockEvaluator(Evaluator):
         self.cells = self.queued // min(sizes)
         self.layout = layout(self.queued, width=1)
         self.compile = cache(partial(self._compile, programs))
+        # Env steps of the episodes, and those that the lanes took for them.
+        self.counted, self.simulated = 0, 0
 
     def _compile(self, programs: Programs) -> Program:
         """Start compiling."""
@@ -94,7 +96,14 @@ class BlockEvaluator(Evaluator):
         del lanes  # the program is compiled for those of the experiment
         queue = self._queue(cells, shared.episodes.size)
         found = self.layout.collect(self.compile().result()(self._padded(shared), queue))
-        return take(found, slice(cells * shared.episodes.size))
+        played = take(found, slice(cells * shared.episodes.size))
+        self.counted += int(played.length.sum())
+        self.simulated += lane_steps(played.length, self.width)
+        return played
+
+    def facts(self) -> dict[str, object]:
+        """Env steps of this process, for experiment.json."""
+        return {"lanes": {"counted": self.counted, "simulated": self.simulated}}
 
     def _padded(self, shared: Shared) -> Shared:
         """With the same number of episodes in every call, of which the last are not played."""

@@ -81,7 +81,8 @@ def run(
         if any(what["stage"] == "attack" for what in absent):
             runner.evaluator.compile()
         done = [_run_block(block, train(block, work), runner, work) for block in blocks]
-    return united(done, experiment.block_seeds)._replace(facts=programs.facts())
+    facts = programs.facts() | runner.evaluator.facts()
+    return united(done, experiment.block_seeds)._replace(facts=facts)
 
 
 def _run_block(block: Block, agents: Agents, runner: AttackRunner, work: Work) -> Results:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxprune
+from benchmarks import profile
 from benchmarks.runtime.run_folder import read_table
 from jaxprune.policy import init_policy
 
@@ -134,6 +135,27 @@ def test_training_is_on_record(run: Path):
     np.testing.assert_allclose(
         table["sparsity_now"][micro], table["sparsity"][micro], atol=0.5 / (4 * 64 + 64 * 66)
     )
+
+
+def test_the_folder_says_where_its_seconds_went(run: Path, tmp_path: Path, capsys):
+    described, returns = (
+        json.loads((run / "experiment.json").read_text()),
+        read_table(run, "returns"),
+    )
+    lanes = described["lanes"]
+    assert lanes["counted"] == returns["length"].sum() <= lanes["simulated"]
+    assert profile.main([str(run)]) == 0
+    told = capsys.readouterr().out
+    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ")]
+    shares = {row[0]: float(row[3]) for row in rows if len(row) == 4 and row[1][0].isdigit()}
+    assert set(shares) == {"train", "attack", "certify", "diagnose", "account", "all"}
+    assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=3)
+    assert [row[0] for row in rows if len(row) == 7] == ["attack", "---", "none", "random", "mad"]
+    assert f"in {described['compilations']} programs" in told
+
+    (tmp_path / "experiment.json").write_text(json.dumps(described | {"cpu": None}))
+    assert profile.main([str(tmp_path)]) == 2
+    assert "does not say where its seconds went" in capsys.readouterr().err
 
 
 def test_sparsity_zero_of_every_method_is_the_dense_agent(run: Path):
