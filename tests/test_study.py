@@ -1,0 +1,124 @@
+"""What README.md and the study claim follows from the committed tables of the study."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compare
+from benchmarks.analysis.answers import Answer, answers
+from benchmarks.analysis.curves import Results
+from benchmarks.analysis.versus_dense import clean_differences, differences
+
+STUDY = Path(__file__).parents[1] / "results" / "study"
+TOLD = (STUDY / "README.md").read_text(encoding="utf-8")
+COMPARED = (STUDY / "comparison" / "comparison.md").read_text(encoding="utf-8")
+ATTACKS = ("random", "mad", "direction", "director")
+
+
+@cache
+def results(run: str) -> Results:
+    (found,) = compare.runs_of([STUDY / run])
+    return found.results
+
+
+@cache
+def answer(run: str, method: str) -> Answer:
+    return next(x for x in answers({run: results(run)}) if x.verdict.method == method)
+
+
+def means(run: str, label: str, sparsity: float, attack: str) -> np.ndarray:
+    """The mean return of every agent, under one attack (or none)."""
+    found = results(run)
+    curve = found.by_key[label, attack, 0.0 if attack == "none" else found.radii[0]]
+    return curve.returns[:, np.isclose(curve.sparsity, sparsity)].mean(axis=(1, 2))
+
+
+def lowest(run: str, label: str, sparsity: float) -> float:
+    """The mean over agents of their lowest mean under any attack."""
+    return float(np.min([means(run, label, sparsity, a) for a in ATTACKS], axis=0).mean())
+
+
+def test_hopper_has_no_sweet_spot():
+    for run, agents in (("hopper-ppo-gpu", 192), ("hopper-sa_ppo-gpu", 96)):
+        found = answer(run, "magnitude")
+        assert (found.answer, found.verdict.replicates) == ("no", agents)
+        assert not found.verdict.alone["mad"].found  # neither does MAD alone claim one
+    assert answer("hopper-ppo", "magnitude").answer == "undecided"  # 24 agents
+
+
+def test_a_gain_of_ten_percent_is_excluded_at_every_sparsity():
+    told = TOLD.replace("\n", " ")
+    for run in ("hopper-ppo-gpu", "hopper-sa_ppo-gpu"):
+        found = results(run)
+        band, dense = differences(found, "magnitude", 0.075), means(run, "none", 0, "direction")
+        assert (band.high[1:] < 0.1 * dense.mean()).all()
+    band = differences(results("hopper-ppo-gpu"), "magnitude", 0.075)
+    for low, high in zip(band.low[1:5], band.high[1:5], strict=True):
+        assert f"{low:.0f} to {high:+.0f}" in told
+
+
+def test_what_pruning_costs():
+    loss = clean_differences(results("hopper-ppo-gpu"), "magnitude").mean
+    dense = means("hopper-ppo-gpu", "none", 0, "none").mean()
+    assert loss[2] / dense == pytest.approx(-0.02, abs=0.005)  # at 10 %
+    assert loss[3] / dense < -0.05  # at 15 %
+    clean, attacked = (
+        means("hopper-ppo", "random", 0.05, a).mean() / means("hopper-ppo", "none", 0, a).mean()
+        for a in ("none", "director")
+    )
+    assert (clean, attacked) == (pytest.approx(0.57, abs=0.005), pytest.approx(0.75, abs=0.005))
+
+
+def test_robust_training_does_what_pruning_does_not():
+    a, b = "regimes-ppo-radial-car", "regimes-sa_ppo-barpo-spectral"
+    ppo, clean = lowest(a, "ppo none", 0), means(a, "ppo none", 0, "none").mean()
+    for run, regime, factor in ((a, "car", 2.5), (b, "barpo", 2.0), (b, "sa_ppo", 1.9)):
+        assert lowest(run, f"{regime} none", 0) > factor * ppo
+        assert means(run, f"{regime} none", 0, "none").mean() > clean
+
+
+def test_micro_pruning_is_open():
+    for run, regime in (
+        ("regimes-ppo-radial-car", "ppo"),
+        ("regimes-sa_ppo-barpo-spectral", "barpo"),
+    ):
+        assert lowest(run, f"{regime} micro", 0.3) > 1.2 * lowest(run, f"{regime} none", 0)
+        assert answer(run, f"{regime} micro").answer == "undecided"
+
+
+def test_no_monotone_bound_says_anything_on_hopper():
+    table = compare.read_table(STUDY / "hopper-ppo", "certificates")
+    monotone = np.isin(table["bound"].astype(str), ("frobenius", "path"))
+    tv = monotone & (table["quantity"].astype(str) == "TV")
+    for method in ("none", "magnitude"):
+        of = tv & (table["method"].astype(str) == method)
+        for sparsity in np.unique(table["sparsity"][of]):
+            assert table["value"][of & (table["sparsity"] == sparsity)].mean() > 0.5
+
+
+def test_the_tables_are_those_of_the_comparison():
+    rows = [
+        line
+        for line in TOLD.splitlines()
+        if re.match(r"\| (hopper|cartpole|regimes)[\w-]* \|", line)
+    ]
+    assert len(rows) > 8 and all(row in COMPARED for row in rows)
+    for line in TOLD.splitlines():
+        if found := re.match(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", line):
+            regime, *numbers = found.groups()
+            run = next(x for x in STUDY.glob("regimes-*") if regime in x.name.split("-"))
+            label = f"{regime} none"
+            of = [means(run.name, label, 0, x).mean() for x in ("none", "mad", *ATTACKS[2:])]
+            expected = [*of, lowest(run.name, label, 0)]
+            assert [f"{x:.0f}" for x in expected] == numbers, regime
+
+
+def test_every_run_says_where_it_came_from():
+    for file in STUDY.glob("*/experiment.json"):
+        told = json.loads(file.read_text(encoding="utf-8"))
+        assert f"--out results/study/{file.parent.name}" in told["command"]
+        assert told["device"] and told["git"]
