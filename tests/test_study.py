@@ -12,6 +12,7 @@ from benchmarks import compare
 from benchmarks.analysis.answers import Answer, answers
 from benchmarks.analysis.curves import Results
 from benchmarks.analysis.versus_dense import clean_differences, differences
+from benchmarks.analysis.worst_case import worst_of
 
 STUDY = Path(__file__).parents[1] / "results" / "study"
 TOLD = (STUDY / "README.md").read_text(encoding="utf-8")
@@ -79,6 +80,41 @@ def test_robust_training_does_what_pruning_does_not():
     for run, regime, factor in ((a, "car", 2.5), (b, "barpo", 2.0), (b, "sa_ppo", 1.9)):
         assert lowest(run, f"{regime} none", 0) > factor * ppo
         assert means(run, f"{regime} none", 0, "none").mean() > clean
+
+
+def test_the_readme_tells_the_numbers_of_the_study():
+    told = (STUDY.parents[1] / "README.md").read_text(encoding="utf-8")
+    for run, words in (
+        (
+            "hopper-ppo-gpu",
+            "192 agents of PPO return {:.0f} under the strongest attack, those with",
+        ),
+        ("hopper-sa_ppo-gpu", "96 agents of SA-PPO ({:.0f} and"),
+    ):
+        dense = worst_of(results(run), "none", 0.075).curve.returns[:, 0].mean()
+        assert words.format(dense) in told
+    for run, words in (
+        ("hopper-ppo-gpu", "weights removed {:.0f}."),
+        ("hopper-sa_ppo-gpu", "and {:.0f})."),
+    ):
+        curve = worst_of(results(run), "magnitude", 0.075).curve
+        assert words.format(curve.returns[:, np.isclose(curve.sparsity, 0.1)].mean()) in told
+    a, b = "regimes-ppo-radial-car", "regimes-sa_ppo-barpo-spectral"
+    pairs = ((a, "car"), (b, "barpo"), (b, "sa_ppo"), (a, "ppo"))
+    found = [lowest(run, f"{regime} none", 0) for run, regime in pairs]
+    words = "CAR-PPO returns {:.0f} under attack, BARPO {:.0f}, SA-PPO {:.0f}, PPO {:.0f}."
+    assert words.format(*found) in told
+
+
+def test_mad_alone_claims_what_the_battery_refutes():
+    found = compare.runs_of([STUDY.parent / "reference" / "pruned-hopper-sappo-convex"])[0].results
+    (told,) = answers({"published": found})
+    assert told.verdict.alone["mad"].found and told.answer == "no"
+    assert round(told.verdict.alone["mad"].naive.gain) == 416
+    director = found.by_key["magnitude", "director", 0.075]
+    dense = found.by_key["none", "director", 0.075].returns.mean()
+    at = director.returns[:, np.isclose(director.sparsity, 0.4)].mean()
+    assert (round(dense - at), round(at)) == (132, 838)
 
 
 def test_micro_pruning_is_open():

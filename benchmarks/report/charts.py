@@ -124,6 +124,10 @@ def charts(contents: Contents) -> dict[str, Chart]:
     return {name: chart for name, chart in found.items() if chart.facets}
 
 
+# More agents than this are not shown one by one.
+MOST_DOTS = 50
+
+
 def style(i: int) -> tuple[str, str]:
     """Returns colour and dash of trace number i."""
     return COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
@@ -137,10 +141,15 @@ def measured(
     return Trace(name, 100 * sparsity, mean, colour, dash, *line.edges, dots)
 
 
+def _are_several(line: Line) -> bool:
+    """Whether the agents of a line are shown one by one."""
+    return 1 < len(line.seeds) <= MOST_DOTS
+
+
 def _every_agent(sparsity: np.ndarray, line: Line, name: str, colour: str, dash: str) -> Trace:
-    """Returns a line as a trace with its agents as dots and their range."""
+    """Returns a line as a trace with its agents as dots and their range, if they are several."""
     trace = measured(sparsity, line, name, colour, dash)
-    if len(line.seeds) == 1:
+    if not _are_several(line):
         return trace
     return trace._replace(low=line.seeds.min(0), high=line.seeds.max(0), dots=line.seeds)
 
@@ -152,11 +161,11 @@ def returns(contents: Contents) -> Chart:
     """Returns the main chart: clean, MAD and worst of all, in per cent of the dense clean return.
 
     Of several agents each is a dot, and the band their range: an interval for every distribution is
-    so wide that it hides the curve. There is no per cent of a negative return: then the axis shows
-    returns.
+    so wide that it hides the curve. Of more than `MOST_DOTS` it is narrow, and is the band. There
+    is no per cent of a negative return: then the axis shows returns.
     """
     facets = [_main(contents, panel) for panel in contents.panels]
-    several = any(len(panel.clean.seeds) > 1 for panel in contents.panels)
+    several = any(_are_several(panel.clean) for panel in contents.panels)
     spread = "dots, with their range" if several else "band: 95 %"
     radii = ", ".join(f"{eps:g}" for eps in contents.radii)
     title = f"{contents.title}, {contents.size} ({spread}), eps {radii}"

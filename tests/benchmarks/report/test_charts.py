@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.report import html_figures, png_figures
 from benchmarks.report.charts import (
     HEIGHT,
+    MOST_DOTS,
     Chart,
     Facet,
     Shade,
@@ -66,6 +67,18 @@ def test_the_main_chart_is_in_per_cent_of_the_dense_clean_return(contents: Conte
         assert mad == pytest.approx(100 * (clean - 10 * LOSS * eps) / clean)
         assert mad * facet.unit == pytest.approx(clean - 10 * LOSS * eps)
         assert facet.title.startswith(f"magnitude, eps {eps}: 0 % of the weights can go\n")
+
+
+@pytest.mark.parametrize("agents", [2, MOST_DOTS, MOST_DOTS + 1])
+def test_many_agents_are_not_shown_one_by_one(contents: Contents, agents: int):
+    many = line([[float(i), 2.0 * i] for i in range(agents)])
+    panel = contents.panels[0]._replace(clean=many, main={"clean": many})
+    panel = panel._replace(levels=np.array([0, 0.5]))
+    chart = returns(contents._replace(panels=[panel]))
+    (facet,) = chart.facets
+    dots = len(facet.traces[0].dots)
+    assert dots == (agents if agents <= MOST_DOTS else 0)
+    assert ("dots, with their range" in chart.title) == bool(dots)
 
 
 def test_negative_returns_are_shown_as_they_are(contents: Contents):
