@@ -3,7 +3,8 @@
 python -m benchmarks.zoo results/study/hopper-ppo results/study/cartpole --agents 10
 
 Writes jaxprune/zoo/TASK/REGIME/NUMBER.npz and the table of jaxprune/zoo/README.md, which name all
-policies of the zoo: give all runs whose agents are in it.
+policies of the zoo: give all runs whose agents are in it. Where two have a task and regime, the
+first counts.
 """
 
 import shutil
@@ -26,8 +27,9 @@ from benchmarks.runtime.tables import markdown_table, plain
 from jaxprune.policy_io import load_run, save_policy
 from jaxprune.policy_io.labels import Labels
 from jaxprune.policy_io.zoo import FOLDER, PREFIX
+from jaxprune.ppo import REGIMES
 from jaxprune.types import Policy
-from jaxprune.validation import COUNT, InputError, check_ranges
+from jaxprune.validation import COUNT, InputError, check_ranges, lookup
 
 HEADER = ("policy", "run", "clean", "MAD", "worst of")
 # After which the table of the README follows.
@@ -42,6 +44,8 @@ class Options:
     """Folders of finished runs, with their agents."""
     agents: Annotated[int, COUNT] = 10
     """Of every task and regime, the first so many seeds, good and bad ones."""
+    regimes: tuple[str, ...] = ()
+    """Only the agents of these; default: of all."""
     out: Path = FOLDER
     """Folder of the zoo."""
 
@@ -59,10 +63,14 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = read_options(Options, argv, "benchmarks.zoo")
     check_ranges(options)
-    entries = [entry for run in options.runs for entry in entries_of(run, options.agents)]
+    for name in options.regimes:
+        lookup(dict.fromkeys(REGIMES), name, "regime")
+    found = [entry for run in options.runs for entry in entries_of(run, options.agents)]
+    wanted = [x for x in found if not options.regimes or x.name.split("/")[-2] in options.regimes]
+    entries = list({x.name: x for x in reversed(wanted)}.values())[::-1]  # the first of a name
     names = [entry.name for entry in entries]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"two runs have agents called {twice!r}: give one run a task and regime")
+    if not names:
+        raise InputError(f"no agents of {', '.join(options.regimes)} in these runs: name others")
     introduction, _, _ = (options.out / "README.md").read_text(encoding="utf-8").partition(MARK)
     for folder in {(options.out / name).parent for name in names}:
         shutil.rmtree(folder, ignore_errors=True)

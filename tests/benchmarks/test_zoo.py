@@ -43,8 +43,16 @@ def test_the_first_agents_go_into_the_zoo(folder, tmp_path, capsys):
     assert float(worst) == pytest.approx(DENSE - LOSS, abs=10)
 
 
-def test_names_must_be_told_apart(folder, tmp_path, capsys):
-    runs = [write_run(tmp_path / name, seeds=6).path for name in "ab"]
-    assert zoo.main([*map(str, runs), "--out", str(folder)]) == 2
-    assert "two runs have agents called 'hopper/ppo/0'" in capsys.readouterr().err
-    assert (folder / "hopper/ppo/7.npz").exists()
+def test_of_two_runs_the_first_counts(folder, tmp_path):
+    runs = [write_run(tmp_path / name, seeds=seeds).path for name, seeds in (("a", 3), ("b", 6))]
+    assert zoo.main([*map(str, runs), "--agents", "4", "--out", str(folder)]) == 0
+    rows = [x for x in (folder / "README.md").read_text().splitlines() if "zoo:hopper/ppo" in x]
+    assert [row.split(" | ")[1] for row in rows] == ["a", "a", "a", "b"]
+
+
+def test_regimes_that_are_not_there_change_nothing(folder, tmp_path, capsys):
+    run = write_run(tmp_path / "hopper-ppo", seeds=6).path
+    for regime, told in (("car", "no agents of car in these runs"), ("cra", "regime 'cra'")):
+        assert zoo.main([str(run), "--regimes", regime, "--out", str(folder)]) == 2
+        assert told in capsys.readouterr().err
+        assert (folder / "hopper/ppo/7.npz").exists()
