@@ -280,7 +280,8 @@ INTRODUCTION = (
     "",
     "To hand in a card: `jaxprune card results/RUN --out results/leaderboard` writes the cards of",
     "a complete run and this page. Commit them with the tables of the run (all but `agents/`) in",
-    "`results/reference/RUN`; with `--check` anybody can compute them again.",
+    "`results/reference/RUN` (those of the study are in `results/study`); with `--check` anybody",
+    "can compute them again.",
 )
 HEADER = (
     "method",
