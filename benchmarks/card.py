@@ -298,7 +298,10 @@ HEADER = (
 
 def _row(card: Json) -> list[str]:
     policy = card["policy"]
-    name = policy["label"] if policy["mode"] != "dense" else f"{policy['label']} (dense)"
+    name, regime = policy["label"], policy["regime"]
+    if policy["policy_sha256"] is None and not name.startswith(f"{regime} "):
+        name = f"{regime} {name}"  # trained in a run of one regime
+    name += " (dense)" if policy["mode"] == "dense" else ""
     words = [plain(x) for x in (name, policy["backend"], card["run"], card["worst_of"]["attack"])]
     numbers = [f"{policy['sparsity']:g}", f"{card['eps']:g}", str(len(card["attacks"]))]
     returns = [[card[name][x] for x in Interval._fields] for name in ("clean", "worst_of")]

@@ -41,7 +41,7 @@ def test_cards_are_written_shown_and_checked(tmp_path, capsys):
     assert card.main(words) == 0
     (path,) = (tmp_path / "cards").glob("*.json")
     assert (
-        "| magnitude | spring | run | mad | 0.3 | 0.1 | 1 | 70"
+        "| ppo magnitude | spring | run | mad | 0.3 | 0.1 | 1 | 70"
         in (tmp_path / "cards" / "README.md").read_text()
     )
     assert card.main([*words, "--check"]) == 0
