@@ -205,7 +205,9 @@ def _chained(policy: Policy, method: str, levels: list[Any], keys: Array) -> Mas
 def study(network: Network, options: Options) -> Iterator[Line]:
     """All sweeps of a network in one call, then its rescaled copies."""
     found = list(sweeps(network.policy, options))
-    flat = [jax.tree.map(lambda m: m.reshape(-1, *m.shape[2:]), sweep.masks) for sweep in found]
+    # Not -1, which is unknown of the empty deviation of a policy that chooses.
+    one = lambda m: m.reshape(m.shape[0] * m.shape[1], *m.shape[2:])  # noqa: E731
+    flat = [jax.tree.map(one, sweep.masks) for sweep in found]
     together = jax.tree.map(lambda *m: np.concatenate(m), *flat)
     values, actions = measure(network.policy, together, network.obs, options)
     ends = np.cumsum([len(masks.log_std) for masks in flat])
