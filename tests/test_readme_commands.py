@@ -39,6 +39,10 @@ PARITY = (
 ANY = "--clean-loss 100% --attacked-loss 100%"
 RUN = "python -m benchmarks.run --preset paper --env hopper --out OUT --chunk-seeds 1"
 
+TUNE = "python -m benchmarks.run --env hopper --regimes ppo,car --methods none --seeds 5"
+TUNED = SMALL.replace("--methods magnitude", "--methods none")
+QUICK = "--env cartpole --rates stepping --repeats 1 --bare-steps 5"
+
 # command -> what is added to it, in an order in which each finds what it needs.
 EXECUTED = {
     "python -m benchmarks.list attacks": "",
@@ -59,10 +63,17 @@ EXECUTED = {
     "python -m benchmarks.run --policy zoo:hopper/ppo/0 --env hopper --sparsity-grid 0:0.5:6": (
         "--attacks random --bounds path --episodes 4 --sparsity-grid 0,0.5 --backend spring"
     ),
+    "python -m benchmarks.profile OUT": "",
+    f"{TUNE} --car-weight 0.1 --out results/car-0.1": TUNED,
+    f"{TUNE} --car-weight 1 --out results/car-1": TUNED,
+    "python -m benchmarks.compare results/car-0.1 results/car-1": "--out results/comparison",
     "python -m benchmarks.capacity --env hopper --preset paper": LEAST,
-    "python -m benchmarks.throughput": (
-        "--env cartpole --rates stepping --repeats 1 --bare-steps 5"
+    "python -m benchmarks.throughput": QUICK,
+    "python -m benchmarks.throughput --rates training --methods none --regimes ppo radial car": (
+        f"{QUICK} --rates training"
     ),
+    "python -m benchmarks.throughput --env hopper --agents 256 --rates stepping training "
+    "--repeats 2 --bare-steps 100 --methods none": f"{QUICK} --agents 2",
     "python -m benchmarks.parity --out results/gym-parity": PARITY,
     "python -m benchmarks.parity --out results/gym-parity --policies policy.npz": (
         f"{PARITY} --policies pendulum.npz"

@@ -11,9 +11,11 @@ actor's outputs over that ball, by CROWN-IBP and IBP,
 Once per iteration Q_w is fitted to the rollout, and then moves the advantages from which the agent
 learns:
 
-    A <- A + w_t A_w std(A) / std(A_w),    A_w = Q_w(s, a) - E Q_w(s, .)
+    A <- A + w_t A_w std(A) / std(Q_w),    A_w = Q_w(s, a) - E Q_w(s, .)
 
-with E at the mean of a Gaussian; w_t grows linearly from 0 to `wocar_weight`.
+with E at the mean of a Gaussian, and std over the rollout; w_t grows linearly from 0 to
+`wocar_weight`. In units of std(A_w), what Q_w mistakes about an action would weigh as much as what
+the agent learns: agents of hopper then did not learn to walk.
 
 In the reference the bound is that of a network whose layers are in the wrong order, and misses the
 mean at nearly all states; Q_w itself takes the place of A_w; time limits count as ends of the task.
@@ -164,14 +166,14 @@ def advise(
 ) -> Sample:
     """Returns `Sample [rows]` with advantages that Q_w has moved."""
 
-    def worst(row: Sample) -> Array:
+    def worst(row: Sample) -> tuple[Array, Array]:
         value = partial(action_value, policy, critic.target, row.obs_norm)
         actions, weights = action_distribution(policy, row.obs_norm).support()
-        return value(_features(policy, row.action)) - weights @ jax.vmap(value)(actions)
+        return value(_features(policy, row.action)), weights @ jax.vmap(value)(actions)
 
-    moved, advantage = jax.vmap(worst)(sample), sample.advantage
-    weight = hyper.wocar_weight * directive.progress * advantage.std() / (moved.std() + 1e-8)
-    return sample._replace(advantage=advantage + weight * moved)
+    (own, usual), advantage = jax.vmap(worst)(sample), sample.advantage
+    weight = hyper.wocar_weight * directive.progress * advantage.std() / (own.std() + 1e-8)
+    return sample._replace(advantage=advantage + weight * (own - usual))
 
 
 def action_value(policy: Policy, network: PyTree, obs_norm: Array, action: Array) -> Array:

@@ -189,10 +189,9 @@ def test_the_radius_of_the_regulariser_is_the_tasks_unless_it_is_given():
 
 def test_all_regimes_together_are_one_program_each_but_for_decay():
     experiment = learning(regimes=tuple(REGIMES))
-    families = design.expand(experiment).first(1).families
-    assert list(families) == [name for name in REGIMES if name != "ppo_decay"]
-    programs = design.training_programs(families)
-    assert len(set(programs)) == len(families) == len(REGIMES) - 1
+    block = design.expand(experiment).first(1)
+    assert list(block.families) == [name for name in REGIMES if name != "ppo_decay"]
+    assert len(set(block.programs)) == len(block.families) == len(REGIMES) - 1
 
 
 def test_regimes_that_are_one_program_are_one_family():

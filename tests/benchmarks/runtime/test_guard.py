@@ -138,7 +138,8 @@ def test_who_reads_the_first_line_only_does_not_stop_the_work():
 def test_a_pipe_is_told_of_every_chunk(monkeypatch: pytest.MonkeyPatch):
     """Ten seconds per computed chunk, of which the first is 20,000 env steps."""
     clock = iter([0.0, 0.0, 10.0, 20.0, 30.0]).__next__
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now))
+    clocks = SimpleNamespace(monotonic=lambda: now, process_time=lambda: now)
+    monkeypatch.setattr(console, "time", clocks)
     file, now = StringIO(), clock()
     with Display(Console(file=file, width=110), 4) as display:
         for stage, resumed, steps in (
