@@ -214,15 +214,15 @@ ANSWERS = (
     "run",
     "method",
     "agents",
+    "sweet spot",
+    "p",
+    "under MAD alone",
+    "untested, under MAD",
     "dense, clean",
     "dense, MAD",
     "dense, worst of all",
     "sparsest within 5 %",
     "worst of all there",
-    "sweet spot",
-    "p",
-    "under MAD alone",
-    "untested, under MAD",
 )
 HEADER = ("method", "sparsity", "tasks", "agents", "clean IQM", "attacked IQM")
 
@@ -234,15 +234,15 @@ def _answer_cells(answer: Answer) -> list[str]:
         plain(answer.run),
         plain(verdict.method),
         str(verdict.replicates),
+        answer.answer if verdict.sweet_spot.tested else UNTESTED,
+        f"{answer.p_value:.2g}" if verdict.sweet_spot.tested else "",
+        "" if usual is None else _usual_answer(usual),
+        "" if usual is None else f"{usual.naive.gain:+.0f} at {usual.naive.sparsity:g}",
         interval_text(verdict.dense_clean.interval),
         "" if answer.usual is None else interval_text(answer.usual),
         interval_text(verdict.dense_attacked.interval),
         f"{verdict.within_clean.sparsity:g}",
         interval_text(verdict.within_clean.attacked.interval),
-        answer.answer if verdict.sweet_spot.tested else UNTESTED,
-        f"{answer.p_value:.2g}" if verdict.sweet_spot.tested else "",
-        "" if usual is None else _usual_answer(usual),
-        "" if usual is None else f"{usual.naive.gain:+.0f} at {usual.naive.sparsity:g}",
     ]
 
 
