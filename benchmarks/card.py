@@ -24,6 +24,8 @@ from benchmarks.analysis.bounds import ATTACK_ROWS
 from benchmarks.analysis.curves import Columns, Results, collect, labelled
 from benchmarks.analysis.verdict import verdicts
 from benchmarks.analysis.worst_case import most_common, worst_of
+from benchmarks.report import html
+from benchmarks.report.markdown import Section, text
 from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import command, read_options
 from benchmarks.runtime.console import make_console
@@ -88,8 +90,10 @@ def main(argv: Sequence[str]) -> int:
     held = {name_of(card): card for card in read_cards(folder)} | cards
     for name, card in cards.items():
         write_text(folder / name, json.dumps(card, indent=1, allow_nan=False) + "\n")
-    write_text(folder / PAGE, page([held[name] for name in sorted(held)]))
-    console.print(f"wrote {', '.join(cards)} and {PAGE} to {folder}", soft_wrap=True)
+    written = pages([held[name] for name in sorted(held)])
+    for name, content in written.items():
+        write_text(folder / name, content)
+    console.print(f"wrote {', '.join([*cards, *written])} to {folder}", soft_wrap=True)
     return 0
 
 
@@ -262,14 +266,20 @@ def _alike(a: object, b: object) -> bool:
     return a == b
 
 
-def page(cards: Sequence[Json]) -> str:
-    """Returns the page of a folder of cards, a table per task, the most robust first."""
-    lines = ["# Leaderboard", "", *INTRODUCTION]
+def pages(cards: Sequence[Json]) -> dict[str, str]:
+    """Returns the pages of a folder of cards by file name, the same in Markdown and in HTML."""
+    title, sections = "Leaderboard", list(_sections(cards))
+    return {PAGE: text(title, sections, ()), "index.html": html.page(title, sections, {}, {})}
+
+
+def _sections(cards: Sequence[Json]) -> Iterator[Section]:
+    """Yields how to read the tables, and a table per task, the most robust first."""
+    yield Section("How to read it", list(INTRODUCTION), folded=False)
     for task in sorted({card["policy"]["task"] for card in cards}):
         of_task = [card for card in cards if card["policy"]["task"] == task]
         ordered = sorted(of_task, key=lambda card: (card["eps"], -card["worst_of"]["mean"]))
-        lines += ["", f"## {plain(task)}", "", *markdown_table(HEADER, map(_row, ordered), left=4)]
-    return "\n".join([*lines, ""])
+        table = markdown_table(HEADER, map(_row, ordered), left=4)
+        yield Section(plain(task), table, folded=False)
 
 
 INTRODUCTION = (

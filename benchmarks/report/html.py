@@ -40,6 +40,7 @@ def page(
     known = {"charts": charts, "pictures": pictures, "drawn": drawn}
     body = "".join(_section(parser, section, known) for section in sections)
     style, script = ((DATA / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    library = f"<script>{get_plotlyjs()}</script>\n" if drawn else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -49,8 +50,7 @@ def page(
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>{style}</style>
-<script>{get_plotlyjs()}</script>
-</head>
+{library}</head>
 <body>
 <main><h1>{html.escape(title)}</h1>{body}</main>
 <script type="application/json" id="figures">[{",".join(drawn)}]</script>
