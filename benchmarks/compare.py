@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks.analysis.answers import USUAL, Answer, answers
-from benchmarks.analysis.curves import CONFIDENCE, SEED, Results, collect
+from benchmarks.analysis.answers import Answer, answers
+from benchmarks.analysis.curves import CONFIDENCE, SEED, USUAL, Results, collect
 from benchmarks.analysis.verdict import SweetSpot
 from benchmarks.analysis.worst_case import worst_of
 from benchmarks.report import png_figures

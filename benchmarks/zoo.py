@@ -9,14 +9,14 @@ first counts.
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
 
-from benchmarks.analysis.curves import collect
+from benchmarks.analysis.curves import USUAL, collect
 from benchmarks.analysis.worst_case import worst_of
 from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.command_line import read_options
@@ -43,7 +43,7 @@ class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of finished runs, with their agents."""
     agents: Annotated[int, COUNT] = 10
-    """Of every task and regime, the first so many seeds, good and bad ones."""
+    """How many of every task and regime: the first seeds, good and bad ones."""
     regimes: tuple[str, ...] = ()
     """Only the agents of these; default: of all."""
     out: Path = FOLDER
@@ -65,37 +65,43 @@ def main(argv: Sequence[str]) -> int:
     check_ranges(options)
     for name in options.regimes:
         lookup(dict.fromkeys(REGIMES), name, "regime")
-    found = [entry for run in options.runs for entry in entries_of(run, options.agents)]
-    wanted = [x for x in found if not options.regimes or x.name.split("/")[-2] in options.regimes]
-    entries = list({x.name: x for x in reversed(wanted)}.values())[::-1]  # the first of a name
-    names = [entry.name for entry in entries]
-    if not names:
+    entries: dict[str, Entry] = {}
+    for run in options.runs:
+        for entry in entries_of(run, options.agents, options.regimes):
+            entries.setdefault(entry.name, entry)
+    if not entries:
         raise InputError(f"no agents of {', '.join(options.regimes)} in these runs: name others")
     introduction, _, _ = (options.out / "README.md").read_text(encoding="utf-8").partition(MARK)
-    for folder in {(options.out / name).parent for name in names}:
+    for folder in {(options.out / name).parent for name in entries}:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    for entry in entries:
-        save_policy(options.out / f"{entry.name}.npz", entry.policy)
-    table = markdown_table(HEADER, [entry.cells for entry in entries], left=2)
+    for name, entry in entries.items():
+        save_policy(options.out / f"{name}.npz", entry.policy)
+    table = markdown_table(HEADER, [entry.cells for entry in entries.values()], left=2)
     write_text(options.out / "README.md", "\n".join([introduction + MARK, *table, ""]))
     make_console().print(f"wrote {len(entries)} policies to {options.out}", soft_wrap=True)
     return 0
 
 
-def entries_of(path: Path, agents: int) -> Iterator[Entry]:
-    """Yields the first agents of every regime of a run, unpruned, with their mean returns.
+def entries_of(path: Path, agents: int, regimes: Collection[str] = ()) -> Iterator[Entry]:
+    """Yields the first agents of every regime of a run, or of some, with their mean returns.
 
     Raises:
-        InputError: the run is not finished, or its agents are not there.
+        InputError: the run is not finished, its agents are not there, or MAD was not played.
     """
     run, table = load_run(path), read_table(path, "returns")
     results, labels, task = collect(table), Labels(table), str(table["env"][0])
     eps = results.radii[0]
+    if (USUAL, eps) not in results.adversaries:
+        raise InputError(
+            f"{path} has no returns under {USUAL}, which the table tells: attack with it"
+        )
     for regime in dict.fromkeys(map(str, table["regime"])):
+        if regimes and regime not in regimes:
+            continue
         label = labels.dense(regime)
         worst = worst_of(results, label, eps).curve
-        curves = [results.clean(label), results.by_key[label, "mad", eps], worst]
+        curves = [results.clean(label), results.by_key[label, USUAL, eps], worst]
         means = [curve.returns[:, 0].mean(-1) for curve in curves]  # [seeds] each
         seeds = sorted({int(seed) for seed in table["seed"]})[:agents]
         for i, seed in enumerate(seeds):

@@ -1,21 +1,18 @@
-"""What several runs answer together: whether there are sweet spots, corrected for all runs."""
+"""The answers of several runs together: whether there are sweet spots, corrected for all runs."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.analysis.curves import Results
+from benchmarks.analysis.curves import USUAL, Results
 from benchmarks.analysis.verdict import ERROR, Verdict, holm, verdicts
 from jaxprune.devices import take
 from jaxprune.statistics import Interval
 
-# The attack of most papers, by which an answer is compared with theirs.
-USUAL = "mad"
-
 
 class Answer(NamedTuple):
-    """What one run says of one method at one radius, among all runs."""
+    """Holds what one run says of one method at one radius, among all runs."""
 
     run: str
     verdict: Verdict  # of the run alone
@@ -34,13 +31,14 @@ def answers(runs: Mapping[str, Results]) -> Iterator[Answer]:
     """Yields the verdicts of all runs, with p-values corrected over the runs by Holm.
 
     The p-values of a run are corrected for its own methods, radii and folds already. Its smallest
-    stands for it; the others are multiplied by the same factor.
+    stands for it; the others are multiplied by the same factor, or by the number of runs where the
+    smallest is 0.
     """
     found = {run: list(verdicts(results).values()) for run, results in runs.items()}
     spots = [[verdict.sweet_spot for verdict in of_run] for of_run in found.values()]
     smallest = [min((x.p_value for x in of_run if x.tested), default=1.0) for of_run in spots]
     for (run, of_run), own, shared in zip(found.items(), smallest, holm(smallest), strict=True):
-        factor = shared / own if own else 1.0
+        factor = shared / own if own else len(found)
         for verdict in of_run:
             p_value = float(np.minimum(1, verdict.sweet_spot.p_value * factor))  # NaN stays
             yield Answer(run, verdict, p_value, _usual(runs[run], verdict))

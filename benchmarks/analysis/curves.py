@@ -15,6 +15,9 @@ CONFIDENCE = 0.95
 # ones, and the share of CVaR.
 WORST_OF, TIE, TAIL = "worst_of", "tie", 0.1
 
+# The attack of most papers, by which an answer is compared with theirs.
+USUAL = "mad"
+
 # Of every bootstrap: the same table gives the same report.
 SEED = 0
 

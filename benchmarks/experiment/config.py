@@ -228,7 +228,7 @@ class Experiment:
     """How the layers of a policy file that does not say it are activated: tanh, relu or swish;
     default: tanh, as in CleanRL, or swish, as in Brax's PPO. The plan says what was assumed."""
     policy_clip: str | None = None
-    """What the actions of a policy file that does not say it are clipped to: task or none; default:
+    """How the actions of a policy file that does not say it are clipped: task or none; default: to
     the box of the task, as in CleanRL, or none, as in Brax."""
     reference: Annotated[float | None, FINITE] = field(default=None, metadata=LABEL)
     """Return that regrets are measured from (J_ref); default: the mean of the dense agents."""

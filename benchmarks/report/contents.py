@@ -11,6 +11,7 @@ from benchmarks.analysis import bounds, curves, versus_dense, worst_case
 from benchmarks.analysis.bounds import Behaviour, BoundCurve, Bracket, bound_curves, violations
 from benchmarks.analysis.compute_cost import Stage, compute, total
 from benchmarks.analysis.curves import TIE as TIE
+from benchmarks.analysis.curves import USUAL as USUAL
 from benchmarks.analysis.curves import (
     WORST_OF,
     Columns,
@@ -40,8 +41,6 @@ from jaxprune.statistics import FEWEST, Interval
 
 # Fewer training seeds than this say nothing about a method.
 SEEDS = FEWEST
-# The attack that the literature reports, and under which sweet spots appear.
-USUAL = "mad"
 # What the terms of the regret are differences of.
 QUANTITIES = ("returns", "discounted")
 # What every count of diverged episodes is followed by.
@@ -377,7 +376,7 @@ def _main(results: Results, method: str, eps: float) -> dict[str, Line]:
 def _proved(
     results: Results, certificates: Columns, method: str, eps: float, dense_clean: float
 ) -> Proved:
-    """What certificates say; `dense_clean` is a return."""
+    """Holds what certificates say; `dense_clean` is a return."""
     find = partial(bound_curves, certificates, method, eps)
     behaviour = bounds.behaviour(certificates, method, eps)
     spread = np.nan if behaviour is None else float(behaviour.spread[0])

@@ -12,7 +12,7 @@ TEXT, FLAG, COUNT, LARGE, REAL = pa.string(), pa.bool_(), pa.int32(), pa.int64()
 
 
 class Column(NamedTuple):
-    """What a column holds in every table that has it."""
+    """Describes what a column holds in every table that has it."""
 
     kind: pa.DataType
     about: str

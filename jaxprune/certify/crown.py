@@ -197,7 +197,7 @@ def units_over(rules: Activation, layer: Layer) -> Units:
 
 
 def _change(rules: Activation, units: Units) -> Box:
-    """Of dh, `[n]`."""
+    """Returns a box of dh, `[n]`."""
     low, high = rules.values(units.low, units.high)
     lost = _activation_error(units)
     return Box(low - units.value - lost, high - units.value + lost)

@@ -50,6 +50,13 @@ def test_of_two_runs_the_first_counts(folder, tmp_path):
     assert [row.split(" | ")[1] for row in rows] == ["a", "a", "a", "b"]
 
 
+def test_a_run_without_mad_is_refused(folder, tmp_path, capsys):
+    run = write_run(tmp_path / "hopper-ppo", attacks=("rs",), seeds=6).path
+    assert zoo.main([str(run), "--out", str(folder)]) == 2
+    assert "has no returns under mad" in capsys.readouterr().err
+    assert (folder / "hopper/ppo/7.npz").exists()
+
+
 def test_regimes_that_are_not_there_change_nothing(folder, tmp_path, capsys):
     run = write_run(tmp_path / "hopper-ppo", seeds=6).path
     for regime, told in (("car", "no agents of car in these runs"), ("cra", "regime 'cra'")):

@@ -20,13 +20,12 @@ from jaxprune.types import Array
 BEND = 2.399357280515467
 STEEPEST = 1.0998394  # slopes stay within [1 - STEEPEST, STEEPEST]; rounded up
 LOWEST, FLOOR = -1.2784645427610738, -0.2784645427610738  # where swish is least, and its value
-BISECTIONS = (
-    8  # how well a touching point is known decides how tight a line is, not whether it holds
-)
+# How well a touching point is known decides how tight a line is, not whether it holds.
+BISECTIONS = 8
 
 
 def swish_point(x: Array) -> Point:
-    """Of x sigmoid(x), by an exponential that cannot overflow."""
+    """Returns x sigmoid(x) with its slope, by an exponential that cannot overflow."""
     e = jnp.exp(-jnp.abs(x))
     larger, smaller = 1 / (1 + e), e / (1 + e)
     sigmoid, rest = (jnp.where(x >= 0, *pair) for pair in ((larger, smaller), (smaller, larger)))

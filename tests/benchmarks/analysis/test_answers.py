@@ -43,6 +43,11 @@ def test_p_values_are_corrected_over_runs_by_holm(with_p_values):
     assert [x.answer == "yes" for x in found] == [True, False, False, False]
 
 
+def test_a_p_value_of_zero_leaves_the_others_corrected(with_p_values):
+    found = with_p_values([[0.0, 0.02], [0.04]])
+    assert [x.p_value for x in found] == pytest.approx([0.0, 0.04, 0.04])
+
+
 def test_one_run_is_told_as_it_is(with_p_values):
     assert [x.p_value for x in with_p_values([[0.04, 0.5]])] == pytest.approx([0.04, 0.5])
     assert [x.p_value for x in with_p_values([[0.0, 0.5]])] == pytest.approx([0.0, 0.5])
