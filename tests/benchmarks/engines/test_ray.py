@@ -35,7 +35,7 @@ WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
     [
         ("--engine rya", "engine 'rya'"),
         ("--engine ray --shard 0/3", "leave out --shard"),
-        ("--engine ray --distributed", "leave out --shard and --distributed"),
+        ("--engine ray --mesh global", "leave out --shard and --engine"),
         ("--engine ray --sink wandb", "sink 'wandb' is fed by one process"),
         ("--engine ray --task-cpus 0", "task_cpus"),
     ],
