@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,12 @@ from benchmarks.experiment import parse
 from benchmarks.runtime.run_folder import CHUNKS, read_json
 from jaxprune.policy_io.addresses import as_path, files_below
 from jaxprune.validation import InputError
-from tests.benchmarks.test_resume import SMALL, TABLES
+from tests.benchmarks.test_resume import TABLES
 from tests.stores import s3
 
 ROOT = Path(__file__).parents[3]
-WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
+SMALL = "--preset smoke --steps 20480 --methods magnitude --sparsity-grid 0,0.5 --episodes 4"
+WORDS = [*SMALL.split(), "--attacks", "random,mad", "--seeds", "3", "--chunk-seeds", "1"]
 
 
 @pytest.mark.parametrize(
@@ -116,18 +117,31 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             yield as_path(address) / "run"
 
 
-def disturbed(command: list[str], moments: random.Random, kills: int, kill_driver: bool) -> int:
-    """Start a run, kill some of its workers at random moments, and maybe the driver; its status."""
+def started(command: list[str]) -> subprocess.Popen:
+    """A driver whose cluster computes."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     driver = subprocess.Popen(command, cwd=ROOT, **quiet)
+    until(lambda: tasks_of(driver), driver)
+    return driver
+
+
+def kill_workers(driver: subprocess.Popen, moments: random.Random, kills: int) -> int:
+    """Kill workers at so many random moments; at how many there was one that computed."""
+    killed = 0
     for _ in range(kills):
-        time.sleep(moments.uniform(0, 8))
-        below = psutil.Process(driver.pid).children(recursive=True)
+        time.sleep(moments.uniform(0, 6))
         with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended, or there is none
-            moments.choice([one for one in below if one.name().startswith("ray::")]).kill()
-    if kill_driver:
-        driver.kill()
-    return driver.wait()
+            moments.choice(tasks_of(driver)).kill()
+            killed += 1
+    return killed
+
+
+def tasks_of(driver: subprocess.Popen) -> list[psutil.Process]:
+    """The workers of a driver's own cluster that compute."""
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(driver.pid).children(recursive=True)
+        return [one for one in below if re.match("ray::(?!IDLE)", one.name())]
+    return []
 
 
 def written(out: Path) -> int:
@@ -146,13 +160,20 @@ def until(reached: Any, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("repetition", range(REPETITIONS))
-def test_kills_at_random_moments_lose_nothing(repetition: int, store: Path, alone: Path):
+def test_kills_at_random_moments_lose_nothing(
+    repetition: int, store: Path, alone: Path, record_property: Callable[[str, object], None]
+):
     """Workers and once the driver; what is left is what a single process leaves."""
     moments = random.Random(repetition)
     words = [*WORDS, "--out", str(store), "--engine", "ray"]
     command = [sys.executable, "-m", "benchmarks.run", *words]
-    disturbed(command, moments, kills=moments.randint(1, 4), kill_driver=True)
-    assert disturbed(command, moments, kills=moments.randint(0, 2), kill_driver=False) == 0
+    first = started(command)
+    killed = kill_workers(first, moments, kills=moments.randint(1, 4))
+    first.kill()
+    record_property("driver", first.wait())
+    again = started(command)
+    record_property("workers", killed + kill_workers(again, moments, kills=moments.randint(0, 1)))
+    assert again.wait() == 0
     for name in TABLES:
         ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (store, alone))
         assert ours == theirs, name
