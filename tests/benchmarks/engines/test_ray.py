@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
@@ -20,6 +20,7 @@ from benchmarks import run
 from benchmarks.engines import ray as engines
 from benchmarks.engines.process import prepared
 from benchmarks.experiment import parse
+from benchmarks.experiment.sharding import Shard, blocks_of
 from benchmarks.runtime.run_folder import CHUNKS, read_json
 from jaxprune.policy_io.addresses import as_path, files_below
 from jaxprune.validation import InputError
@@ -79,6 +80,43 @@ def test_a_worker_with_other_code_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match=r"differs from the one that began .* in code, device"):
         engines.block_task(asked, options, engines.Shard(0, 3))
     assert not (folder.path / CHUNKS).exists()
+
+
+# --- no worker idles ------------------------------------------------------------------------------
+
+
+Span: TypeAlias = tuple[float, float]
+
+
+def asleep(seconds: float) -> Span:
+    """From when to when a task was at work."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic()
+
+
+def busy(spans: Sequence[Span]) -> float:
+    """The share of the time of two workers in which they computed."""
+    wall = max(end for _, end in spans) - min(began for began, _ in spans)
+    return sum(end - began for began, end in spans) / (2 * wall)
+
+
+@pytest.mark.slow
+def test_no_worker_idles_while_blocks_are_left(record_property: Callable[[str, object], None]):
+    """Eight blocks, one of them three times as long, on two workers: 100 % at best."""
+    pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
+    blocks = [3.0 if block != 3 else 9.0 for block in range(8)]
+    shards = [[sum(blocks[i] for i in blocks_of(8, Shard(shard, 2)))] for shard in range(2)]
+    with engines.cluster() as ray:
+        cpus = int(ray.cluster_resources()["CPU"]) // 2
+        _, options = parse([*WORDS, "--engine", "ray", "--task-cpus", str(cpus)])
+        run = engines._Tasks(ray, options, lambda: None)
+        run(asleep, [[1.0]] * 4)  # the workers have started
+        queued = busy(run(asleep, [[block] for block in blocks]))
+        static = busy(run(asleep, shards))
+    record_property("busy", {"queue": queued, "shards": static})
+    assert static == pytest.approx(30 / 36, abs=0.02)
+    assert queued > 0.9
 
 
 # --- a cluster ------------------------------------------------------------------------------------
