@@ -20,13 +20,12 @@ from etils import epath
 
 from jaxprune.validation import InputError
 
-# Those of the extra `cloud`, and what their clients are told; epath knows more. What others write
-# has to be seen. s3fs asks for the size of each object that it may read in parts.
-SCHEMES: dict[str, dict[str, Any]] = {
-    "gs": {"use_listings_cache": False},
-    "s3": {"use_listings_cache": False, "max_concurrency": 1},
-}
+# Those of the extra `cloud`, and how their clients read an object by one request: they ask for the
+# size of one that they may read in parts first. epath knows more.
+SCHEMES = {"gs": {"concurrency": 1}, "s3": {"max_concurrency": 1}}
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)://.*", re.DOTALL)
+# What another process writes has to be seen.
+_LISTINGS = {"use_listings_cache": False}
 # Clients raise these without a number.
 _NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
 
@@ -57,7 +56,7 @@ def as_path(text: str | PurePath) -> Path:
         raise InputError(f"{str(text)!r} is a {scheme} address: give a local path or {known}")
     if re.search(r"[*?[]", str(text)):
         raise InputError(f"{str(text)!r} holds a wildcard, *, ? or [: give an address without")
-    fsspec.config.conf.setdefault(scheme, {}).update(SCHEMES[scheme])
+    fsspec.config.conf.setdefault(scheme, {}).update(_LISTINGS)
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError:
@@ -97,11 +96,12 @@ def contents(path: Path) -> bytes:
     Raises:
         OSError: it is missing or cannot be read.
     """
-    if not is_address(path):
+    scheme = scheme_of(path)
+    if scheme is None:
         return path.read_bytes()
     with reaching(path):
         store, name = _store(path)
-        return store.cat_file(name)
+        return store.cat_file(name, **SCHEMES[scheme])
 
 
 def in_memory(file: Path) -> io.BytesIO:
