@@ -20,11 +20,13 @@ from etils import epath
 
 from jaxprune.validation import InputError
 
-# Those of the extra `cloud`; epath knows more.
-SCHEMES = ("gs", "s3")
+# Those of the extra `cloud`, and what their clients are told; epath knows more. What others write
+# has to be seen. s3fs asks for the size of each object that it may read in parts.
+SCHEMES: dict[str, dict[str, Any]] = {
+    "gs": {"use_listings_cache": False},
+    "s3": {"use_listings_cache": False, "max_concurrency": 1},
+}
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)://.*", re.DOTALL)
-# What another process writes has to be seen.
-_LISTINGS = {"use_listings_cache": False}
 # Clients raise these without a number.
 _NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
 
@@ -55,7 +57,7 @@ def as_path(text: str | PurePath) -> Path:
         raise InputError(f"{str(text)!r} is a {scheme} address: give a local path or {known}")
     if re.search(r"[*?[]", str(text)):
         raise InputError(f"{str(text)!r} holds a wildcard, *, ? or [: give an address without")
-    fsspec.config.conf.setdefault(scheme, {}).update(_LISTINGS)
+    fsspec.config.conf.setdefault(scheme, {}).update(SCHEMES[scheme])
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError:

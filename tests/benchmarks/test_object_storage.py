@@ -176,6 +176,25 @@ def test_chunks_are_listed_once_and_each_is_read_once(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(first["returns"]["return"], again["returns"]["return"])
 
 
+def test_an_object_of_s3_is_read_by_one_request(server: str, monkeypatch: pytest.MonkeyPatch):
+    """Its client would ask for the size of each one first."""
+    s3fs, asked = pytest.importorskip("s3fs"), []
+    chunks = Chunks(as_path(server) / "requests", {})
+    for block in range(5):
+        chunks.put({"x": np.arange(3)}, block=block)
+    real = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *words: Any, **options: Any) -> Any:
+        asked.append(method)
+        return await real(self, method, *words, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    with chunks.listed([{"block": block} for block in range(6)]) as absent:
+        assert absent == [{"block": 5}]
+        assert all(chunks.get(block=block) for block in range(5))
+    assert Counter(asked)["get_object"] == 5 and len(asked) <= 5 + 2  # and of the listing
+
+
 def test_shards_in_a_bucket_unite_to_the_tables_of_one_local_process(local: Path, bucket: Path):
     copy_folder(local / SHARDS, bucket / SHARDS)
     with pytest.raises(InputError, match="this is shard 0/3"):
