@@ -87,6 +87,7 @@ def run(ready: Ready, told: str, console: Console) -> None:
             )
             return
         write_report(folder, console)
+        sink.report(folder.path)
     seconds = round(time.monotonic() - started, 1)
     wrote = f"wrote {folder.path}/report.html, report.md, tables and figures in {seconds} s"
     console.print(wrote, soft_wrap=True)  # a path stays whole

@@ -11,7 +11,6 @@ of the simulated steps that count: the others are those of lanes that idle at th
 
 import copy
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -270,19 +269,33 @@ def plain_stepping(options: Options, env: Environment) -> Rate:
 
 
 def regimes(options: Options, env: Environment, method: str) -> list[Rate]:
-    """Training by every regime, and its time relative to the first."""
-    first, *others = [training(options, env, method, regime) for regime in options.regimes]
-    unit = f"% of the time of {options.regimes[0]}"
+    """Training by every regime in turns, and its time relative to the first in the same turn.
 
-    def relative(rate: Rate) -> Rate:
-        of = lambda ours, theirs: 100 * ours / theirs  # noqa: E731
-        low, high = of(first.low, rate.high), of(first.high, rate.low)
-        return Rate(f"{rate.name}: time", unit, of(first.median, rate.median), low, high, 0.0)
+    What else the machine does falls on all of them alike.
+    """
+    names, tasks = options.regimes, [training(options, env, method, x) for x in options.regimes]
+    spent = np.array(in_turns([task.run for task in tasks], options.repeats))
+    work = options.agents * options.ppo.iterations * options.ppo.batch
+    kind, unit = "dense" if method == "none" else method, f"% of the time of {names[0]}"
+    speeds = [
+        rate_of(f"{name} training, {kind}", "env steps/s", work / seconds, task.compile_seconds)
+        for name, task, seconds in zip(names, tasks, spent, strict=True)
+    ]
+    shares = [
+        rate_of(f"{name} training, {kind}: time", unit, 100 * seconds / spent[0])
+        for name, seconds in zip(names[1:], spent[1:], strict=True)
+    ]
+    return speeds + shares
 
-    return [first, *others, *(relative(rate) for rate in others)]
+
+class Task(NamedTuple):
+    """What is ready to be timed."""
+
+    run: Callable[[], PyTree]
+    compile_seconds: float
 
 
-def training(options: Options, env: Environment, method: str, regime: str) -> Rate:
+def training(options: Options, env: Environment, method: str, regime: str) -> Task:
     """Iterations with everything: rollout, advantages, updates, masks.
 
     A method is pursued by every agent to a sparsity of its own; "none" trains dense agents.
@@ -313,10 +326,7 @@ def training(options: Options, env: Environment, method: str, regime: str) -> Ra
     first = jax.tree.map(lambda x: x[:, 0], directives)
     items = (Mapped(start)(hyper, (keys, first), laid.width), directives)
     compiled, seconds = compile_timed(Mapped(iterations), hyper, items, laid.width)
-    work = count * config.iterations * config.batch
-    run = lambda: compiled(hyper, items)  # noqa: E731
-    name = f"{regime} training, {'dense' if method == 'none' else method}"
-    return timed(name, "env steps/s", options, run, work, seconds)
+    return Task(lambda: compiled(hyper, items), seconds)
 
 
 def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
@@ -440,14 +450,28 @@ def compile_timed(
 def timed(
     name: str, unit: str, options: Options, run: Callable[[], PyTree], work: int, seconds: float
 ) -> Rate:
-    """Run once untimed, then `repeats` times; `seconds` went into compiling."""
-    jax.block_until_ready(run())
-    rates = []
-    for _ in range(options.repeats):
-        start = time.monotonic()
+    """Units of work per second of `repeats` calls; `seconds` went into compiling."""
+    spent = np.array(in_turns([run], options.repeats)[0])
+    return rate_of(name, unit, work / spent, seconds)
+
+
+def in_turns(runs: Sequence[Callable[[], PyTree]], repeats: int) -> list[list[float]]:
+    """Seconds of each of `repeats` calls of every function; a first call is not timed."""
+    for run in runs:
         jax.block_until_ready(run())
-        rates.append(work / (time.monotonic() - start))
-    return Rate(name, unit, statistics.median(rates), min(rates), max(rates), seconds)
+    spent: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, seconds in zip(runs, spent, strict=True):
+            start = time.monotonic()
+            jax.block_until_ready(run())
+            seconds.append(time.monotonic() - start)
+    return spent
+
+
+def rate_of(name: str, unit: str, values: np.ndarray, compile_seconds: float = 0.0) -> Rate:
+    """The median and the range of values `[repeats]`."""
+    middle, low, high = (float(x) for x in (np.median(values), values.min(), values.max()))
+    return Rate(name, unit, middle, low, high, compile_seconds)
 
 
 if __name__ == "__main__":

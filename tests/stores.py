@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -61,6 +62,8 @@ def s3() -> Iterator[tuple[str, dict[str, str]]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in told.items():
             patch.setenv(name, value)
+        reset = Request(f"{told['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
+        urlopen(reset).close()  # what a server before it held in this process
         store = fsspec.filesystem("s3", endpoint_url=told["AWS_ENDPOINT_URL"])
         store.mkdir("bucket")
         try:

@@ -107,5 +107,10 @@ def compute(
     chunks.clear()
     if display.resumed():
         console.print(display.resumed())
+    warn_of_damage(chunks, console)
+
+
+def warn_of_damage(chunks: Chunks, console: Console) -> None:
+    """Names the chunks that were there, but not whole."""
     for name in chunks.damaged:
         console.print(f"warning: the chunk {name} was damaged and has been computed again")

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from benchmarks.engines.process import Ready, begin, compute, prepared
+from benchmarks.engines.process import Ready, begin, compute, prepared, warn_of_damage
 from benchmarks.experiment.config import Experiment, RunOptions
 from benchmarks.experiment.sharding import Shard, blocks_of
 from benchmarks.report.sinks import NoSink
@@ -126,7 +126,8 @@ def cluster() -> Iterator[Any]:
     try:
         if port.isdecimal():  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        ray.init(address, include_dashboard=False if address == "local" else None)
+        dashboard = False if address == "local" else None
+        ray.init(address, include_dashboard=dashboard, logging_level="WARNING")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"engine 'ray' cannot reach RAY_ADDRESS={address} ({str(error).splitlines()[0]}): "
@@ -162,8 +163,10 @@ def block_task(asked: Experiment, options: RunOptions, one: Shard) -> None:
             f"{', '.join(different)}: give all nodes the same image and kind of device"
         )
     chunks = Chunks(folder.path / CHUNKS, folder.identity)
-    with Display(make_console(), len(list_chunks(design, blocks_of(design.blocks, one)))) as shown:
+    console, count = make_console(), len(list_chunks(design, blocks_of(design.blocks, one)))
+    with Display(console, count) as shown:
         pipeline.run(design, ready.env, ready.loaded, Work(chunks, shown), one)
+    warn_of_damage(chunks, console)
     jax.clear_caches()  # a worker computes many blocks
 
 

@@ -2,7 +2,8 @@
 
 A sink is told of a chunk's tables when they are complete: on the host, after the fact, never from
 a compiled program. The agents of a chunk are one run of the tool, named after their seeds, and the
-tool's own grouping shows their spread. The tables remain the results; nothing is read back.
+tool's own grouping shows their spread. The report is one more run. The tables remain the results;
+nothing is read back.
 """
 
 import hashlib
@@ -15,12 +16,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+from matplotlib.image import imread
 
 from jaxprune.policy_io.addresses import is_address
 from jaxprune.policy_io.labels import PARTS, Labels
 from jaxprune.validation import InputError, lookup
 
 Table = Mapping[str, np.ndarray]
+# The run of a tool that shows the report, among those of the chunks.
+REPORT = "report"
 
 
 class Sink(Protocol):
@@ -31,7 +35,11 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """No more tables will come."""
+        ...
+
+    def report(self, folder: Path) -> None:
+        """The report of the whole run is in its folder."""
         ...
 
 
@@ -44,6 +52,10 @@ class NoSink:
 
     def close(self) -> None:
         """Nothing."""
+
+    def report(self, folder: Path) -> None:
+        """Nothing."""
+        del folder
 
 
 class TensorBoard:
@@ -71,6 +83,13 @@ class TensorBoard:
 
     def close(self) -> None:
         """Nothing: every file is whole."""
+
+    def report(self, folder: Path) -> None:
+        """The text and the pictures of the report."""
+        with self._tool.SummaryWriter(logdir=str(self._folder / REPORT)) as writer:
+            writer.add_text(REPORT, (folder / "report.md").read_text(encoding="utf-8"))
+            for picture in sorted(folder.glob("*.png")):
+                writer.add_image(picture.stem, imread(picture), dataformats="HWC")
 
 
 class WeightsAndBiases:
@@ -119,6 +138,18 @@ class WeightsAndBiases:
         if self._run is not None:
             self._run.finish()
         self._run = None
+
+    def report(self, folder: Path) -> None:
+        """The pictures of the report, and an artifact of its files and the tables."""
+        run = self._started(REPORT)
+        pictures = sorted(folder.glob("*.png"))
+        run.log({picture.stem: self._tool.Image(str(picture)) for picture in pictures})
+        artifact = self._tool.Artifact(f"{REPORT}-{self._digest}", type=REPORT)
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".html", ".json", ".md", ".parquet", ".png"):
+                artifact.add_file(str(file))
+        run.log_artifact(artifact)
+        self.close()
 
     def _started(self, name: str) -> Any:
         """The run of a chunk; another one that is open is finished."""

@@ -10,7 +10,8 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -19,6 +20,7 @@ from safetensors.numpy import load, save
 
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
 from benchmarks.runtime.atomic import write_whole
+from benchmarks.runtime.read_ahead import ReadAhead
 from jaxprune.devices import agreed
 from jaxprune.policy_io.addresses import contents, remove_folder, times_in
 
@@ -44,6 +46,7 @@ class Chunks:
         self.damaged: list[str] = []  # what was found broken, for people
         self._identity = _digest(identity)
         self._boundary = boundary
+        self._contents = contents
 
     def get(self, **what: object) -> Arrays | None:
         """The arrays of a chunk; None where it is absent or damaged, and then to be computed.
@@ -62,7 +65,7 @@ class Chunks:
     def _held(self, what: What) -> Arrays | None:
         file = self.file(**what)
         try:
-            content = contents(file)
+            content = self._contents(file)
         except FileNotFoundError:
             return None
         except IsADirectoryError:
@@ -74,14 +77,23 @@ class Chunks:
             file.unlink(missing_ok=True)
         return arrays
 
-    def absent(self, whats: Iterable[What]) -> list[What]:
-        """Returns the chunks that are not there, by one listing; it finds no damage.
+    @contextmanager
+    def listed(self, whats: Iterable[What]) -> Iterator[list[What]]:
+        """Yields the chunks that are not there, by one listing; it finds no damage.
+
+        Meanwhile the others are read ahead: `get` is going to ask for them in this order.
 
         Raises:
             OSError: the folder cannot be listed.
         """
         names = times_in(self.path)
-        return [what for what in whats if self.file(**what).name not in names]
+        files = [(what, self.file(**what)) for what in whats]
+        with ReadAhead(file for _, file in files if file.name in names) as ahead:
+            self._contents = ahead.contents
+            try:
+                yield [what for what, file in files if file.name not in names]
+            finally:
+                self._contents = contents
 
     def put(self, arrays: Mapping[str, np.ndarray], **what: object) -> None:
         """Write a chunk.

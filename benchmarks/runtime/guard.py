@@ -1,6 +1,7 @@
 """How every program ends: with a status that says what happened, and one line where it failed."""
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -13,6 +14,8 @@ from jaxprune.validation import InputError, shown
 Main: TypeAlias = Callable[[Sequence[str]], int]
 # Set to 1: what nobody foresaw is shown with its traceback.
 TRACEBACK = "JAXPRUNE_TRACEBACK"
+# Exit status where nobody reads standard output any more: 128 + SIGPIPE, as of shells.
+UNREAD = 141
 LONGEST = 300  # characters of a message that somebody else wrote
 
 
@@ -20,7 +23,8 @@ def guarded(kept: str) -> Callable[[Main], Main]:
     """Makes a program end in a status, never in a traceback.
 
     2 for bad input and for what nobody foresaw, 74 for files that cannot be written, 75 after
-    SIGTERM or SIGHUP, 130 after Ctrl-C; else what the program returns.
+    SIGTERM or SIGHUP, 130 after Ctrl-C, 141 in silence where the reader of a page of help has left
+    (`--help | head`); else what the program returns.
 
     Args:
         kept: what is left of the work that was cut short, for the message.
@@ -41,6 +45,9 @@ def guarded(kept: str) -> Callable[[Main], Main]:
             except KeyboardInterrupt:
                 remark(f"interrupted: {kept}")
                 return INTERRUPTED
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return UNREAD
             except OSError as error:
                 _show_traceback()
                 complain(f"{error}; {kept}")

@@ -71,10 +71,10 @@ def run(
     """
     blocks = [design.block(index) for index in blocks_of(design.blocks, shard)]
     first, experiment = blocks[0], design.experiment
-    absent = work.chunks.absent(list_chunks(design, blocks_of(design.blocks, shard)))
-    untrained = {what["family"] for what in absent if what["stage"] == "train"}
+    chunks = list_chunks(design, blocks_of(design.blocks, shard))
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
-    with Programs() as programs:
+    with Programs() as programs, work.chunks.listed(chunks) as absent:
+        untrained = {what["family"] for what in absent if what["stage"] == "train"}
         about = (experiment, design.cases, env, shapes, len(first.cells))
         runner = AttackRunner(*about, programs)
         train = prepare_training(design, first, env, programs, loaded, untrained)

@@ -20,8 +20,9 @@ from etils import epath
 
 from jaxprune.validation import InputError
 
-# Those of the extra `cloud`; epath knows more.
-SCHEMES = ("gs", "s3")
+# Those of the extra `cloud`, and how their clients read an object by one request: they ask for the
+# size of one that they may read in parts first. epath knows more.
+SCHEMES = {"gs": {"concurrency": 1}, "s3": {"max_concurrency": 1}}
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)://.*", re.DOTALL)
 # What another process writes has to be seen.
 _LISTINGS = {"use_listings_cache": False}
@@ -95,11 +96,12 @@ def contents(path: Path) -> bytes:
     Raises:
         OSError: it is missing or cannot be read.
     """
-    if not is_address(path):
+    scheme = scheme_of(path)
+    if scheme is None:
         return path.read_bytes()
     with reaching(path):
         store, name = _store(path)
-        return store.cat_file(name)
+        return store.cat_file(name, **SCHEMES[scheme])
 
 
 def in_memory(file: Path) -> io.BytesIO:

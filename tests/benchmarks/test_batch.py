@@ -2,7 +2,7 @@
 started again is.
 
 Schemas are checked where their package is there: kubernetes-validate (of the `dev` extra),
-skypilot, and xpk on the PATH.
+kubeflow-trainer-api (which has the models of JobSet), skypilot, and xpk on the PATH.
 """
 
 import itertools
@@ -274,6 +274,29 @@ def test_the_structure_of_a_jobset():
     assert job.keys() == {"name", "replicas", "template"} and job["name"] == "run"
 
 
+def lost(given: Any, kept: Any, where: str = "") -> list[str]:
+    """What is given and not kept, e.g. because nobody knows a field of that name."""
+    if isinstance(given, dict):
+        kept = kept if isinstance(kept, dict) else {}
+        return [x for k in given for x in lost(given[k], kept.get(k), f"{where}/{k}")]
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        pairs = enumerate(zip(given, kept, strict=True))
+        return [x for i, (a, b) in pairs for x in lost(a, b, f"{where}/{i}")]
+    return [] if given == kept else [where]
+
+
+def test_the_models_of_jobset():
+    """Typed, generated from the operator's schema; they drop what they do not know."""
+    models = pytest.importorskip(
+        "kubeflow_trainer_api.models", reason="kubeflow-trainer-api is absent"
+    )
+    (jobset,) = documents("jobset-tpu.yaml")
+    assert not lost(jobset, models.JobsetV1alpha2JobSet.from_dict(jobset).to_dict())
+    jobset["spec"]["failurePolicy"]["rules"][0]["onReasons"] = ["x"]
+    kept = models.JobsetV1alpha2JobSet.from_dict(jobset).to_dict()
+    assert lost(jobset, kept) == ["/spec/failurePolicy/rules/0/onReasons"]
+
+
 def test_a_slice_has_a_pod_on_every_host():
     job = jobs("jobset-tpu.yaml")["run"]
     pod = job["spec"]["template"]["spec"]
@@ -300,11 +323,92 @@ def test_the_schema_of_kubernetes(name: str):
         validator.validate(job, validator.latest_version(), strict=True)
 
 
-def test_the_pods_of_a_ray_cluster():
-    """KubeRay is not asked: its pods are checked by the schema of Kubernetes."""
-    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is absent")
+STRING, WHOLE, NUMBER, FLAG = ({"type": x} for x in ("string", "integer", "number", "boolean"))
+STRINGS = {"type": "object", "additionalProperties": STRING}
+POD: dict[str, Any] = {}  # checked by the schema of Kubernetes
+
+
+def fields(required: str = "", **types: Any) -> dict[str, Any]:
+    """The schema of an object without other fields."""
+    head = {"type": "object", "additionalProperties": False}
+    return head | {"required": required.split(), "properties": types}
+
+
+# The fields of `ray.io/v1` in KubeRay 1.4; no package brings its schema.
+HEAD = fields(
+    "rayStartParams template",
+    rayStartParams=STRINGS,
+    template=POD,
+    headService={},
+    enableIngress=FLAG,
+    serviceType=STRING,
+)
+WORKERS = fields(
+    "groupName minReplicas maxReplicas rayStartParams template",
+    groupName=STRING,
+    replicas=WHOLE,
+    minReplicas=WHOLE,
+    maxReplicas=WHOLE,
+    numOfHosts=WHOLE,
+    idleTimeoutSeconds=WHOLE,
+    suspend=FLAG,
+    scaleStrategy={},
+    rayStartParams=STRINGS,
+    template=POD,
+)
+RAY_CLUSTER = fields(
+    "headGroupSpec",
+    headGroupSpec=HEAD,
+    workerGroupSpecs={"type": "array", "items": WORKERS},
+    rayVersion=STRING,
+    enableInTreeAutoscaling=FLAG,
+    autoscalerOptions={},
+    headServiceAnnotations=STRINGS,
+    gcsFaultToleranceOptions={},
+    managedBy=STRING,
+    suspend=FLAG,
+)
+RAY_JOB = fields(
+    activeDeadlineSeconds=WHOLE,
+    backoffLimit=WHOLE,
+    rayClusterSpec=RAY_CLUSTER,
+    submitterPodTemplate=POD,
+    metadata=STRINGS,
+    clusterSelector=STRINGS,
+    submitterConfig=fields(backoffLimit=WHOLE),
+    managedBy=STRING,
+    deletionStrategy={},
+    entrypoint=STRING,
+    runtimeEnvYAML=STRING,
+    jobId=STRING,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+    entrypointResources=STRING,
+    entrypointNumCpus=NUMBER,
+    entrypointNumGpus=NUMBER,
+    ttlSecondsAfterFinished=WHOLE,
+    shutdownAfterJobFinishes=FLAG,
+    suspend=FLAG,
+)
+
+
+def test_the_fields_of_a_ray_job():
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is absent")
     (job,) = documents("kubernetes-rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    jsonschema.validate(job["spec"], RAY_JOB)
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_kuberay_can_ask_and_submit():
+    """Its probes call wget in the image, and `ray job submit` is no part of ray alone."""
+    image = (BATCH / "Dockerfile").read_text()
+    assert "install --yes --no-install-recommends wget" in image and '"ray[default]"' in image
+
+
+def test_the_pods_of_a_ray_cluster():
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is absent")
+    (job,) = documents("kubernetes-rayjob.yaml")
     cluster = job["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
     for one in (cluster["headGroupSpec"], group):

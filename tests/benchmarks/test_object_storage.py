@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from jaxprune import load_policy
 from jaxprune.policy_io.addresses import as_path, copy_folder, files_below, reaching, remove_folder
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
+from tests.benchmarks import many_chunks
 from tests.benchmarks.made_up_runs import Made, write_run
 from tests.benchmarks.test_merge import ENV, THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
@@ -176,6 +177,25 @@ def test_chunks_are_listed_once_and_each_is_read_once(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(first["returns"]["return"], again["returns"]["return"])
 
 
+def test_an_object_of_s3_is_read_by_one_request(server: str, monkeypatch: pytest.MonkeyPatch):
+    """Its client would ask for the size of each one first."""
+    s3fs, asked = pytest.importorskip("s3fs"), []
+    chunks = Chunks(as_path(server) / "requests", {})
+    for block in range(5):
+        chunks.put({"x": np.arange(3)}, block=block)
+    real = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *words: Any, **options: Any) -> Any:
+        asked.append(method)
+        return await real(self, method, *words, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    with chunks.listed([{"block": block} for block in range(6)]) as absent:
+        assert absent == [{"block": 5}]
+        assert all(chunks.get(block=block) for block in range(5))
+    assert Counter(asked)["get_object"] == 5 and len(asked) <= 5 + 2  # and of the listing
+
+
 def test_shards_in_a_bucket_unite_to_the_tables_of_one_local_process(local: Path, bucket: Path):
     copy_folder(local / SHARDS, bucket / SHARDS)
     with pytest.raises(InputError, match="this is shard 0/3"):
@@ -298,3 +318,26 @@ def test_a_run_that_is_killed_goes_on_in_the_bucket(tmp_path: Path):
             table = f"{name}.parquet"
             left, right = ((x / table).read_bytes() for x in (bucket / "run", tmp_path / "run"))
             assert left == right, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_ten_thousand_chunks_unite_in_little_memory(
+    kind: str, tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    """In 2 GiB; the seconds are told, not tested."""
+    with s3() as (address, told):
+        out, env = f"{address}/run" if kind == "s3" else str(tmp_path / "run"), os.environ | told
+        make = [sys.executable, "-m", "tests.benchmarks.many_chunks", out, "278"]
+        subprocess.run(make, cwd=ROOT, env=env, check=True, capture_output=True)
+        assert len(files_below(as_path(out) / "chunks")) == 10_008
+        began, unite = time.monotonic(), [sys.executable, "-m", "benchmarks.run"]
+        process = subprocess.Popen(
+            [*unite, *many_chunks.words(out, 278)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        record_property("seconds", round(time.monotonic() - began))
+        record_property("GiB", used.ru_maxrss / 2**20)
+        assert used.ru_maxrss < 2 * 2**20

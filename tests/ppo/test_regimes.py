@@ -11,8 +11,22 @@ import pytest
 
 from jaxprune.certify.boxes import Box
 from jaxprune.losses import Hyper, Sample, ppo_loss, surrogate
-from jaxprune.policy import action_distribution, actor_output, init_policy, state_value
-from jaxprune.ppo import REGIMES, Ball, PPOConfig, dense_directives, make_learner, worst_critic
+from jaxprune.policy import (
+    action_distribution,
+    actor_output,
+    init_policy,
+    no_critic,
+    state_value,
+)
+from jaxprune.ppo import (
+    REGIMES,
+    Ball,
+    PPOConfig,
+    dense_directives,
+    make_learner,
+    make_train,
+    worst_critic,
+)
 from jaxprune.ppo.learner import total_loss
 from jaxprune.ppo.opponent import LOG_TAU, learn
 from jaxprune.ppo.regimes import largest_singular, orthogonal_step, soft_threshold, spectral_limit
@@ -28,7 +42,8 @@ from jaxprune.ppo.worst_critic import (
 )
 from jaxprune.pruning import METHODS, dense
 from jaxprune.types import EnvState, TimeStep
-from tests.probes import Drift, last_step, probe_spec
+from jaxprune.validation import InputError
+from tests.probes import Drift, Wander, last_step, probe_spec
 
 KEY = jax.random.key(0)
 # One gradient step per iteration, so that the KL of an iteration is of before the step.
@@ -137,6 +152,30 @@ class TestContract:
         parts = (metrics.policy_loss, metrics.value_loss, metrics.kl, metrics.robust)
         assert np.all(np.isfinite(parts))
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.policy.params))
+
+    @pytest.mark.parametrize("critic", ["critic", "none"])
+    def test_it_trains_policies_that_choose_and_those_without_a_critic(self, regime, critic):
+        """No regime needs a mean, or a critic in the file that training starts from."""
+        learner = make_learner(TINY, Wander(discrete=True), regime=regime)
+
+        def iteration(key):
+            policy = learner.fresh(key)
+            if critic == "none":
+                policy = replace(policy, params=policy.params._replace(critic=no_critic(4)))
+            orders = dense_directives(TINY, (METHODS["none"],), policy.params)
+            first, masks = jax.tree.map(lambda x: x[0], orders), dense(policy.params)
+            before = learner.init(key, own_settings(regime), first, policy, masks)
+            return before, learner.iterate(before, own_settings(regime), first)[0]
+
+        before, after = jax.eval_shape(iteration, KEY)
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+
+    @pytest.mark.parametrize("value", [-1.0, float("nan")])
+    def test_a_setting_that_is_negative_or_not_a_number_is_refused(self, regime, value):
+        train = make_train(TINY, Drift(), regime=regime)
+        for field in REGIMES[regime].own:
+            with pytest.raises(InputError, match=f"{field} {value} "):
+                train(KEY, replace(own_settings(regime), **{field: value}))
 
 
 # --- losses -------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
@@ -20,14 +20,16 @@ from benchmarks import run
 from benchmarks.engines import ray as engines
 from benchmarks.engines.process import prepared
 from benchmarks.experiment import parse
+from benchmarks.experiment.sharding import Shard, blocks_of
 from benchmarks.runtime.run_folder import CHUNKS, read_json
 from jaxprune.policy_io.addresses import as_path, files_below
 from jaxprune.validation import InputError
-from tests.benchmarks.test_resume import SMALL, TABLES
+from tests.benchmarks.test_resume import TABLES
 from tests.stores import s3
 
 ROOT = Path(__file__).parents[3]
-WORDS = [*SMALL.split(), "--seeds", "3", "--chunk-seeds", "1"]
+SMALL = "--preset smoke --steps 20480 --methods magnitude --sparsity-grid 0,0.5 --episodes 4"
+WORDS = [*SMALL.split(), "--attacks", "random,mad", "--seeds", "3", "--chunk-seeds", "1"]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,43 @@ def test_a_worker_with_other_code_is_refused(tmp_path: Path, monkeypatch: pytest
     assert not (folder.path / CHUNKS).exists()
 
 
+# --- no worker idles ------------------------------------------------------------------------------
+
+
+Span: TypeAlias = tuple[float, float]
+
+
+def asleep(seconds: float) -> Span:
+    """From when to when a task was at work."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic()
+
+
+def busy(spans: Sequence[Span]) -> float:
+    """The share of the time of two workers in which they computed."""
+    wall = max(end for _, end in spans) - min(began for began, _ in spans)
+    return sum(end - began for began, end in spans) / (2 * wall)
+
+
+@pytest.mark.slow
+def test_no_worker_idles_while_blocks_are_left(record_property: Callable[[str, object], None]):
+    """Eight blocks, one of them three times as long, on two workers: 100 % at best."""
+    pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
+    blocks = [3.0 if block != 3 else 9.0 for block in range(8)]
+    shards = [[sum(blocks[i] for i in blocks_of(8, Shard(shard, 2)))] for shard in range(2)]
+    with engines.cluster() as ray:
+        cpus = int(ray.cluster_resources()["CPU"]) // 2
+        _, options = parse([*WORDS, "--engine", "ray", "--task-cpus", str(cpus)])
+        run = engines._Tasks(ray, options, lambda: None)
+        run(asleep, [[1.0]] * 4)  # the workers have started
+        queued = busy(run(asleep, [[block] for block in blocks]))
+        static = busy(run(asleep, shards))
+    record_property("busy", {"queue": queued, "shards": static})
+    assert static == pytest.approx(30 / 36, abs=0.02)
+    assert queued > 0.9
+
+
 # --- a cluster ------------------------------------------------------------------------------------
 
 
@@ -116,18 +155,31 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
             yield as_path(address) / "run"
 
 
-def disturbed(command: list[str], moments: random.Random, kills: int, kill_driver: bool) -> int:
-    """Start a run, kill some of its workers at random moments, and maybe the driver; its status."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    driver = subprocess.Popen(command, cwd=ROOT, **quiet)
+def started(command: list[str], log: Path) -> subprocess.Popen:
+    """A driver whose cluster computes."""
+    with log.open("w") as file:
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    until(lambda: tasks_of(driver), driver)
+    return driver
+
+
+def kill_workers(driver: subprocess.Popen, moments: random.Random, kills: int) -> int:
+    """Kill workers at so many random moments; at how many there was one that computed."""
+    killed = 0
     for _ in range(kills):
-        time.sleep(moments.uniform(0, 8))
-        below = psutil.Process(driver.pid).children(recursive=True)
+        time.sleep(moments.uniform(0, 6))
         with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended, or there is none
-            moments.choice([one for one in below if one.name().startswith("ray::")]).kill()
-    if kill_driver:
-        driver.kill()
-    return driver.wait()
+            moments.choice(tasks_of(driver)).kill()
+            killed += 1
+    return killed
+
+
+def tasks_of(driver: subprocess.Popen) -> list[psutil.Process]:
+    """The workers of a driver's own cluster that compute; not the agents, which end their node."""
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(driver.pid).children(recursive=True)
+        return [one for one in below if re.match(r"ray::\w+_tas", one.name())]  # cut by the kernel
+    return []
 
 
 def written(out: Path) -> int:
@@ -146,13 +198,24 @@ def until(reached: Any, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("repetition", range(REPETITIONS))
-def test_kills_at_random_moments_lose_nothing(repetition: int, store: Path, alone: Path):
+def test_kills_at_random_moments_lose_nothing(
+    repetition: int,
+    store: Path,
+    alone: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+):
     """Workers and once the driver; what is left is what a single process leaves."""
     moments = random.Random(repetition)
     words = [*WORDS, "--out", str(store), "--engine", "ray"]
     command = [sys.executable, "-m", "benchmarks.run", *words]
-    disturbed(command, moments, kills=moments.randint(1, 4), kill_driver=True)
-    assert disturbed(command, moments, kills=moments.randint(0, 2), kill_driver=False) == 0
+    first = started(command, tmp_path / "first.log")
+    killed = kill_workers(first, moments, kills=moments.randint(1, 4))
+    first.kill()
+    record_property("driver", first.wait())
+    again = started(command, tmp_path / "again.log")
+    record_property("workers", killed + kill_workers(again, moments, kills=moments.randint(0, 1)))
+    assert again.wait() == 0, (tmp_path / "again.log").read_text()
     for name in TABLES:
         ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (store, alone))
         assert ours == theirs, name

@@ -12,6 +12,7 @@ from benchmarks.experiment.config import RunOptions, parse_tasks
 from jaxprune.attacks import ATTACKS, AttackConfig, MADConfig
 from jaxprune.envs import make_env
 from jaxprune.losses import Hyper
+from jaxprune.ppo import REGIMES
 from jaxprune.pruning import Scope
 from jaxprune.validation import InputError
 
@@ -288,13 +289,9 @@ BAD = [
     ("--modes endpoints", ["mode 'endpoints'", "endpoint, trajectory"]),
     ("--regimes ppo,sappo", ["regime 'sappo'", "did you mean 'sa_ppo'", "jaxprune list regimes"]),
     ("--controls wide", ["control 'wide'", "narrow, rescaled"]),
-    ("--regimes ppo_decay --weight-decay 0", ["'ppo_decay'", "--weight-decay"]),
     ("--weight-decay 0.01", ["0.01", "ppo_decay"]),
     ("--regimes sa_ppo --regulariser convex --kappa 0", ["'sa_ppo'", "--kappa above 0"]),
-    ("--regimes sa_ppo --sa-eps 0", ["'sa_ppo'", "--sa-eps above 0"]),
     ("--kappa 0.2", ["0.2", "add sa_ppo to --regimes"]),
-    ("--regimes car --car-weight 0", ["'car'", "--car-weight above 0"]),
-    ("--regimes ppo,radial --sa-eps 0", ["'radial'", "--sa-eps above 0"]),
     ("--regimes radial --radial-weight -1", ["radial_weight -1", "[0, 1]"]),
     ("--regimes atla --adversary-rate nan", ["adversary_rate nan", "[0, 1]"]),
     ("--kappa nan --regimes sa_ppo", ["kappa nan", "[0, 1000]"]),
@@ -382,6 +379,20 @@ def test_bad_input_is_one_line_that_names_value_and_remedy(words: str, named: li
     assert "\n" not in message
     for part in named:
         assert part in message
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+@pytest.mark.parametrize("regime", [name for name, regime in REGIMES.items() if regime.needs])
+def test_what_a_regime_needs_is_a_number_above_zero(regime: str, value: str):
+    """A ball, a weight or a rate, for every regime; the task has one for whatever is not given."""
+    for field in REGIMES[regime].needs:
+        word = f"--{field.replace('_', '-')}"
+        own = ["--weight-decay", "0.1"] if regime == "ppo_decay" else []
+        with pytest.raises(InputError) as error:
+            check(parse(["--regimes", regime, *own, word, value])[0])
+        message = str(error.value)
+        assert "\n" not in message and f"{field} {value}" in message
+        assert (f"regime '{regime}'" in message and f"{word} above 0" in message) or value != "0"
 
 
 def test_an_alias_is_the_same_experiment():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imsave
 
 from benchmarks.report import sinks
 from benchmarks.report.sinks import NoSink, TensorBoard, make_sink, run_name, summaries
@@ -210,13 +211,30 @@ class FakeRun:
     def log(self, values: dict[str, float]) -> None:
         self.told.append(("log", self.name, values))
 
+    def log_artifact(self, artifact: "FakeArtifact") -> None:
+        self.told.append(("artifact", self.name, artifact.name, artifact.files))
+
     def finish(self) -> None:
         self.told.append(("finish", self.name))
+
+
+class FakeArtifact:
+    def __init__(self, name: str, type: str):
+        self.name, self.type, self.files = name, type, []
+
+    def add_file(self, file: str) -> None:
+        self.files.append(Path(file).name)
 
 
 class FakeWandb(types.ModuleType):
     class Error(Exception):
         pass
+
+    Artifact = FakeArtifact
+
+    @staticmethod
+    def Image(file: str) -> str:  # noqa: N802
+        return Path(file).name
 
     def __init__(self, logged_in: bool = True):
         super().__init__("wandb")
@@ -288,6 +306,40 @@ def test_wandb_has_a_run_per_chunk_whose_id_follows_from_the_settings(
     assert len(set(first)) == 2
     assert ids({"eps": 0.1, "seed": 0}) == first
     assert not set(ids({"seed": 1, "eps": 0.1})) & set(first)
+
+
+def leave_report(folder: Path) -> None:
+    """A small one, with a table and something that is no part of it."""
+    (folder / "report.md").write_text("# A run\n", encoding="utf-8")
+    for name in ("report.html", "returns.parquet", "experiment.json", ".lock"):
+        (folder / name).write_text("x")
+    imsave(folder / "returns.png", np.zeros((4, 6, 3), np.uint8))
+
+
+def test_tensorboard_shows_the_report(tmp_path: Path):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is absent")
+    leave_report(tmp_path)
+    make_sink("tensorboard", tmp_path, {}).report(tmp_path)
+    (file,) = (tmp_path / "tensorboard" / "report").iterdir()
+    assert {"returns", "report/text_summary"} <= read_events(file).keys()
+
+
+def test_wandb_keeps_the_report_as_an_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    leave_report(tmp_path)
+    make_sink("wandb", tmp_path, {}).report(tmp_path)
+    (_, settings), pictures, (_, run, name, files), end = wandb.told
+    assert settings["name"] == run == "report" and name.startswith("report-")
+    assert pictures == ("log", "report", {"returns": "returns.png"})
+    assert files == [
+        "experiment.json",
+        "report.html",
+        "report.md",
+        "returns.parquet",
+        "returns.png",
+    ]
+    assert end == ("finish", "report")
 
 
 def test_wandb_without_an_account_is_refused_before_anything_is_told(

@@ -47,6 +47,15 @@ def test_every_end_is_one_line_and_a_status(error, status, words, capsys):
     assert words in said and said.count("\n") == 1
 
 
+def test_a_page_of_help_whose_reader_leaves_ends_in_silence():
+    command = [sys.executable, "-m", "benchmarks.compare", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_the_traceback_is_shown_to_who_asks_for_it(monkeypatch, capsys):
     @guarded("kept")
     def main(argv):
