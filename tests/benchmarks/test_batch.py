@@ -11,12 +11,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.engines.mesh import is_global
 from benchmarks.engines.ray import check_engine
 from benchmarks.experiment import parse
 from benchmarks.runtime import command_line
@@ -114,10 +116,8 @@ def test_what_is_started_is_accepted_and_merged(
     (_, *run), *others = commands
     with memory():  # what opens gs:// need not be installed
         experiment, options = parse(run)
-    paper, _ = parse(
-        ["--preset", "paper", "--env", "hopper", "--chunk-seeds", str(experiment.chunk_seeds)]
-    )
-    assert experiment.settings() == paper.settings()
+    paper, _ = parse(["--preset", "paper", "--env", "hopper"])
+    assert experiment.settings() == replace(paper, chunk_seeds=experiment.chunk_seeds).settings()
     assert options.out is not None
     for _, folder in others:
         assert Path(folder).name == options.out.name
@@ -125,6 +125,7 @@ def test_what_is_started_is_accepted_and_merged(
     assert options.require in ("gpu", "tpu")
     assert sum(x in run for x in ("--shard", "--mesh", "--engine")) == 1
     check_engine(options)
+    assert is_global([(experiment, options)]) == (name == "jobset-tpu.yaml")
 
 
 @pytest.mark.parametrize(
