@@ -9,6 +9,7 @@ import importlib
 import os
 import platform
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -127,7 +128,9 @@ def cluster() -> Iterator[Any]:
         if port.isdecimal():  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         dashboard = False if address == "local" else None
-        ray.init(address, include_dashboard=dashboard, logging_level="WARNING")
+        with warnings.catch_warnings():  # it forks only to execute other programs
+            warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
+            ray.init(address, include_dashboard=dashboard, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"engine 'ray' cannot reach RAY_ADDRESS={address} ({str(error).splitlines()[0]}): "
