@@ -49,7 +49,7 @@ class Hyper:
     sa_ramp: Annotated[float, FRACTION] = 0.75
     """Fraction of training over which the radius grows linearly from 0."""
     radial_weight: Annotated[float, FRACTION] = 0.0
-    """Share of RADIAL's certified surrogate; PPO's has the rest (published: 0.5)."""
+    """Share of RADIAL's certified surrogate, PPO has the rest (published: 0.5, raw advantages)."""
     car_weight: Annotated[float, WEIGHT] = 0.0
     """Of CAR's adversarial surrogate, beside a clean one of weight 1, both over their sum."""
     car_temperature: Annotated[float, Range(0, 1e6, "(]")] = 1000.0

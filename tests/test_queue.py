@@ -103,3 +103,14 @@ def test_the_lanes_of_a_queue():
     assert queue_width(10**6, lanes=7) == 7
     assert queue_width(5, lanes=7) == 3  # 5 items on 2 devices
     assert QUEUE_LANES.keys() == LANES.keys()
+
+
+@given(size=st.integers(1, 500), lanes=st.integers(1, 40))
+def test_equal_items_are_done_as_soon_and_leave_no_round_half_empty(size, lanes):
+    """78 items per device in 32 lanes: three rounds of 26, not of 32, 32 and 14."""
+    assert queue_width(156, lanes=32) == 26
+    width, share = queue_width(size, lanes), -(-size // 2)
+    rounds = -(-share // lanes)
+    assert width <= lanes and rounds * width < share + rounds
+    assert lane_steps([1] * size, width) <= lane_steps([1] * size, min(lanes, share))
+    assert -(-share // width) == rounds

@@ -47,10 +47,8 @@ def check_engine(options: RunOptions) -> None:
     lookup(dict.fromkeys(ENGINES), options.engine, "engine")
     if options.engine != RAY:
         return
-    if options.shard is not None or options.distributed:
-        raise InputError(
-            "engine 'ray' deals out the blocks itself: leave out --shard and --distributed"
-        )
+    if options.shard is not None:
+        raise InputError("engine 'ray' deals out the blocks itself: leave out --shard")
     if options.sink != "none":
         raise InputError(
             f"sink {options.sink!r} is fed by one process, and engine 'ray' has many: choose sink "

@@ -37,7 +37,7 @@ WORDS = [*SMALL.split(), "--attacks", "random,mad", "--seeds", "3", "--chunk-see
     [
         ("--engine rya", "engine 'rya'"),
         ("--engine ray --shard 0/3", "leave out --shard"),
-        ("--engine ray --distributed", "leave out --shard and --distributed"),
+        ("--engine ray --mesh global", "leave out --shard and --engine"),
         ("--engine ray --sink wandb", "sink 'wandb' is fed by one process"),
         ("--engine ray --task-cpus 0", "task_cpus"),
     ],
