@@ -35,7 +35,7 @@ from tests.benchmarks.test_merge import ENV, THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
 from tests.probes import Drift
 from tests.quiet import Silent, quiet_work
-from tests.stores import Memory, memory, s3
+from tests.stores import KEYS, Memory, memory, s3
 
 ROOT = Path(__file__).parents[2]
 
@@ -283,6 +283,21 @@ def test_a_store_that_nobody_answers_at_is_named(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(Memory, "exists", lambda self, path: silent(path))
         assert merge.main([f"{address}/run"]) == 2
     assert "'gs://bucket/run' cannot be reached (Could not connect" in capsys.readouterr().err
+
+
+def test_missing_credentials_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    s3fs = pytest.importorskip("s3fs", reason="s3fs, of the extra `cloud`, is not installed")
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()  # what was told other credentials
+    assert merge.main(["s3://bucket/run"]) == 2
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert "cannot be reached (Unable to locate credentials)" in capsys.readouterr().err
 
 
 def test_a_sink_of_files_needs_a_local_folder():

@@ -22,7 +22,7 @@ from benchmarks.engines.process import prepared
 from benchmarks.experiment import parse
 from benchmarks.experiment.sharding import Shard, blocks_of
 from benchmarks.runtime.run_folder import CHUNKS, read_json
-from jaxprune.policy_io.addresses import as_path, files_below
+from jaxprune.policy_io.addresses import as_path, contents, files_below
 from jaxprune.validation import InputError
 from tests.benchmarks.test_resume import TABLES
 from tests.stores import s3
@@ -217,7 +217,7 @@ def test_kills_at_random_moments_lose_nothing(
     record_property("workers", killed + kill_workers(again, moments, kills=moments.randint(0, 1)))
     assert again.wait() == 0, (tmp_path / "again.log").read_text()
     for name in TABLES:
-        ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (store, alone))
+        ours, theirs = (contents(x / f"{name}.parquet") for x in (store, alone))
         assert ours == theirs, name
     left, expected = (
         {file.relative_to(run).parts[0] for file in files_below(run)} for run in (store, alone)
