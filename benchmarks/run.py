@@ -7,6 +7,7 @@ python -m benchmarks.run --policy policy.npz --env hopper
 python -m benchmarks.run --policy ppo.zip --policy-stats vecnormalize.pkl --env hopper
 python -m benchmarks.run --seeds 8 --chunk-seeds 2 --shard 0/4    # and 1/4, 2/4, 3/4; then merge
 python -m benchmarks.run --seeds 8 --chunk-seeds 2 --engine ray   # four tasks, of a cluster
+srun python -m benchmarks.run --mesh global    # one program on the devices of all processes
 
 The same command goes on where a killed run was.
 """
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from benchmarks.engines.mesh import accompany, ended, is_global
 from benchmarks.engines.process import Ready, begin, compute, prepared
 from benchmarks.engines.ray import RAY, check_engine, run_on_ray
 from benchmarks.experiment.config import parse_tasks
@@ -33,19 +35,27 @@ from jaxprune import devices
 AGAIN = "the same command goes on from there"
 
 
-@guarded(f"what was finished is kept, and when the cause is gone {AGAIN}")
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
+    return ended(_main(argv))
+
+
+@guarded(f"what was finished is kept, and when the cause is gone {AGAIN}")
+def _main(argv: Sequence[str]) -> int:
     told = command("run", *argv)
     asked = parse_tasks(argv)
     for _, options in asked:
         check_engine(options)
-    devices.configure()
+    devices.configure(join=is_global(asked))
     if asked[0][1].engine != RAY:  # whose workers look for themselves
         devices.check_platform(asked[0][1].require)
     console = make_console()
     for ready in [prepared(*one) for one in asked]:  # all are checked before one is computed
-        run(ready, told, console)
+        if devices.is_first():
+            run(ready, told, console)
+        else:
+            accompany(ready)
+    devices.leave()
     return 0
 
 
@@ -67,7 +77,7 @@ def run(ready: Ready, told: str, console: Console) -> None:
     with folder.locked():
         if options.engine == RAY:
             run_on_ray(ready, facts, console, stopping)
-        elif begin(ready, folder, facts, console):
+        elif devices.agreed(begin(ready, folder, facts, console)):
             stopping.install()
             compute(ready, folder, facts, sink, console, stopping.boundary)
         if shard.count > 1:

@@ -1,8 +1,9 @@
 """Populations on devices: the only module that knows how many there are.
 
 One code path for CPU cores, GPUs and TPU chips: the population axis is split by `shard_map` over
-the devices of this process, and each walks through its share: in chunks of `width` items, or in
-another way such as `jaxprune.queue`. Processes share nothing: each computes populations of its own.
+the devices, and each walks through its share: in chunks of `width` items, or in another way such as
+`jaxprune.queue`. Processes share nothing, unless they joined `jax.distributed`: then devices are
+those of all, and every process calls the same functions with the same arguments.
 """
 
 import os
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.extend.backend import clear_backends
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprune.types import AnyArray, Array, PyTree
@@ -25,6 +28,8 @@ LANES = {"cpu": 64, "gpu": 16384, "tpu": 16384}
 # What `check_platform` may ask for.
 ANY = "any"
 PLATFORMS = (ANY, "gpu", "tpu")
+# The axis of the mesh.
+POPULATION = "population"
 
 # Switches under which JAX refuses what is done here, and their values under which it does not.
 LENIENT = {
@@ -35,7 +40,9 @@ LENIENT = {
 }
 
 
-def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = None) -> None:
+def configure(
+    cpu_devices: int | None = None, cache_dir: str | Path | None = None, join: bool = False
+) -> None:
     """Prepare JAX for populations. Call once, before anything else touches a device.
 
     * One XLA device per CPU core: many small kernels run 2 to 4 times faster on two one-thread
@@ -46,9 +53,13 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     Args:
         cpu_devices: default: `_usable_cores()`. Accelerators are not affected.
         cache_dir: default: `$JAX_COMPILATION_CACHE_DIR`, else `~/.cache/jaxprune/xla`.
+        join: the processes that a launcher started together, for one program on the devices of all.
+            JAX asks Slurm, Open MPI or the TPU slice who they are; `JAX_COORDINATOR_ADDRESS`,
+            `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say it elsewhere.
 
     Raises:
-        InputError: no such device, a strict switch of JAX's, or no folder for the cache.
+        InputError: no such device, a strict switch of JAX's, no folder for the cache, or no
+            other processes.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices or _usable_cores())
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -56,7 +67,95 @@ def configure(cpu_devices: int | None = None, cache_dir: str | Path | None = Non
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if join:
+        _join()
     check_devices()
+    agreed(True)  # CPUs connect while all are here: Gloo waits 30 s for that, and later 30 min
+
+
+def _join() -> None:
+    """Joins the processes that a launcher started together; raises `InputError` without them."""
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    told = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    try:
+        numbers = {name: int(os.environ[x]) for name, x in told.items() if x in os.environ}
+        jax.distributed.initialize(**numbers)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"mesh 'global' finds no other processes ({reason}): start it with srun, mpirun or on "
+            "a TPU slice, set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and "
+            "JAX_PROCESS_ID, or leave out --mesh"
+        ) from None
+
+
+def leave() -> None:
+    """Waits for the slowest of the processes that joined, and parts: each has its CPUs left.
+
+    What a process alone writes or computes comes after it: Orbax would wait for the others, and so
+    would a TPU slice.
+    """
+    if jax.distributed.is_initialized():
+        agreed(True)
+        jax.distributed.shutdown()
+        clear_backends()
+        jax.config.update("jax_platforms", "cpu")
+
+
+def mesh_devices() -> list[jax.Device]:
+    """Returns the devices that a population is split over: of this process, or of all that joined.
+
+    `jax.devices()` of a process on a TPU slice are those of all in any case.
+    """
+    return jax.devices() if jax.distributed.is_initialized() else jax.local_devices()
+
+
+def is_first() -> bool:
+    """Returns whether this process writes: the first of those that joined, or one of its own."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def agreed(answer: bool) -> bool:
+    """Returns what the first process answers. All processes that joined wait for each other."""
+    if not jax.distributed.is_initialized():
+        return answer
+    split = NamedSharding(_mesh(), PartitionSpec(POPULATION))
+    of_first = np.full(jax.device_count(), answer and is_first())
+    return bool(np.any(fetch(_spread(split, of_first))))
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Returns arrays on the host. What is split over processes is whole in each of them."""
+    if not jax.distributed.is_initialized():
+        return jax.device_get(tree)
+    return jax.tree.map(_gathered, tree)  # leaf by leaf: every device holds all of it for a moment
+
+
+def _gathered(x: AnyArray) -> AnyArray:
+    if _is_here(x):
+        return jax.device_get(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_gathered(jax.random.key_data(x)))
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def _spread(sharding: NamedSharding, x: AnyArray) -> AnyArray:
+    """Returns what every process holds split over the devices of all."""
+    if not _is_here(x):
+        return x
+    held = x if isinstance(x, Array) else np.asarray(x)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+
+def _is_here(x: AnyArray) -> bool:
+    return not isinstance(x, Array) or x.is_fully_addressable
+
+
+def _mesh() -> jax.sharding.Mesh:
+    devices = mesh_devices()
+    return jax.make_mesh(
+        (len(devices),), (POPULATION,), (jax.sharding.AxisType.Auto,), devices=devices
+    )
 
 
 def default_cache() -> Path:
@@ -93,7 +192,7 @@ def check_devices() -> None:
 def check_platform(required: str) -> None:
     """Raises `InputError` unless the devices are of a kind: gpu, tpu, or any."""
     lookup(dict.fromkeys(PLATFORMS), required, "require")
-    found = jax.local_devices()[0].platform
+    found = mesh_devices()[0].platform
     if required not in (ANY, found):
         raise InputError(
             f"require {required!r} is not met, because JAX computes on a {found} here: start this "
@@ -116,7 +215,7 @@ def lane_width(lanes_per_item: int, size: int, lanes: int | None = None) -> int:
         size: items of the population; a small one is not padded to the full width.
         lanes: lanes per device; default: `LANES` of the kind of device in use.
     """
-    devices = jax.local_devices()
+    devices = mesh_devices()
     wide = (lanes or LANES[devices[0].platform]) // lanes_per_item
     return max(1, min(wide, -(-size // len(devices))))
 
@@ -134,7 +233,7 @@ class Layout(NamedTuple):
 
     def collect(self, results: PyTree) -> PyTree:
         """Fetches the results `[padded]` of the positions in the order of the items, `[size]`."""
-        return take(jax.device_get(results), self.place)
+        return take(fetch(results), self.place)
 
 
 def layout(size: int, width: int) -> Layout:
@@ -142,7 +241,7 @@ def layout(size: int, width: int) -> Layout:
 
     Items are dealt to the devices like cards, so that a sorted population is balanced.
     """
-    devices = len(jax.local_devices())
+    devices = len(mesh_devices())
     padded = -(-size // (devices * width)) * devices * width
     dealt = np.arange(padded).reshape(-1, devices).T.ravel()  # device d gets d, d + devices, ...
     return Layout(width, np.minimum(dealt, size - 1), np.argsort(dealt)[:size])
@@ -165,14 +264,11 @@ class Mapped:
     """
 
     def __init__(self, fn: Callable[..., PyTree], walk: Callable[..., PyTree] | None = None):
-        devices = jax.local_devices()
-        mesh = jax.make_mesh(
-            (len(devices),), ("population",), (jax.sharding.AxisType.Auto,), devices=devices
-        )
-        whole, split = PartitionSpec(), PartitionSpec("population")
+        mesh = _mesh()
+        whole, split = PartitionSpec(), PartitionSpec(POPULATION)
 
         def on_device(width: int, shared: PyTree, items: PyTree) -> PyTree:
-            share = jax.eval_shape(lambda x: take(x, slice(None, None, len(devices))), items)
+            share = jax.eval_shape(lambda x: take(x, slice(None, None, mesh.size)), items)
 
             def on_share(shared_full: PyTree, items_full: PyTree) -> PyTree:
                 own = _with_empty(shared_full, shared), _with_empty(items_full, share)
@@ -212,7 +308,10 @@ class Mapped:
 
         A process of several may not leave that to a jitted function.
         """
-        return jax.device_put((shared, items), self._shardings)
+        if not jax.distributed.is_initialized():
+            return jax.device_put((shared, items), self._shardings)
+        whole, split = (partial(_spread, x) for x in self._shardings)
+        return jax.tree.map(whole, shared), jax.tree.map(split, items)
 
     def lower(self, shared: PyTree, items: PyTree, width: int) -> jax.stages.Lowered:
         """For arguments of these shapes, as of a jitted function: a `jax.stages.Lowered`.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.devices import LANES, Mapped, lane_width, layout, take
+from jaxprune.devices import LANES, Mapped, lane_width, layout, mesh_devices, take
 from jaxprune.types import AnyArray, Array, PyTree
 
 # Items that one device steps together. Fewer than `LANES` on a CPU, where a step costs what its
@@ -65,8 +65,8 @@ def queue_width(size: int, lanes: int | None = None) -> int:
 
     The fewest with which equal items are done as soon: in rounds that are all full, to one lane.
     """
-    widest = lane_width(1, size, lanes or QUEUE_LANES[jax.local_devices()[0].platform])
-    share = max(-(-size // len(jax.local_devices())), 1)
+    widest = lane_width(1, size, lanes or QUEUE_LANES[mesh_devices()[0].platform])
+    share = max(-(-size // len(mesh_devices())), 1)
     return -(-share // -(-share // widest))
 
 
@@ -77,7 +77,7 @@ def lane_steps(lengths: Sequence[int], width: int) -> int:
         lengths: of the items, in the order of `map_queue`.
         width: lanes of a device.
     """
-    devices, total = len(jax.local_devices()), 0
+    devices, total = len(mesh_devices()), 0
     for device in range(min(devices, len(lengths))):
         ends = [0] * width
         for length in lengths[device::devices]:

@@ -64,6 +64,7 @@ def s3() -> Iterator[tuple[str, dict[str, str]]]:
             patch.setenv(name, value)
         reset = Request(f"{told['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
         urlopen(reset).close()  # what a server before it held in this process
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # clients of that server
         store = fsspec.filesystem("s3", endpoint_url=told["AWS_ENDPOINT_URL"])
         store.mkdir("bucket")
         try:

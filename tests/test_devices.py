@@ -1,6 +1,11 @@
 """Populations on two fake devices equal a plain `vmap`."""
 
+import os
+import socket
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxprune import devices
 from jaxprune.devices import LANES, Mapped, lane_width, layout, map_population
 
 
@@ -160,3 +166,56 @@ def test_lane_width_fills_the_lanes_but_not_with_padding(lanes_per_item, size, w
 
 def test_lane_width_knows_the_lanes_of_the_device():
     assert lane_width(1, 10**9) == LANES[jax.devices()[0].platform]
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def drawn(shared, item):
+    value = shared["by"] * item["x"] + jax.random.normal(item["key"])
+    return {"x": value, "key": jax.random.fold_in(item["key"], 1), "none": shared["none"]}
+
+
+def told() -> str:
+    """What a program, and agreement, make of everything that a population may hold."""
+    program, laid = Mapped(drawn), layout(7, 2)
+    items = {"x": np.arange(7, dtype=np.float32), "key": jax.random.split(jax.random.key(0), 7)}
+    shared = {"by": 2.0, "none": np.zeros(0)}
+    split = program(shared, laid.deal(items), 2)  # stays where it is
+    found = laid.collect(program(shared, {"x": split["x"], "key": split["key"]}, 2))
+    keys = np.asarray(jax.random.key_data(found["key"]))
+    answers = devices.agreed(devices.is_first()), devices.agreed(False)
+    shape, values = found["none"].shape, found["x"].tobytes() + keys.tobytes()
+    return f"{len(devices.mesh_devices())} {answers} {shape} {values.hex()}"
+
+
+JOINED = """
+from jaxprune import devices
+devices.configure(cpu_devices=1, join=True)
+from tests.test_devices import told
+print(told())
+devices.leave()
+print(len(devices.mesh_devices()))
+"""
+
+
+def test_processes_that_join_compute_what_one_does_with_as_many_devices():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    others = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | others | {"JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in running:
+        *_, joined, alone = process.communicate()[0].splitlines()
+        assert process.returncode == 0
+        assert joined == told() and joined.startswith("2 (True, False) (7, 0) ")
+        assert alone == "1"

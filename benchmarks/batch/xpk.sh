@@ -20,5 +20,5 @@ xpk workload create \
   --max-restarts 50 \
   --restart-on-exit-codes 75 \
   --termination-grace-period-seconds 30 \
-  --command "exec python -m benchmarks.run --preset paper --env hopper --out gs://$BUCKET/paper --chunk-seeds 1 --distributed --require tpu" \
+  --command "exec python -m benchmarks.run --preset paper --env hopper --out gs://$BUCKET/paper --chunk-seeds 1 --shard auto --require tpu" \
   "$@"

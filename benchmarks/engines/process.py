@@ -22,6 +22,7 @@ from benchmarks.stages import pipeline
 from benchmarks.stages.pipeline import list_chunks
 from benchmarks.stages.results import finish
 from benchmarks.stages.train import check_orders
+from jaxprune import devices
 from jaxprune.envs import Environment
 from jaxprune.types import Policy
 
@@ -99,6 +100,7 @@ def compute(
     with Display(console, count) as display, closing(sink):
         work = Work(chunks, display, sink.record)
         results = pipeline.run(design, ready.env, ready.loaded, work, shard)
+    devices.leave()  # the others have nothing to write
     facts |= {**results.facts, **display.seconds(), "damaged_chunks": chunks.damaged}
     facts |= {"seconds": round(time.monotonic() - started, 1)}
     finish(folder, results, facts, is_shard=shard.count > 1)

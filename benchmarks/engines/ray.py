@@ -9,6 +9,7 @@ import importlib
 import os
 import platform
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -46,10 +47,8 @@ def check_engine(options: RunOptions) -> None:
     lookup(dict.fromkeys(ENGINES), options.engine, "engine")
     if options.engine != RAY:
         return
-    if options.shard is not None or options.distributed:
-        raise InputError(
-            "engine 'ray' deals out the blocks itself: leave out --shard and --distributed"
-        )
+    if options.shard is not None:
+        raise InputError("engine 'ray' deals out the blocks itself: leave out --shard")
     if options.sink != "none":
         raise InputError(
             f"sink {options.sink!r} is fed by one process, and engine 'ray' has many: choose sink "
@@ -129,7 +128,9 @@ def cluster() -> Iterator[Any]:
         if port.isdecimal():  # Ray itself tries for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         dashboard = False if address == "local" else None
-        ray.init(address, include_dashboard=dashboard, logging_level="WARNING")
+        with warnings.catch_warnings():  # it forks only to execute other programs
+            warnings.filterwarnings("ignore", r"os\.fork", RuntimeWarning)
+            ray.init(address, include_dashboard=dashboard, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"engine 'ray' cannot reach RAY_ADDRESS={address} ({str(error).splitlines()[0]}): "

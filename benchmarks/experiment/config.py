@@ -142,11 +142,12 @@ class RunOptions:
     """Folder of the results, local or an address such as s3://bucket/run; default: results/ENV-ID,
     ID derived from the settings."""
     shard: str | None = None
-    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks Slurm, Kubernetes or
-    SkyPilot, and auto/COUNT does so for some tasks of COUNT; benchmarks.merge unites the parts."""
-    distributed: bool = False
-    """This is one of several processes that srun, mpirun or a TPU slice started: its index is the
-    shard."""
+    """The part of this process: INDEX/COUNT, e.g. 0/4; "auto" asks Slurm, Kubernetes, SkyPilot,
+    srun, mpirun or the TPU slice, and auto/COUNT does so for some tasks of COUNT; benchmarks.merge
+    unites the parts."""
+    mesh: str = "process"
+    """Devices that one program computes on: those of this process, or global: those of all
+    processes that srun, mpirun or a TPU slice started together."""
     engine: str = "none"
     """Choose what computes the blocks: none (this process) or ray (tasks of a cluster, of this
     machine or at RAY_ADDRESS)."""

@@ -14,7 +14,7 @@ import jax
 
 from benchmarks.experiment.design import Block, Design
 from jaxprune.attacks import Attack, AttackConfig, facts_of
-from jaxprune.devices import lane_width
+from jaxprune.devices import lane_width, mesh_devices
 from jaxprune.envs import EnvSpec
 from jaxprune.ppo import PPOConfig
 from jaxprune.queue import queue_width
@@ -82,7 +82,7 @@ def _of_training(
 ) -> Iterator[Need]:
     agents, weights = counts.agents, network_size(config.hidden, spec)
     leaves, width = len(config.hidden) + 1, lane_width(config.num_envs, max(agents, 1), lanes)
-    at_a_time = len(jax.local_devices()) * width
+    at_a_time = len(mesh_devices()) * width
     yield Need(
         f"networks of {weights:,} parameters",
         "smaller --hidden, fewer --seeds, or smaller --chunk-seeds and more shards",
@@ -110,7 +110,7 @@ def _of_cells(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
     chooses = any(attack.members(spec) > 1 for attack in design.attacks.values())
     chosen = max(experiment.attack.selection.rounds) if chooses else 0
     played = max(episodes, chosen)  # of a cell, in a call
-    lanes = len(jax.local_devices()) * queue_width(cells * played, experiment.lanes)
+    lanes = len(mesh_devices()) * queue_width(cells * played, experiment.lanes)
     yield Need(
         f"masks of {counts.all_cells:,} cells",
         "smaller --hidden, a shorter --sparsity-grid, fewer --seeds, or more shards",
@@ -140,7 +140,7 @@ def _of_cells(design: Design, spec: EnvSpec, counts: _Counts) -> Iterator[Need]:
 def _of_attacks(
     attacks: Mapping[str, Attack], config: AttackConfig, spec: EnvSpec, counts: _Counts
 ) -> Iterator[Need]:
-    devices = len(jax.local_devices())
+    devices = len(mesh_devices())
     points = max(attack.cost.queries for attack in attacks.values())
     members = max(attack.members(spec) for attack in attacks.values())
     data = max(_learning_data(name, config) for name in attacks)
@@ -225,7 +225,6 @@ def host_bytes() -> float:
 
 
 def device_bytes() -> float | None:
-    """Memory of the accelerators of this process; None where the devices use the machine's."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    limits = [one["bytes_limit"] for one in stats if one and "bytes_limit" in one]
-    return sum(limits) if limits else None
+    """Memory of the accelerators, all alike; None where the devices use the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats["bytes_limit"] * len(mesh_devices()) if "bytes_limit" in stats else None

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from benchmarks.experiment.config import Experiment
 from benchmarks.experiment.design import Block, Design
 from benchmarks.experiment.memory import check_memory, needs, network_size
 from benchmarks.experiment.sharding import ALONE, Shard, blocks_of
 from jaxprune.attacks import Attack, facts_of
-from jaxprune.devices import LANES
+from jaxprune.devices import LANES, mesh_devices
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy_io import PolicyFile
 from jaxprune.validation import InputError
@@ -92,7 +90,7 @@ def attacking(design: Design, weights: int, spec: EnvSpec) -> tuple[float, float
 
 def _check_seconds(seconds: float) -> None:
     """Raises `InputError` for a run that nobody waits for, on devices as fast as these may be."""
-    parallel = LANES[jax.local_devices()[0].platform] / LANES["cpu"]
+    parallel = LANES[mesh_devices()[0].platform] / LANES["cpu"]
     if seconds > MOST_YEARS * YEAR * parallel:
         raise InputError(
             f"the run would take {seconds / YEAR:,.3g} years, and {MOST_YEARS} is the limit: "
@@ -160,8 +158,8 @@ def make_plan(
     lines = [
         *_work(design.experiment, env.spec, design.attacks, amounts, file),
         f"compile   {len(programs)} programs: {', '.join(programs)}",
-        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {jax.local_device_count()} "
-        f"{jax.local_devices()[0].platform} device(s), cold cache; rough",
+        f"estimate  {seconds / 60:.1f} min and {gib:.1f} GiB on {len(mesh_devices())} "
+        f"{mesh_devices()[0].platform} device(s), cold cache; rough",
         f"chunks    {blocks} blocks of {design.experiment.block_seeds} seeds (shard {shard})",
         f"results   {folder}",
     ]
@@ -188,7 +186,7 @@ def _programs(block: Block, attacks: Mapping[str, Attack]) -> tuple[str, ...]:
 
 def _seconds(spec: EnvSpec, amounts: Amounts, programs: int) -> float:
     """Returns an estimate of the whole run: compiling, then stepping or computing."""
-    devices = len(jax.local_devices())
+    devices = len(mesh_devices())
     cost = TASK_COST.get(re.sub(r"-v\d+$", "", spec.name), 1.0)
     rate = STEPS_PER_SECOND[spec.backend] / cost * devices
     played = (amounts.episodes + amounts.choosing) * TYPICAL * spec.horizon

@@ -26,6 +26,8 @@ RANKS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 }
 TPU_INDEX, TPU_HOSTS = "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"
+# Of an indexed Kubernetes job.
+JOB_INDEX = "JOB_COMPLETION_INDEX"
 SKY_INDEX, SKY_JOBS = "SKYPILOT_JOB_RANK", "SKYPILOT_NUM_JOBS"
 
 
@@ -53,8 +55,8 @@ def find_shard(
 ) -> Shard:
     """Returns the shard of this process: as its command line, scheduler or launcher says.
 
-    Processes share nothing but the folder of the results. None of them joins `jax.distributed`,
-    whose processes have to end together, while shards take different times.
+    Shards share nothing but the folder of the results. None of them joins `jax.distributed`, whose
+    processes have to end together, while shards take different times.
 
     Args:
         options: of the command line.
@@ -68,16 +70,9 @@ def find_shard(
             folder that holds the shards of another partition.
     """
     asked = options.shard
-    if options.distributed:
-        if asked is not None:
-            raise InputError(
-                f"shard {asked!r} and --distributed contradict each other: the index of the "
-                "process is the shard, so leave out --shard"
-            )
-        shard = shard_of_process(environment)
-    elif asked is None:
+    if asked is None:
         return ALONE
-    elif asked == AUTO or asked.startswith(f"{AUTO}/"):
+    if asked == AUTO or asked.startswith(f"{AUTO}/"):
         shard = shard_of_scheduler(environment, asked.removeprefix(AUTO).removeprefix("/"))
     else:
         shard = parse_shard(asked)
@@ -108,8 +103,8 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard:
-    """Returns the shard of a task of a Slurm array, of a pod of an indexed Kubernetes job, or of
-    one of the managed jobs that SkyPilot started together.
+    """Returns the shard of a task of a Slurm array, of a pod of an indexed Kubernetes job, of one
+    of the managed jobs that SkyPilot started together, or of a process that a launcher started.
 
     Args:
         environment: variables of the process.
@@ -126,18 +121,9 @@ def shard_of_scheduler(environment: Mapping[str, str], count: str = "") -> Shard
         return _of_whole_array(env)
     if SKY_INDEX in env:
         return parse_shard(f"{env[SKY_INDEX]}/{count or env.get(SKY_JOBS, '1')}")
-    if "JOB_COMPLETION_INDEX" in env:
-        if not count:
-            raise InputError(
-                f"JOB_COMPLETION_INDEX {env['JOB_COMPLETION_INDEX']} is one of an unknown number: "
-                f"set {COUNT} to the completions of the job"
-            )
-        return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{count}")
-    raise InputError(
-        f"shard {AUTO!r} finds no scheduler: SLURM_ARRAY_TASK_ID (Slurm array), "
-        f"JOB_COMPLETION_INDEX (indexed Kubernetes job) and {SKY_INDEX} (SkyPilot) are not set; "
-        "give --shard INDEX/COUNT"
-    )
+    if JOB_INDEX in env and count:
+        return parse_shard(f"{env[JOB_INDEX]}/{count}")
+    return shard_of_process(env)
 
 
 def _of_whole_array(env: Mapping[str, str]) -> Shard:
@@ -171,14 +157,19 @@ def shard_of_process(environment: Mapping[str, str]) -> Shard:
     for index, size in RANKS.values():
         if index in env and size in env:
             return parse_shard(f"{env[index]}/{env[size]}")
-    if TPU_INDEX in env and env.get(TPU_HOSTS):
-        return parse_shard(f"{env[TPU_INDEX]}/{len(env[TPU_HOSTS].split(','))}")
-    if "JOB_COMPLETION_INDEX" in env and COUNT in env:
-        return parse_shard(f"{env['JOB_COMPLETION_INDEX']}/{env[COUNT]}")
+    hosts = env.get(TPU_HOSTS, "").split(",")
+    if TPU_INDEX in env and len(hosts) > 1:
+        return parse_shard(f"{env[TPU_INDEX]}/{len(hosts)}")
+    if JOB_INDEX in env:
+        raise InputError(
+            f"{JOB_INDEX} {env[JOB_INDEX]} is one of an unknown number: set {COUNT} to the "
+            "completions of the job"
+        )
     known = ", ".join(f"{index} and {size} ({name})" for name, (index, size) in RANKS.items())
     raise InputError(
-        f"--distributed finds no launcher: set {known}, {TPU_INDEX} and {TPU_HOSTS} (TPU slice), "
-        f"or JOB_COMPLETION_INDEX and {COUNT} (Kubernetes); or give --shard INDEX/COUNT"
+        f"shard {AUTO!r} finds no scheduler: set SLURM_ARRAY_TASK_ID (Slurm array), {JOB_INDEX} "
+        f"and {COUNT} (Kubernetes), {SKY_INDEX} (SkyPilot), {known}, or {TPU_INDEX} and "
+        f"{TPU_HOSTS} (TPU slice); or give --shard INDEX/COUNT"
     )
 
 

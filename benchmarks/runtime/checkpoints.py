@@ -6,6 +6,7 @@ settings would have written has another name. The first line of a file is JSON f
 the checksum, the rest is safetensors, which are read ten times as fast as `.npz`.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -20,6 +21,7 @@ from safetensors.numpy import load, save
 from benchmarks.runtime.arrays import Arrays, decoded, encoded, part
 from benchmarks.runtime.atomic import write_whole
 from benchmarks.runtime.read_ahead import ReadAhead
+from jaxprune.devices import agreed
 from jaxprune.policy_io.addresses import contents, remove_folder, times_in
 
 What: TypeAlias = Mapping[str, Any]
@@ -50,8 +52,17 @@ class Chunks:
         """The arrays of a chunk; None where it is absent or damaged, and then to be computed.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read, or only by the first of the processes that joined.
         """
+        held = self._held(what)
+        if not agreed(held is not None):
+            return None
+        if held is None:
+            reason = "the first process has this chunk: give an --out that all processes share"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.file(**what)))
+        return held
+
+    def _held(self, what: What) -> Arrays | None:
         file = self.file(**what)
         try:
             content = self._contents(file)
@@ -110,6 +121,16 @@ class Chunks:
 
     def _header(self, what: What) -> dict[str, object]:
         return {"chunk": json.loads(json.dumps(what)), "identity": self._identity}
+
+
+class OthersChunks(Chunks):
+    """Those that the first of the processes writes, which compute the same."""
+
+    def put(self, arrays: Mapping[str, np.ndarray], **what: object) -> None:
+        """Leaves it to the first process."""
+
+    def drop(self, **what: object) -> None:
+        """Leaves it to the first process."""
 
 
 def _read(content: bytes, expected: Mapping[str, object]) -> Arrays | None:

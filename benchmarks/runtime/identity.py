@@ -25,6 +25,7 @@ from jaxprune import policy
 from jaxprune.attacks import ATTACKS
 from jaxprune.certify import activations
 from jaxprune.certify.certificates import BOUNDS
+from jaxprune.devices import mesh_devices
 from jaxprune.envs import TASKS
 from jaxprune.ppo import REGIMES
 from jaxprune.ppo.robust import REGULARISERS
@@ -71,7 +72,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
 def identity() -> dict[str, object]:
     """Returns JSON values that are equal where equal settings have equal results."""
-    devices = jax.local_devices()
+    devices = mesh_devices()
     return {
         "code": _code_digest(),
         "versions": {name: metadata.version(name) for name in PACKAGES},

@@ -11,7 +11,7 @@ from benchmarks.experiment.design import ATTACK, CHOOSE, key_for
 from benchmarks.runtime.compilation import Program, Programs
 from benchmarks.stages.base import blocks
 from jaxprune.cells import Cell
-from jaxprune.devices import layout, take
+from jaxprune.devices import layout, mesh_devices, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
 from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, timeless, turns
@@ -60,7 +60,7 @@ class BlockEvaluator(Evaluator):
         sizes = [episodes.size for episodes in (self.reported, *self.rounds)]
         self.most = max(sizes)
         self.width = queue_width(cells * self.most, experiment.lanes)
-        together = len(jax.local_devices()) * self.width * EPISODES_PER_LANE
+        together = len(mesh_devices()) * self.width * EPISODES_PER_LANE
         self.queued = self.most * min(cells, max(together // self.most, 1))
         self.cells = self.queued // min(sizes)
         self.layout = layout(self.queued, width=1)

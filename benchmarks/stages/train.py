@@ -26,7 +26,7 @@ from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, un
 from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.compilation import Program, Programs
 from benchmarks.stages.base import Columns, train_chunk
-from jaxprune.devices import Mapped, lane_width, layout, take
+from jaxprune.devices import Mapped, agreed, fetch, lane_width, layout, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.losses import Hyper
 from jaxprune.policy_io.labels import DENSE
@@ -178,12 +178,12 @@ class Trainer:
         for call in range(done, self.calls):
             item = (state, start.hyper, orders_of_calls[call])
             state, metric = train.result()((), item)
-            metrics.append(jax.device_get(metric))
+            metrics.append(fetch(metric))
             work.progress.advance(per_call)
-            if call + 1 < self.calls and time.monotonic() - kept >= KEEP_SECONDS:
+            if call + 1 < self.calls and agreed(time.monotonic() - kept >= KEEP_SECONDS):
                 told = under("metrics", packed(_joined(metrics)))
                 count = {"calls": np.array(call + 1)}
-                held = under("state", packed(state)) | told | count
+                held = under("state", packed(fetch(state))) | told | count
                 work.chunks.put(held, **train_chunk(block.id, self.family, "state"))
                 kept = time.monotonic()
         final, joined = self.layout.collect(

@@ -37,7 +37,7 @@ from jaxprune.attacks.config import MADConfig, SarsaConfig
 from jaxprune.cells import Cell, masked_policy
 from jaxprune.certify.crown_ibp import output_changes
 from jaxprune.certify.query import make_query
-from jaxprune.devices import Mapped, lane_width, map_population, take
+from jaxprune.devices import Mapped, lane_width, map_population, mesh_devices, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo.advantages import no_returns, update_stats
@@ -128,7 +128,7 @@ def train(
         against: how the critic is descended while data are collected.
     """
     size = len(victims.cells.agent)
-    group = len(jax.local_devices()) * lane_width(config.num_envs, size, victims.lanes)
+    group = len(mesh_devices()) * lane_width(config.num_envs, size, victims.lanes)
     found = []
     for start in range(0, size, group):  # because the data of all victims do not fit
         index = np.minimum(np.arange(start, start + group), size - 1)

@@ -11,12 +11,14 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.engines.mesh import is_global
 from benchmarks.engines.ray import check_engine
 from benchmarks.experiment import parse
 from benchmarks.runtime import command_line
@@ -109,22 +111,21 @@ def test_what_is_started_is_accepted_and_merged(
     """One experiment, the same for all of them, and then the merge of the folder it went to."""
     monkeypatch.setattr(command_line, "_check_word", lambda *_: None)  # nobody answers there
     commands = started(name, tmp_path)
-    merges = [] if name in RAY else ["benchmarks.merge"]
+    merges = [] if name in (*RAY, "jobset-tpu.yaml") else ["benchmarks.merge"]
     assert [words[0] for words in commands] == ["benchmarks.run", *merges]
     (_, *run), *others = commands
     with memory():  # what opens gs:// need not be installed
         experiment, options = parse(run)
-    paper, _ = parse(
-        ["--preset", "paper", "--env", "hopper", "--chunk-seeds", str(experiment.chunk_seeds)]
-    )
-    assert experiment.settings() == paper.settings()
+    paper, _ = parse(["--preset", "paper", "--env", "hopper"])
+    assert experiment.settings() == replace(paper, chunk_seeds=experiment.chunk_seeds).settings()
     assert options.out is not None
     for _, folder in others:
         assert Path(folder).name == options.out.name
     assert is_address(options.out) or name == "slurm.sbatch"
     assert options.require in ("gpu", "tpu")
-    assert sum(x in run for x in ("--shard", "--distributed", "--engine")) == 1
+    assert sum(x in run for x in ("--shard", "--mesh", "--engine")) == 1
     check_engine(options)
+    assert is_global([(experiment, options)]) == (name == "jobset-tpu.yaml")
 
 
 @pytest.mark.parametrize(
@@ -270,15 +271,8 @@ def test_the_structure_of_a_jobset():
     assert "kueue.x-k8s.io/queue-name" in jobset["metadata"]["labels"]
     assert jobset["spec"].keys() == {"failurePolicy", "replicatedJobs"}
     assert jobset["spec"]["failurePolicy"].keys() == {"maxRestarts", "rules"}
-    names = []
-    for job in jobset["spec"]["replicatedJobs"]:
-        assert {"name", "replicas", "template"} <= job.keys()
-        assert job.keys() <= {"name", "replicas", "template", "dependsOn"}
-        for before in job.get("dependsOn", ()):
-            assert before["name"] in names
-            assert before["status"] == "Complete"
-        names.append(job["name"])
-    assert names == ["run", "merge"]
+    (job,) = jobset["spec"]["replicatedJobs"]
+    assert job.keys() == {"name", "replicas", "template"} and job["name"] == "run"
 
 
 def lost(given: Any, kept: Any, where: str = "") -> list[str]:

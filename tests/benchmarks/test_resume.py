@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,7 +119,7 @@ def test_two_processes_at_once_write_what_one_does(how: str, tmp_path: Path):
         each = [["--shard", f"{i}/2"] for i in range(2)]
         told: list[dict[str, str]] = [{}, {}]
     else:
-        each = [["--distributed"], ["--distributed"]]
+        each = [["--shard", "auto"], ["--shard", "auto"]]
         told = [{"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)} for i in range(2)]
     together([command(two) + words + mine for mine in each], told)
     unite = [sys.executable, "-m", "benchmarks.merge", str(two)]
@@ -126,6 +127,65 @@ def test_two_processes_at_once_write_what_one_does(how: str, tmp_path: Path):
     for name in TABLES:
         ours, theirs = ((x / f"{name}.parquet").read_bytes() for x in (two, one))
         assert ours == theirs, name
+
+
+# Starts a program on so many devices.
+ON_DEVICES = """
+import sys
+from benchmarks import run
+from jaxprune import devices
+count = int(sys.argv[1])
+devices._usable_cores = lambda: count
+sys.exit(run.main(sys.argv[2:]))
+"""
+
+
+def on_devices(count: int, out: Path, *more: str) -> list[str]:
+    words = [*SMALL.split(), "--out", str(out), *more]
+    return [sys.executable, "-c", ON_DEVICES, str(count), *words]
+
+
+def started_together(out: Path) -> list[subprocess.Popen[bytes]]:
+    """Two processes of two devices each, which are one mesh."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    words = on_devices(2, out, "--mesh", "global")
+    return [
+        subprocess.Popen(words, cwd=ROOT, env=os.environ | told | {"JAX_PROCESS_ID": str(i)})
+        for i in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_a_mesh_of_two_processes_writes_what_one_with_as_many_devices_does(tmp_path: Path):
+    """Killed in the middle, and started again."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(on_devices(4, one), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    killed = started_together(two)
+    while len(list(two.glob("chunks/*.chunk"))) < 3:
+        assert [process.poll() for process in killed] == [None, None]
+        time.sleep(0.1)
+    for process in killed:
+        process.kill()
+        process.wait()
+    assert [process.wait() for process in started_together(two)] == [0, 0]
+    assert_same(two, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_sigterm_to_one_of_a_mesh_ends_it_soon(told: int, tmp_path: Path):
+    processes = started_together(tmp_path / "run")
+    while not list(tmp_path.glob("run/chunks/*.chunk")):
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.1)
+    processes[told].terminate()
+    assert processes[told].wait(timeout=15) == RESTART
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def test_sigterm_ends_it_soon_with_the_status_that_means_again(

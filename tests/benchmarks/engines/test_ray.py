@@ -37,7 +37,7 @@ WORDS = [*SMALL.split(), "--attacks", "random,mad", "--seeds", "3", "--chunk-see
     [
         ("--engine rya", "engine 'rya'"),
         ("--engine ray --shard 0/3", "leave out --shard"),
-        ("--engine ray --distributed", "leave out --shard and --distributed"),
+        ("--engine ray --mesh global", "leave out --shard and --engine"),
         ("--engine ray --sink wandb", "sink 'wandb' is fed by one process"),
         ("--engine ray --task-cpus 0", "task_cpus"),
     ],
@@ -106,7 +106,7 @@ def test_no_worker_idles_while_blocks_are_left(record_property: Callable[[str, o
     """Eight blocks, one of them three times as long, on two workers: 100 % at best."""
     pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
     blocks = [3.0 if block != 3 else 9.0 for block in range(8)]
-    shards = [[sum(blocks[i] for i in blocks_of(8, Shard(shard, 2)))] for shard in range(2)]
+    shards = [[sum(blocks[i] for i in blocks_of(range(8), Shard(shard, 2)))] for shard in range(2)]
     with engines.cluster() as ray:
         cpus = int(ray.cluster_resources()["CPU"]) // 2
         _, options = parse([*WORDS, "--engine", "ray", "--task-cpus", str(cpus)])

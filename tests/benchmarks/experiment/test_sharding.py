@@ -117,9 +117,9 @@ def test_a_folder_keeps_its_partition(submitted: dict[str, str], asked: str, tmp
     ids=lambda environment: next(iter(environment)),
 )
 def test_a_launcher_tells_a_process_its_shard(environment: dict[str, str], tmp_path: Path):
-    asked = RunOptions(distributed=True, out=tmp_path)
+    asked = RunOptions(shard="auto", out=tmp_path)
     assert shard_of(asked, environment) == Shard(1, 3)
-    with pytest.raises(InputError, match=r"finds no launcher.*give --shard INDEX/COUNT"):
+    with pytest.raises(InputError, match=r"give --shard INDEX/COUNT|set JAXPRUNE_SHARDS"):
         shard_of(asked, dict([next(iter(environment.items()))]))
 
 
@@ -136,9 +136,13 @@ def test_more_shards_than_blocks():
     assert shard_of(RunOptions()) == ALONE
 
 
-def test_a_shard_and_processes_contradict_each_other():
-    with pytest.raises(InputError, match="leave out --shard"):
-        shard_of(RunOptions(shard="0/2", distributed=True))
+def test_a_single_host_of_a_tpu_is_no_slice(tmp_path: Path):
+    """Pods of an indexed job on such hosts are told that they are the only one."""
+    told = {"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost", "JOB_COMPLETION_INDEX": "2"}
+    asked = RunOptions(shard="auto", out=tmp_path)
+    assert shard_of(asked, told | {"JAXPRUNE_SHARDS": "3"}) == Shard(2, 3)
+    with pytest.raises(InputError, match="set JAXPRUNE_SHARDS"):
+        shard_of(asked, told)
 
 
 @pytest.mark.parametrize(

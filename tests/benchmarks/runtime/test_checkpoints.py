@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.runtime import checkpoints
 from benchmarks.runtime.arrays import decoded, encoded, packed, skeleton, unpacked
 from benchmarks.runtime.atomic import sweep, write_whole
-from benchmarks.runtime.checkpoints import Chunks, Work, env_steps
+from benchmarks.runtime.checkpoints import Chunks, OthersChunks, Work, env_steps
 from jaxprune.rollout import Episode
 
 ARRAYS = {
@@ -72,6 +73,20 @@ def test_a_damaged_chunk_is_absent_and_named(tmp_path: Path, damage: str):
     assert chunks.damaged == ["certify 0.5"]
     chunks.put(ARRAYS, stage="certify", eps=0.5)
     assert chunks.get(stage="certify", eps=0.5) is not None
+
+
+def test_processes_agree_on_which_chunks_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first of them decides, and it alone writes."""
+    chunks = OthersChunks(tmp_path, {})
+    chunks.put(ARRAYS, stage="train")
+    assert not list(tmp_path.iterdir())
+    Chunks(tmp_path, {}).put(ARRAYS, stage="train")
+    chunks.drop(stage="train")
+    assert chunks.get(stage="train") is not None
+    monkeypatch.setattr(checkpoints, "agreed", lambda held: not held)
+    assert chunks.get(stage="train") is None
+    with pytest.raises(FileNotFoundError, match="give an --out that all processes share"):
+        chunks.get(stage="attack")
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path):
