@@ -62,9 +62,11 @@ def profile(path: Path) -> list[str]:
         "",
         f"{plain(described['device'])}, git {plain(str(described['git']))}",
         "",
+        steps_that_count(described),
+        "",
         *markdown_table(("stage", "seconds", "CPU seconds", "% of CPU"), stage_rows(described), 1),
         "",
-        *compile_lines(described),
+        compile_line(described),
         "",
         *markdown_table(
             ("attack", "eps", "victim", "prepare s", "choose s", "play s", "us per env step"),
@@ -86,19 +88,23 @@ def stage_rows(described: Json) -> Iterator[list[str]]:
         yield [name, f"{seconds:.1f}", f"{used:.1f}", f"{100 * used / max(total, 1e-9):.0f}"]
 
 
-def compile_lines(described: Json) -> Iterator[str]:
-    """Yields what was compiled, and how many of the simulated steps count."""
-    spent, lanes = described["compiling"], described["lanes"]
-    large = ", ".join(f"{name} {seconds:.1f}" for name, seconds in described["programs"].items())
-    yield (
-        f"Compilation: tracing {spent['tracing']:.1f} s, XLA {spent['xla']:.1f} s in "
-        f"{described['compilations']} programs, of which the large ones ({large}) side by side."
-    )
-    yield ""
+def steps_that_count(described: Json) -> str:
+    """Returns how many of the steps that lanes simulated belong to an episode."""
+    lanes = described["lanes"]
     share = 100 * lanes["counted"] / max(lanes["simulated"], 1)
-    yield (
+    return (
         f"Episodes: {lanes['counted']:,} env steps count of {lanes['simulated']:,} that lanes took "
         f"({share:.1f} %)."
+    )
+
+
+def compile_line(described: Json) -> str:
+    """Returns what was compiled."""
+    spent = described["compiling"]
+    large = ", ".join(f"{name} {seconds:.1f}" for name, seconds in described["programs"].items())
+    return (
+        f"Compilation: tracing {spent['tracing']:.1f} s, XLA {spent['xla']:.1f} s in "
+        f"{described['compilations']} programs, of which the large ones ({large}) side by side."
     )
 
 

@@ -47,5 +47,10 @@ def mask_policy(policy: Policy, masks: Masks | None) -> Policy:
 
 def sparsity_of(masks: Masks, prunable: Prunable = actor_kernels) -> Array:
     """Fraction of the prunable weights that one agent's masks remove, `[]`."""
-    leaves = [leaf for name, leaf in named_leaves(masks) if prunable(name)]
-    return jnp.sum(jnp.stack([jnp.sum(~x) for x in leaves])) / sum(x.size for x in leaves)
+    return _removed([leaf for name, leaf in named_leaves(masks) if prunable(name)])
+
+
+@_as_one
+def _removed(masks: list[Array]) -> Array:
+    """Fraction of the entries that are False, `[]`."""
+    return jnp.sum(jnp.stack([jnp.sum(~x) for x in masks])) / sum(x.size for x in masks)

@@ -14,7 +14,7 @@ from jaxprune.pruning.methods import Method, Target, find_method, make_target
 from jaxprune.pruning.removal import masks_at, next_masks, rank_units
 from jaxprune.pruning.scope import Scope
 from jaxprune.pruning.scores import Batch
-from jaxprune.types import Array, Key, Masks, Policy
+from jaxprune.types import AnyArray, Array, Key, Masks, Policy
 from jaxprune.validation import SPARSITY, InputError, check_arguments
 
 
@@ -71,17 +71,16 @@ def prune(
     if not levels:
         raise InputError("sparsity is an empty sequence: give at least one value in [0, 1)")
     targets = [make_target(chosen, policy.params, scope, allocation, level) for level in levels]
-    counts = jnp.asarray([target.counts for target in targets])  # [S, leaves]
+    counts = np.asarray([target.counts for target in targets])  # [S, leaves]
 
     shape = policy.params.log_std.shape[:-1]
     agents = math.prod(shape)
     key = jax.random.key(0) if key is None else key
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(agents))
     flat = jax.tree.map(
         lambda x: jnp.reshape(x, (agents, *jnp.shape(x)[len(shape) :])),
         (policy, batch if chosen.needs_data else None),
     )
-    masks = _masks(*flat, keys, counts, targets[0].groups, method=chosen, scope=scope)
+    masks = _masks(*flat, key, counts, targets[0].groups, method=chosen, scope=scope)
     shape = shape if np.ndim(sparsity) == 0 else (*shape, len(levels))
     return jax.tree.map(lambda m: m.reshape(*shape, *m.shape[2:]), masks)
 
@@ -90,14 +89,16 @@ def prune(
 def _masks(
     policy: Policy,
     batch: Batch | None,
-    keys: Array,
-    counts: Array,
+    key: Key,
+    counts: AnyArray,
     groups: Array,
     *,
     method: Method,
     scope: Scope,
 ) -> Masks:
-    """`[agents]` policies, batches and keys, `[S, leaves]` counts -> masks `[agents, S]`."""
+    """`[agents]` policies and batches, a key, `[S, leaves]` counts -> masks `[agents, S]`."""
+    agents = jnp.arange(len(policy.params.log_std))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(agents)
 
     def of_agent(policy: Policy, batch: Batch | None, key: Key) -> Masks:
         start = dense(policy.params)

@@ -32,6 +32,7 @@ FEW = 8
 CAP = 2.0
 
 
+@partial(jax.jit, static_argnames="share")
 def cvar(samples: AnyArray, share: float) -> AnyArray:
     """Conditional value at risk: the mean of the lowest `share` of the last axis, at least one.
 
@@ -46,6 +47,7 @@ def cvar(samples: AnyArray, share: float) -> AnyArray:
     return jnp.sort(samples, axis=-1)[..., :count].mean(-1)
 
 
+@partial(jax.jit, static_argnames="axis")
 def iqm(samples: ArrayLike, axis: int | None = None) -> Array:
     """Interquartile mean: what is left without the lowest and the highest floor(n / 4) samples.
 
@@ -81,6 +83,7 @@ def area(eps: Sequence[float], returns: ArrayLike) -> Array:
     return jnp.trapezoid(jnp.asarray(returns), jnp.asarray(eps), axis=0) / eps[-1]
 
 
+@partial(jax.jit, static_argnames=("resamples", "level"))
 def probability_of_improvement(
     key: Key, x: Array, y: Array, *, resamples: int = 2000, level: float = 0.95
 ) -> Interval:

@@ -75,9 +75,13 @@ def victim(head: str, seed: int = 0, obs_size: int = 4, masked: bool = False):
     return mask_policy(policy, prune(policy, "magnitude", 0.5)) if masked else policy
 
 
-@cache
 def params_of(name: str, head: str, masked: bool = False):
     """What an attack knows of a victim after a tiny preparation; the first member's."""
+    return _params_of(name, head, masked)
+
+
+@cache
+def _params_of(name: str, head: str, masked: bool):
     _, policies, cells = as_cells(*jax.device_get((victim(head, masked=masked), None)))
     source = jax.tree.map(lambda x: np.asarray(x)[None], victim(head, seed=1))
     victims = Victims(ENVS[head], policies, cells, 0.1, jax.random.key(2), source=source)
@@ -283,7 +287,7 @@ def test_contract_the_memory_keeps_its_structure(name, head):
         moved, memory = attack.perturb(params, memory, key, policy, x, 0.1, moment)
         return memory, moved
 
-    end, moved = jax.lax.scan(step, start, (KEYS, STATES))
+    end, moved = jax.eval_shape(partial(jax.lax.scan, step), start, (KEYS, STATES))
     assert jax.tree.structure(end) == jax.tree.structure(start)
     assert moved.shape == STATES.shape
 
