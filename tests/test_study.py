@@ -65,6 +65,22 @@ def test_a_gain_of_ten_percent_is_excluded_at_every_sparsity():
         assert f"{low:.0f} to {high:+.0f}" in told
 
 
+def test_twelve_agents_of_other_tasks_cannot_answer():
+    told = TOLD.replace("\n", " ")
+    for run, eps in (("walker2d", 0.05), ("halfcheetah", 0.15)):
+        assert answer(run, "magnitude").answer == "undecided"
+        worst = worst_of(results(run), "none", eps).curve.returns[:, 0].mean()
+        clean, mad = (means(run, "none", 0, x).mean() for x in ("none", "mad"))
+        assert re.search(rf"return {clean:.0f}\D+ {mad:.0f}\D+ {worst:.0f}\b", told), run
+    band = differences(results("walker2d"), "magnitude", 0.05)
+    for low, high in zip(band.low[1:3], band.high[1:3], strict=True):
+        assert f"{low:.0f} to {high:+.0f}" in told
+    for run, lost in (("walker2d", (-0.034, 0.055)), ("halfcheetah", (0.033, 0.02))):
+        dense = means(run, "none", 0, "none").mean()
+        loss = -clean_differences(results(run), "magnitude").mean[1:3] / dense
+        np.testing.assert_allclose(loss, lost, atol=0.005)
+
+
 def test_what_pruning_costs():
     loss = clean_differences(results("hopper-ppo-gpu"), "magnitude").mean
     dense = means("hopper-ppo-gpu", "none", 0, "none").mean()
@@ -143,7 +159,7 @@ def test_the_tables_are_those_of_the_comparison():
     rows = [
         line
         for line in TOLD.splitlines()
-        if re.match(r"\| (hopper|cartpole|regimes)[\w-]* \|", line)
+        if re.match(r"\| (hopper|halfcheetah|walker2d|cartpole|acrobot|regimes)[\w-]* \|", line)
     ]
     assert len(rows) > 8 and all(row in COMPARED for row in rows)
     for line in TOLD.splitlines():
