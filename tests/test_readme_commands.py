@@ -69,9 +69,9 @@ EXECUTED = {
     "python -m benchmarks.compare results/car-0.1 results/car-1": "--out results/comparison",
     "python -m benchmarks.capacity --env hopper --preset paper": LEAST,
     "python -m benchmarks.throughput": QUICK,
-    "python -m benchmarks.throughput --rates training --methods none --regimes ppo radial car": (
-        f"{QUICK} --rates training"
-    ),
+    "python -m benchmarks.throughput --env hopper --rates training --methods none --regimes ppo "
+    "radial sa_ppo car wocar atla --agents 2 --repeats 3 --steps 4096 --num-envs 64 --unroll 32 "
+    "--epochs 8 --minibatches 16": f"{QUICK} --rates training --regimes ppo radial car",
     "python -m benchmarks.throughput --env hopper --agents 256 --rates stepping training "
     "--repeats 2 --bare-steps 100 --methods none": f"{QUICK} --agents 2",
     "python -m benchmarks.parity --out results/gym-parity": PARITY,
