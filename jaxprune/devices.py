@@ -76,10 +76,10 @@ def configure(
 def _join() -> None:
     """Joins the processes that a launcher started together; raises `InputError` without them."""
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
-    told = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    told = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     try:
-        numbers = {name: int(os.environ[x]) for name, x in told.items() if x in os.environ}
-        jax.distributed.initialize(**numbers)
+        count, index = (None if text is None else int(text) for text in told)
+        jax.distributed.initialize(num_processes=count, process_id=index)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
@@ -102,7 +102,7 @@ def leave() -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def mesh_devices() -> list[jax.Device]:
+def mesh_devices() -> list[Any]:
     """Returns the devices that a population is split over: of this process, or of all that joined.
 
     `jax.devices()` of a process on a TPU slice are those of all in any case.
