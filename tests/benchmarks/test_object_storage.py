@@ -26,7 +26,14 @@ from benchmarks.runtime.checkpoints import Chunks, Work
 from benchmarks.runtime.run_folder import SHARDS, RunFolder, checksum
 from benchmarks.stages import pipeline
 from jaxprune import load_policy
-from jaxprune.policy_io.addresses import as_path, copy_folder, files_below, reaching, remove_folder
+from jaxprune.policy_io.addresses import (
+    as_path,
+    contents,
+    copy_folder,
+    files_below,
+    reaching,
+    remove_folder,
+)
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
 from tests.benchmarks import many_chunks
@@ -285,9 +292,7 @@ def test_a_store_that_nobody_answers_at_is_named(monkeypatch: pytest.MonkeyPatch
     assert "'gs://bucket/run' cannot be reached (Could not connect" in capsys.readouterr().err
 
 
-def test_missing_credentials_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_missing_credentials_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     s3fs = pytest.importorskip("s3fs", reason="s3fs, of the extra `cloud`, is not installed")
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
@@ -295,9 +300,9 @@ def test_missing_credentials_are_named(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3fs.S3FileSystem.clear_instance_cache()  # what was told other credentials
-    assert merge.main(["s3://bucket/run"]) == 2
+    with pytest.raises(OSError, match=r"Unable to locate credentials: 's3://bucket/run/x'"):
+        contents(as_path("s3://bucket/run/x"))
     s3fs.S3FileSystem.clear_instance_cache()
-    assert "cannot be reached (Unable to locate credentials)" in capsys.readouterr().err
 
 
 def test_a_sink_of_files_needs_a_local_folder():
