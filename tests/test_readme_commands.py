@@ -69,6 +69,9 @@ EXECUTED = {
     "python -m benchmarks.compare results/car-0.1 results/car-1": "--out results/comparison",
     "python -m benchmarks.capacity --env hopper --preset paper": LEAST,
     "python -m benchmarks.throughput": QUICK,
+    "python -m benchmarks.throughput --peers": (
+        f"--peers mujoco {QUICK} --json results/peers.json"
+    ),
     "python -m benchmarks.throughput --rates training --methods none --regimes ppo radial car": (
         f"{QUICK} --rates training"
     ),
@@ -89,6 +92,7 @@ BUCKET = "needs a bucket; tests/benchmarks/test_object_storage.py runs it agains
 # beginning of a command -> why it is not executed.
 NOT_EXECUTED = {
     "pip install": INSTALLS,
+    "python -m benchmarks.peers": "installs packages from the network, a gigabyte for each peer",
     "make": f"{INSTALLS}; tests/test_readme.py checks the target and parses its arguments",
     "srun": "needs a cluster with Slurm",
     "kubectl": "needs a cluster; tests/benchmarks/test_batch.py checks the manifests",
