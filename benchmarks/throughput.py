@@ -521,7 +521,7 @@ class Side(NamedTuple):
     settings: dict[str, Any]
     """What the peer's program is told."""
     difference: Callable[[Mapping[str, Any]], float | None] = lambda facts: None
-    """How far results that it tells are from ours, at most."""
+    """How far bounds that it tells are from ours, at most, in mean widths of our boxes."""
 
 
 def stepping_side(options: Options, env: Environment) -> Side:
@@ -546,15 +546,18 @@ def bounds_side(options: Options, env: Environment) -> Side:
     """The same bound of the same actors over the same boxes."""
     given, (name,) = bounded(options, env), options.bounds
     each = jax.vmap(lambda masks: affine_layers(mask_policy(given.policy, masks)))(given.masks)
-    layers = [[np.float64(x).tolist() for x in layer] for layer in each]
+    layers = [[np.asarray(x, np.float64).tolist() for x in layer] for layer in each]
     actors = [[(w[i], b[i]) for w, b in layers] for i in range(options.masks)]
-    centres = jax.vmap(partial(normalise, given.policy))(given.obs)
-    settings = {"eps": given.eps, "obs": np.float64(centres).tolist(), "actors": actors}
+    with jax.enable_x64(True):
+        policy = jax.tree.map(lambda x: jnp.asarray(x, float), given.policy)
+        centres = jax.vmap(partial(normalise, policy))(jnp.asarray(given.obs)).tolist()
+    settings = {"eps": given.eps, "obs": centres, "actors": actors}
     work = bounding(options, given, name)
-    box = [getattr(work.run()[name], end) for end in ("low", "high")]
+    ours = work.run()[name]
 
     def difference(facts: Mapping[str, Any]) -> float:
-        return float(np.max(np.abs(np.array(box) - np.array([facts["low"], facts["high"]]))))
+        ends = (ours.low - np.array(facts["low"]), ours.high - np.array(facts["high"]))
+        return float(np.max(np.abs(ends)) / np.mean(ours.high - ours.low))
 
     return Side(work, {**settings, "activation": given.policy.activation}, difference)
 
@@ -594,8 +597,8 @@ def measure_peers(options: Options, names: Sequence[str], console: Console) -> N
     console.print(table_of(rows, options.repeats))
     for row in rows:
         if row["largest_difference"] is not None:
-            told = f"{row['what']}: results differ by {row['largest_difference']:.1g} at most"
-            console.print(told, markup=False)
+            told = f"{row['largest_difference']:.1g} of the mean width of a box"
+            console.print(f"{row['what']}: bounds differ by at most {told}", markup=False)
     if options.json is not None:
         write_json(options, processor=processor(), peers=rows, skipped=skipped)
 

@@ -8,7 +8,7 @@ from serve import read_settings, turns
 
 # What torch had when the newest auto_LiRPA of PyPI, of 2022, was written.
 exporter = import_module("torch.onnx._internal.torchscript_exporter._globals").GLOBALS
-import_module("torch.onnx.symbolic_helper")._set_opset_version = lambda opset: setattr(
+vars(import_module("torch.onnx.symbolic_helper"))["_set_opset_version"] = lambda opset: setattr(
     exporter, "export_onnx_opset_version", opset
 )
 torch._C.Node.__getitem__ = lambda node, name: getattr(node, node.kindOf(name))(name)

@@ -159,7 +159,7 @@ def test_a_peer_computes_the_same_bounds_and_is_timed(register, tmp_path, capsys
     register(intervals=INTERVALS)
     figures = tmp_path / "figures.json"
     assert throughput.main(["--peers", *SMALL, "--json", str(figures)]) == 0
-    assert "bound by ibp: results differ by" in capsys.readouterr().out
+    assert "bound by ibp: bounds differ by at most" in capsys.readouterr().out
     written = json.loads(figures.read_text())
     (row,) = written["peers"]
     assert (row["peer"], row["what"], row["unit"]) == (
