@@ -589,7 +589,7 @@ def measure_peers(options: Options, names: Sequence[str], console: Console) -> N
         try:
             rows.extend(beside(options, name, folder))  # also what comes before an error
         except PeerError as error:
-            skipped[name] = f"its program ended: {error}"
+            skipped[name] = f"its program failed: {error}"
     for name, reason in skipped.items():
         remark(f"{name} is left out: {reason}")
     if not rows:

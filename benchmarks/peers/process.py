@@ -49,14 +49,18 @@ class PeerProcess(AbstractContextManager["PeerProcess"]):
 
     def __init__(self, words: Sequence[str], settings: Mapping[str, Any]):
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            list(words),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            encoding="utf-8",
-            env={**os.environ, **ENVIRONMENT},
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(words),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                encoding="utf-8",
+                env={**os.environ, **ENVIRONMENT},
+            )
+        except OSError as error:
+            self._errors.close()
+            raise PeerError(f"{words[0]} does not start ({error.strerror})") from None
         try:
             self.facts = self._ask(json.dumps(settings))
         except BaseException:

@@ -112,6 +112,11 @@ def test_a_program_that_ends_is_told_by_its_last_line(write, text):
         peer.turn()
 
 
+def test_an_environment_without_its_python_is_told(tmp_path):
+    with pytest.raises(PeerError, match=r"python does not start \(No such file or directory\)"):
+        PeerProcess([str(tmp_path / "python")], {})
+
+
 def test_both_sides_take_turns():
     order = []
 
@@ -189,7 +194,7 @@ def test_a_broken_peer_is_left_out_with_a_reason_and_the_others_are_measured(
     figures = tmp_path / "figures.json"
     assert throughput.main(["--peers", *SMALL, "--json", str(figures)]) == 0
     told = capsys.readouterr().err.splitlines()
-    reason = "its program ended: ModuleNotFoundError: No module named 'nothing_of_that_name'"
+    reason = "its program failed: ModuleNotFoundError: No module named 'nothing_of_that_name'"
     assert told == ["beside broken ...", "beside intervals ...", f"broken is left out: {reason}"]
     written = json.loads(figures.read_text())
     assert written["skipped"] == {"broken": reason}
