@@ -29,6 +29,7 @@ PROGRAMS = {
     "capacity": "tell how much fits on a device",
     "profile": "tell where the seconds of a run went",
     "throughput": "measure env steps and bounds per second",
+    "peers": "make the environments of throughput --peers",
     "tightness": "put every bound beside an attack",
     "theorem": "measure where the theorem says anything",
     "parity": "compare the gym/ tasks with Gymnasium",

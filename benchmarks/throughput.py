@@ -7,14 +7,19 @@ the certificates), the
 median of the repeats with their range; compilation is timed apart. Every rate is also given as a
 ratio to bare stepping: random actions, no policy, in the same process. Of an evaluation, the share
 of the simulated steps that count: the others are those of lanes that idle at the end of the queue.
+
+    python -m benchmarks.throughput --peers --json peers.json
+
+times programs of others beside ours instead, in turns and on one core; see `benchmarks.peers`.
 """
 
 import copy
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -29,8 +34,18 @@ from benchmarks.experiment.config import Grid, parse_grid
 from benchmarks.experiment.design import hyper_of
 from benchmarks.experiment.memory import FLOAT, Need, check_memory, network_size
 from benchmarks.experiment.plan import learning_steps
+from benchmarks.peers.compare import rates_of, table_of, take_turns
+from benchmarks.peers.process import PeerError, PeerProcess, processor
+from benchmarks.peers.registry import (
+    PEERS,
+    Comparison,
+    default_folder,
+    missing,
+    program_of,
+    python_of,
+)
 from benchmarks.runtime.command_line import read_options
-from benchmarks.runtime.console import make_console
+from benchmarks.runtime.console import make_console, remark
 from benchmarks.runtime.guard import guarded
 from benchmarks.runtime.run_folder import provenance
 from benchmarks.runtime.tables import terminal_table
@@ -52,7 +67,7 @@ from jaxprune.evaluation.episodes import (
     turns,
 )
 from jaxprune.losses import Hyper
-from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.policy import action_distribution, affine_layers, init_policy, normalise
 from jaxprune.policy_io import load_policy
 from jaxprune.ppo import REGIMES, PPOConfig, TrainState, make_learner
 from jaxprune.pruning import (
@@ -120,6 +135,10 @@ class Options:
     """For `mjx`: the most solver iterations; default: the model's."""
     mjx_ls_iterations: Annotated[int | None, COUNT] = None
     """For `mjx`: line search iterations of each; default: the model's."""
+    peers: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...")] = None
+    """Time these peers beside ours, on one core, and nothing else; without a name: all of them."""
+    peer_folder: Path | None = None
+    """Where `python -m benchmarks.peers` made their environments; default: in the user's cache."""
     json: Path | None = None
     """File for the figures."""
     attack: Annotated[AttackConfig, tyro.conf.arg(name="")] = field(default_factory=AttackConfig)
@@ -130,6 +149,17 @@ class Options:
         )
     )
     """The learner; `steps` are those of one call."""
+
+
+class Work(NamedTuple):
+    """A call that can be timed."""
+
+    name: str
+    unit: str
+    run: Callable[[], PyTree]
+    amount: int
+    """Of the unit, in one call."""
+    compile_seconds: float
 
 
 class Rate(NamedTuple):
@@ -148,12 +178,16 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     console = make_console()
     options = read_options(Options, argv, "benchmarks.throughput")
-    measure(options, console)
+    check(options)
+    if options.peers is None:
+        measure(options, console)
+    else:
+        measure_peers(options, options.peers or tuple(PEERS), console)
     return 0
 
 
-def measure(options: Options, console: Console) -> None:
-    """All rates, printed and written. Raises `InputError` for settings that measure nothing."""
+def check(options: Options) -> None:
+    """Raises `InputError` for settings that measure nothing."""
     check_ranges(options)
     options.attack.check()
     options.ppo.check()
@@ -167,6 +201,12 @@ def measure(options: Options, console: Console) -> None:
         find_attack(name)
     for name in options.bounds:
         lookup(BOUNDS, name, "bound")
+    for name in options.peers or ():
+        lookup(PEERS, name, "peer")
+
+
+def measure(options: Options, console: Console) -> None:
+    """All rates, printed and written."""
     devices.configure()
     env = make_env(options.env, options.backend)
     check_memory(_needs(options, env))
@@ -184,10 +224,15 @@ def measure(options: Options, console: Console) -> None:
     if options.json is not None:
         ratios = [{"ratio_to_bare": rate.median / bare if bare else None} for rate in rates]
         figures = [rate._asdict() | ratio for rate, ratio in zip(rates, ratios, strict=True)]
-        facts = {"env": env.spec.name, "backend": env.spec.backend, **provenance()}
-        settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
-        text = json.dumps({**facts, "settings": settings, "rates": figures}, indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_json(options, env=env.spec.name, backend=env.spec.backend, rates=figures)
+
+
+def write_json(options: Options, **facts: object) -> None:
+    """Figures, versions, machine and settings."""
+    assert options.json is not None
+    settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
+    text = json.dumps({**provenance(), "settings": settings, **facts}, indent=1)
+    options.json.write_text(text + "\n", encoding="utf-8")
 
 
 def _needs(options: Options, env: Environment) -> list[Need]:
@@ -211,7 +256,7 @@ def _needs(options: Options, env: Environment) -> list[Need]:
     ]
 
 
-def bare_stepping(options: Options, env: Environment, name: str) -> Rate:
+def bare_stepping(options: Options, env: Environment, name: str) -> Work:
     """Random actions in `agents * num_envs` environments, ended episodes start again."""
     spec, lanes = env.spec, options.agents * options.ppo.num_envs
     laid = layout(lanes, lane_width(1, lanes))
@@ -234,9 +279,8 @@ def bare_stepping(options: Options, env: Environment, name: str) -> Rate:
 
     keys = laid.deal(jax.random.split(jax.random.key(0), lanes))
     compiled, seconds = compile_timed(Mapped(walk), (), keys, laid.width)
-    work = lanes * options.bare_steps
-    run = lambda: compiled((), keys)  # noqa: E731
-    return timed(name, "env steps/s", options, run, work, seconds)
+    steps = lanes * options.bare_steps
+    return Work(name, "env steps/s", lambda: compiled((), keys), steps, seconds)
 
 
 class PlainMJX:
@@ -259,7 +303,7 @@ class PlainMJX:
         return jax.lax.fori_loop(0, self.frame_skip, step, start)
 
 
-def plain_stepping(options: Options, env: Environment) -> Rate:
+def plain_stepping(options: Options, env: Environment) -> Work:
     """Bare stepping of a gym/ task by MJX, with the model's solver settings or with others."""
     if not isinstance(env, MujocoEnv):
         raise InputError(f"rate mjx times gym/ tasks, not {env.spec.name!r}: leave it out")
@@ -273,29 +317,21 @@ def regimes(options: Options, env: Environment, method: str) -> list[Rate]:
 
     What else the machine does falls on all of them alike.
     """
-    names, tasks = options.regimes, [training(options, env, method, x) for x in options.regimes]
-    spent = np.array(in_turns([task.run for task in tasks], options.repeats))
-    work = options.agents * options.ppo.iterations * options.ppo.batch
-    kind, unit = "dense" if method == "none" else method, f"% of the time of {names[0]}"
+    works = [training(options, env, method, regime) for regime in options.regimes]
+    spent = np.array(in_turns([work.run for work in works], options.repeats))
     speeds = [
-        rate_of(f"{name} training, {kind}", "env steps/s", work / seconds, task.compile_seconds)
-        for name, task, seconds in zip(names, tasks, spent, strict=True)
+        rate_of(work.name, work.unit, work.amount / seconds, work.compile_seconds)
+        for work, seconds in zip(works, spent, strict=True)
     ]
+    unit = f"% of the time of {options.regimes[0]}"
     shares = [
-        rate_of(f"{name} training, {kind}: time", unit, 100 * seconds / spent[0])
-        for name, seconds in zip(names[1:], spent[1:], strict=True)
+        rate_of(f"{work.name}: time", unit, 100 * seconds / spent[0])
+        for work, seconds in zip(works[1:], spent[1:], strict=True)
     ]
     return speeds + shares
 
 
-class Task(NamedTuple):
-    """What is ready to be timed."""
-
-    run: Callable[[], PyTree]
-    compile_seconds: float
-
-
-def training(options: Options, env: Environment, method: str, regime: str) -> Task:
+def training(options: Options, env: Environment, method: str, regime: str) -> Work:
     """Iterations with everything: rollout, advantages, updates, masks.
 
     A method is pursued by every agent to a sparsity of its own; "none" trains dense agents.
@@ -326,7 +362,9 @@ def training(options: Options, env: Environment, method: str, regime: str) -> Ta
     first = jax.tree.map(lambda x: x[:, 0], directives)
     items = (Mapped(start)(hyper, (keys, first), laid.width), directives)
     compiled, seconds = compile_timed(Mapped(iterations), hyper, items, laid.width)
-    return Task(lambda: compiled(hyper, items), seconds)
+    steps = count * config.iterations * config.batch
+    name = f"{regime} training, {'dense' if method == 'none' else method}"
+    return Work(name, "env steps/s", lambda: compiled(hyper, items), steps, seconds)
 
 
 def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
@@ -345,8 +383,8 @@ def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
     compiled, seconds = compile_timed(program, shared, queue, width)
     lengths = laid.collect(compiled(shared, queue).length)
     name = "evaluation, clean" if attack == "none" else f"evaluation under {attack}"
-    run = lambda: compiled(shared, queue)  # noqa: E731
-    rate = timed(name, "env steps/s", options, run, int(lengths.sum()), seconds)
+    run, steps = lambda: compiled(shared, queue), int(lengths.sum())
+    rate = timed(Work(name, "env steps/s", run, steps, seconds), options.repeats)
     share, unit = 100 * lengths.sum() / lane_steps(lengths, width), "% of those simulated"
     return [rate, Rate(f"{name}: steps that count", unit, share, share, share, 0.0)]
 
@@ -372,12 +410,22 @@ def preparation(options: Options, env: Environment, attack: str) -> Rate:
     prepared(member, victims)
     seconds = time.monotonic() - start
     members = member.members(spec)
-    name, work = f"preparation of {attack}, {members} members", learning_steps(member, spec)
-    return timed(name, "env steps/s", options, lambda: prepared(member, victims), work, seconds)
+    name, steps = f"preparation of {attack}, {members} members", learning_steps(member, spec)
+    work = Work(name, "env steps/s", lambda: prepared(member, victims), steps, seconds)
+    return timed(work, options.repeats)
 
 
-def bounds(options: Options, env: Environment) -> list[Rate]:
-    """Every bound of many masks of one policy, and what merely acting with them costs."""
+class Bounded(NamedTuple):
+    """What bounds are timed on."""
+
+    policy: Policy
+    masks: Masks  # [masks]
+    eps: float
+    obs: np.ndarray  # [states, obs_size]
+
+
+def bounded(options: Options, env: Environment) -> Bounded:
+    """Many masks of one fresh policy, and made-up observations."""
     spec = env.spec
     policy = init_policy(
         jax.random.key(0),
@@ -388,22 +436,30 @@ def bounds(options: Options, env: Environment) -> list[Rate]:
     )
     masks = prune(policy, "random", list(np.linspace(0, 0.95, options.masks)))
     obs = np.random.default_rng(0).standard_normal((options.states, spec.obs_size))
-    rates = [forward(options, policy, masks, obs)]
-    for name in options.bounds or BOUNDS:
-        local = lookup(BOUNDS, name, "bound").scope == "local"
-        work = options.masks * (options.states if local else 1)
-        run = partial(
-            certify, policy, masks, spec.eps, obs if local else None, (name,), options.precision
-        )
-        start = time.monotonic()
-        run()
-        first = time.monotonic() - start
-        unit = PAIRS if local else "masks/s"
-        rates.append(timed(f"bound {name}", unit, options, run, work, first))
-    return rates
+    return Bounded(policy, masks, spec.eps, obs)
 
 
-def forward(options: Options, policy: Policy, masks: Masks, obs: np.ndarray) -> Rate:
+def bounds(options: Options, env: Environment) -> list[Rate]:
+    """Every bound of many masks of one policy, and what merely acting with them costs."""
+    given = bounded(options, env)
+    works = [forward(options, given.policy, given.masks, given.obs)]
+    works += [bounding(options, given, name) for name in options.bounds or BOUNDS]
+    return [timed(work, options.repeats) for work in works]
+
+
+def bounding(options: Options, given: Bounded, name: str) -> Work:
+    """One bound."""
+    local = lookup(BOUNDS, name, "bound").scope == "local"
+    pairs = options.masks * (options.states if local else 1)
+    obs = given.obs if local else None
+    run = partial(certify, given.policy, given.masks, given.eps, obs, (name,), options.precision)
+    start = time.monotonic()
+    run()
+    seconds = time.monotonic() - start
+    return Work(f"bound {name}", PAIRS if local else "masks/s", run, pairs, seconds)
+
+
+def forward(options: Options, policy: Policy, masks: Masks, obs: np.ndarray) -> Work:
     """Action distributions of every masked policy at every observation, float32."""
     laid = layout(options.masks, width=1)
 
@@ -414,14 +470,16 @@ def forward(options: Options, policy: Policy, masks: Masks, obs: np.ndarray) -> 
 
     shared, items = (policy, np.float32(obs)), laid.deal(masks)
     compiled, seconds = compile_timed(Mapped(act), shared, items, laid.width)
-    run = lambda: compiled(shared, items)  # noqa: E731
-    return timed("forward pass", PAIRS, options, run, options.masks * options.states, seconds)
+    pairs = options.masks * options.states
+    return Work("forward pass", PAIRS, lambda: compiled(shared, items), pairs, seconds)
 
 
 PAIRS = "(mask, state) pairs/s"
 STEPPING = "bare stepping"
 RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
-    "stepping": lambda options, env: [bare_stepping(options, env, STEPPING)],
+    "stepping": lambda options, env: [
+        timed(bare_stepping(options, env, STEPPING), options.repeats)
+    ],
     "training": lambda options, env: [
         rate for x in options.methods for rate in regimes(options, env, x)
     ],
@@ -434,7 +492,7 @@ RATES: dict[str, Callable[[Options, Environment], list[Rate]]] = {
         rate for x in options.attacks for rate in evaluation(options, env, x)
     ],
     "bounds": bounds,
-    "mjx": lambda options, env: [plain_stepping(options, env)],
+    "mjx": lambda options, env: [timed(plain_stepping(options, env), options.repeats)],
 }
 
 
@@ -447,12 +505,10 @@ def compile_timed(
     return compiled, time.monotonic() - start
 
 
-def timed(
-    name: str, unit: str, options: Options, run: Callable[[], PyTree], work: int, seconds: float
-) -> Rate:
-    """Units of work per second of `repeats` calls; `seconds` went into compiling."""
-    spent = np.array(in_turns([run], options.repeats)[0])
-    return rate_of(name, unit, work / spent, seconds)
+def timed(work: Work, repeats: int) -> Rate:
+    """Units of work per second of so many calls."""
+    spent = np.array(in_turns([work.run], repeats)[0])
+    return rate_of(work.name, work.unit, work.amount / spent, work.compile_seconds)
 
 
 def in_turns(runs: Sequence[Callable[[], PyTree]], repeats: int) -> list[list[float]]:
@@ -472,6 +528,130 @@ def rate_of(name: str, unit: str, values: np.ndarray, compile_seconds: float = 0
     """The median and the range of values `[repeats]`."""
     middle, low, high = (float(x) for x in (np.median(values), values.min(), values.max()))
     return Rate(name, unit, middle, low, high, compile_seconds)
+
+
+class Side(NamedTuple):
+    """Our side of a comparison, and what follows from it for the other one."""
+
+    work: Work
+    settings: dict[str, Any]
+    """What the peer's program is told."""
+    difference: Callable[[Mapping[str, Any]], float | None] = lambda facts: None
+    """How far bounds that it tells are from ours, at most, in mean widths of our boxes."""
+
+
+def stepping_side(options: Options, env: Environment) -> Side:
+    """Bare stepping of the same model, as many env steps."""
+    assert isinstance(env, MujocoEnv)
+    work, task = bare_stepping(options, env, STEPPING), env.task
+    model = {"model": task.model, "frame_skip": task.frame_skip, "noise": task.qpos_noise}
+    return Side(work, {**model, "steps": work.amount})
+
+
+def training_side(options: Options, env: Environment) -> Side:
+    """PPO with the same numbers of environments, steps, passes, minibatches and units."""
+    config, work = options.ppo, training(options, env, "none", "ppo")
+    of_config = ("num_envs", "unroll", "epochs", "minibatches", "hidden", "activation")
+    of_hyper = ("learning_rate", "gamma", "max_grad_norm")
+    settings = {name: getattr(config, name) for name in of_config}
+    settings |= {name: float(getattr(config.hyper, name)) for name in of_hyper}
+    return Side(work, {**settings, "horizon": env.spec.horizon, "steps": work.amount})
+
+
+def bounds_side(options: Options, env: Environment) -> Side:
+    """The same bound of the same actors over the same boxes."""
+    given, (name,) = bounded(options, env), options.bounds
+    each = jax.vmap(lambda masks: affine_layers(mask_policy(given.policy, masks)))(given.masks)
+    layers = [[np.asarray(x, np.float64).tolist() for x in layer] for layer in each]
+    actors = [[(w[i], b[i]) for w, b in layers] for i in range(options.masks)]
+    with jax.enable_x64(True):
+        policy = jax.tree.map(lambda x: jnp.asarray(x, float), given.policy)
+        centres = jax.vmap(partial(normalise, policy))(jnp.asarray(given.obs)).tolist()
+    settings = {"eps": given.eps, "obs": centres, "actors": actors}
+    work = bounding(options, given, name)
+    ours = work.run()[name]
+
+    def difference(facts: Mapping[str, Any]) -> float:
+        ends = (ours.low - np.array(facts["low"]), ours.high - np.array(facts["high"]))
+        return float(np.max(np.abs(ends)) / np.mean(ours.high - ours.low))
+
+    return Side(work, {**settings, "activation": given.policy.activation}, difference)
+
+
+SIDES: dict[str, Callable[[Options, Environment], Side]] = {
+    "stepping": stepping_side,
+    "training": training_side,
+    "bounds": bounds_side,
+}
+
+
+def measure_peers(options: Options, names: Sequence[str], console: Console) -> None:
+    """All comparisons with these peers, printed and written.
+
+    A peer that cannot be run is left out, and the reason is told.
+
+    Raises:
+        InputError: none of them can be run.
+    """
+    folder = options.peer_folder or default_folder()
+    skipped = {name: reason for name in names if (reason := missing(name, folder))}
+    on_one_core()
+    devices.configure()
+    rows = []
+    for name in names:
+        if name in skipped:
+            continue
+        remark(f"beside {name} ...")
+        try:
+            rows.extend(beside(options, name, folder))  # also what comes before an error
+        except PeerError as error:
+            skipped[name] = f"its program failed: {error}"
+    for name, reason in skipped.items():
+        remark(f"{name} is left out: {reason}")
+    if not rows:
+        raise InputError("no peer was measured: make the environment of one, as told above")
+    console.print(table_of(rows, options.repeats))
+    for row in rows:
+        if row["largest_difference"] is not None:
+            told = f"{row['largest_difference']:.1g} of the mean width of a box"
+            console.print(f"{row['what']}: bounds differ by at most {told}", markup=False)
+    if options.json is not None:
+        write_json(options, processor=processor(), peers=rows, skipped=skipped)
+
+
+def beside(options: Options, name: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yields each comparison with a peer. Raises `PeerError` where its program ends."""
+    words = [str(python_of(name, folder)), "-E", str(program_of(PEERS[name]))]
+    for comparison in PEERS[name].comparisons:
+        side = our_side(options, comparison)
+        run = lambda work=side.work: jax.block_until_ready(work.run())  # noqa: E731
+        run()
+        with PeerProcess(words, {**side.settings, **comparison.settings}) as peer:
+            pairs = take_turns(run, side.work.amount, peer, options.repeats)
+        yield {
+            "peer": name,
+            "what": comparison.what,
+            "unit": side.work.unit,
+            "versions": peer.facts["versions"],
+            "per_second": rates_of(pairs, "seconds"),
+            "per_cpu_second": rates_of(pairs, "cpu_seconds"),
+            "largest_difference": side.difference(peer.facts),
+        }
+
+
+def our_side(options: Options, comparison: Comparison) -> Side:
+    """Our side, ready to run: one agent, because a peer trains one."""
+    ours = replace(options, agents=1, **comparison.options)
+    env = make_env(ours.env, ours.backend)
+    check_memory(_needs(ours, env))
+    return SIDES[comparison.kind](ours, env)
+
+
+def on_one_core() -> None:
+    """Keeps this process and those that it starts on one core of the CPU, where a system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    jax.config.update("jax_platforms", "cpu")
 
 
 if __name__ == "__main__":

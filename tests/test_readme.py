@@ -17,6 +17,7 @@ import pytest
 import tyro
 
 from benchmarks.experiment import parse
+from benchmarks.peers.registry import PEERS
 from benchmarks.runtime import command_line
 from benchmarks.runtime.schemas import SCHEMAS
 from jaxprune import save_policy
@@ -305,6 +306,7 @@ def test_new_names_of_the_changelog_resolve():
         ("jaxprune/pruning/README.md", ALLOCATIONS, None),
         ("jaxprune/envs/README.md", [name for name in TASKS if "/" not in name], None),
         ("benchmarks/README.md", [f"{name}.parquet" for name in SCHEMAS], None),
+        ("benchmarks/README.md", PEERS, None),
     ],
     ids=[
         "attacks",
@@ -316,6 +318,7 @@ def test_new_names_of_the_changelog_resolve():
         "allocations",
         "tasks",
         "tables",
+        "peers",
     ],
 )
 def test_members_of_a_family_are_listed(document: str, family: Any, neutral: str | None):

@@ -72,6 +72,9 @@ EXECUTED = {
     "python -m benchmarks.throughput --env hopper --rates training --methods none --regimes ppo "
     "radial sa_ppo car wocar atla --agents 2 --repeats 3 --steps 4096 --num-envs 64 --unroll 32 "
     "--epochs 8 --minibatches 16": f"{QUICK} --rates training --regimes ppo radial car",
+    "python -m benchmarks.throughput --peers": (
+        f"--peers mujoco {QUICK} --json results/peers.json"
+    ),
     "python -m benchmarks.throughput --env hopper --agents 256 --rates stepping training "
     "--repeats 2 --bare-steps 100 --methods none": f"{QUICK} --agents 2",
     "python -m benchmarks.parity --out results/gym-parity": PARITY,
@@ -89,6 +92,7 @@ BUCKET = "needs a bucket; tests/benchmarks/test_object_storage.py runs it agains
 # beginning of a command -> why it is not executed.
 NOT_EXECUTED = {
     "pip install": INSTALLS,
+    "python -m benchmarks.peers": "installs packages from the network, a gigabyte for each peer",
     "make": f"{INSTALLS}; tests/test_readme.py checks the target and parses its arguments",
     "srun": "needs a cluster with Slurm",
     "kubectl": "needs a cluster; tests/benchmarks/test_batch.py checks the manifests",

@@ -14,6 +14,7 @@ from benchmarks import capacity, merge, parity, run, select, status, throughput,
 from benchmarks import list as list_program
 from benchmarks.experiment import Experiment
 from benchmarks.gate import __main__ as gate
+from benchmarks.peers import __main__ as peers
 from benchmarks.render import __main__ as render
 from benchmarks.report import __main__ as report
 from benchmarks.theorem import __main__ as theorem
@@ -218,6 +219,7 @@ PROGRAMS = (
     list_program,
     merge,
     parity,
+    peers,
     render,
     report,
     run,
