@@ -19,7 +19,7 @@ class Comparison(NamedTuple):
     what: str
     """In the table."""
     kind: str
-    """What we do: a key of `benchmarks.throughput.SIDES`."""
+    """What we do: a key of `benchmarks.peers.sides.SIDES`."""
     options: Mapping[str, Any]
     """Options of `benchmarks.throughput` that differ from those of the command line."""
     settings: Mapping[str, Any]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import throughput
+from benchmarks.rates import calls
 from jaxprune.envs import make_env
 from jaxprune.policy import init_policy
 from jaxprune.policy_io import save_policy
@@ -30,7 +31,7 @@ def test_chosen_rates_are_timed_and_written(tmp_path, capsys):
     names = [rate["name"] for rate in written["rates"]]
     assert names == ["bare stepping", "forward pass", "bound path", "bound ibp"]
     units = [rate["unit"] for rate in written["rates"]]
-    assert units == ["env steps/s", throughput.PAIRS, "masks/s", throughput.PAIRS]
+    assert units == ["env steps/s", calls.PAIRS, "masks/s", calls.PAIRS]
     assert written["rates"][0]["ratio_to_bare"] == 1
     assert all(rate["low"] <= rate["median"] <= rate["high"] for rate in written["rates"])
 
@@ -96,7 +97,7 @@ def test_bad_settings_end_in_one_line(arguments, words, capsys):
 def test_what_is_compared_is_the_same_step(caps):
     """MJX's own program and ours, from one state in contact."""
     env = make_env("gym/Hopper-v4")
-    plain = throughput.PlainMJX(env.physics, throughput.Options(**caps))
+    plain = calls.PlainMJX(env.physics, throughput.Options(**caps))
     at = (jnp.zeros(6).at[1].set(1.2), jnp.full(6, 0.1), jnp.zeros(6), jnp.array([0.5, -0.5, 1.0]))
     ours, theirs = (jax.jit(physics.simulate)(*at) for physics in (env.physics, plain))
     np.testing.assert_allclose(ours.qpos, theirs.qpos, rtol=1e-5, atol=1e-6)

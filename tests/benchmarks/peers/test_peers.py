@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import throughput
 from benchmarks.peers import __main__ as environments
+from benchmarks.peers import sides
 from benchmarks.peers.compare import rates_of, table_of, take_turns
 from benchmarks.peers.process import PeerError, PeerProcess, Turn
 from benchmarks.peers.registry import (
@@ -22,6 +23,7 @@ from benchmarks.peers.registry import (
     program_of,
     requirements_of,
 )
+from benchmarks.rates import calls
 
 BEGIN = f"import sys; sys.path.insert(0, {str(HERE / 'programs')!r})\n"
 BEGIN += "from serve import read_settings, turns\n"
@@ -52,7 +54,7 @@ for _ in turns(len(low) * len(low[0]), ("numpy",), low=low, high=high):
 def devices_are_set(monkeypatch):
     """The tests' own devices and cores stay."""
     monkeypatch.setattr(throughput.devices, "configure", lambda: None)
-    monkeypatch.setattr(throughput, "on_one_core", lambda: None)
+    monkeypatch.setattr(sides, "on_one_core", lambda: None)
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_a_peer_computes_the_same_bounds_and_is_timed(register, tmp_path, capsys
     assert (row["peer"], row["what"], row["unit"]) == (
         "intervals",
         "bound by ibp",
-        throughput.PAIRS,
+        calls.PAIRS,
     )
     assert row["largest_difference"] < 1e-9 and list(row["versions"]) == ["numpy"]
     for clock in ("per_second", "per_cpu_second"):
@@ -260,7 +262,7 @@ def test_an_environment_that_pip_could_not_fill_is_none(tmp_path, monkeypatch, c
 def test_every_peer_has_its_program_and_exact_versions():
     for name, peer in PEERS.items():
         assert program_of(peer).exists()
-        assert {x.kind for x in peer.comparisons} <= throughput.SIDES.keys()
+        assert {x.kind for x in peer.comparisons} <= sides.SIDES.keys()
         if peer.own_environment:
             lines = requirements_of(name).read_text().splitlines()
             packages = [*peer.without_dependencies, *(x for x in lines if x[0] != "#")]

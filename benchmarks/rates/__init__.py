@@ -1,0 +1,1 @@
+"""What `benchmarks.throughput` times: calls that are compiled, and how many units each does."""
