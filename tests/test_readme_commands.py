@@ -86,6 +86,10 @@ EXECUTED = {
     "python -m benchmarks.theorem --policies policy.npz --env gym/Hopper-v4 "
     "--out results/theorem": f"{LITTLE} --singles 3 --orders 1 --steps 2 --restarts 1",
     "pytest -m slow tests/benchmarks/gate/test_permutation_test.py": "--collect-only -q",
+    "python -m pytest tests/benchmarks/test_batch.py": "--collect-only -q",
+    "python -m pytest tests/benchmarks/test_object_storage.py -m slow -k ten_thousand": (
+        "--collect-only -q"
+    ),
 }
 INSTALLS = "installs packages from the network; `make versions` and the workflow do"
 BUCKET = "needs a bucket; tests/benchmarks/test_object_storage.py runs it against a server of S3"
