@@ -87,6 +87,7 @@ EXECUTED = {
     "--out results/theorem": f"{LITTLE} --singles 3 --orders 1 --steps 2 --restarts 1",
     "pytest -m slow tests/benchmarks/gate/test_permutation_test.py": "--collect-only -q",
     "python -m pytest tests/benchmarks/test_batch.py": "--collect-only -q",
+    "python -m pytest tests/benchmarks/engines/test_ray.py -m slow -k idles": "--collect-only -q",
     "python -m pytest tests/benchmarks/test_object_storage.py -m slow -k ten_thousand": (
         "--collect-only -q"
     ),
@@ -100,6 +101,7 @@ NOT_EXECUTED = {
     "make": f"{INSTALLS}; tests/test_readme.py checks the target and parses its arguments",
     "srun": "needs a cluster with Slurm",
     "kubectl": "needs a cluster; tests/benchmarks/test_batch.py checks the manifests",
+    "JAXPRUNE_REPETITIONS=20 python -m pytest": "takes an hour; the same test is tried once",
     "bash -n": "tests/benchmarks/test_batch.py runs it on the scripts",
     "python -m benchmarks.render results/RUN": (
         "needs MuJoCo bodies and a library to draw them; tests/benchmarks/render has both"

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from benchmarks.rates.options import Options
+from benchmarks.runtime.atomic import write_text
 from benchmarks.runtime.run_folder import provenance
 from jaxprune.devices import Mapped
 from jaxprune.types import PyTree
@@ -75,4 +76,4 @@ def write_json(options: Options, **facts: object) -> None:
     assert options.json is not None
     settings = {k: v for k, v in vars(options).items() if isinstance(v, int | str)}
     text = json.dumps({**provenance(), "settings": settings, **facts}, indent=1)
-    options.json.write_text(text + "\n", encoding="utf-8")
+    write_text(options.json, text + "\n")
