@@ -24,6 +24,12 @@ from jaxprune.validation import InputError
 from tests.benchmarks.made_up_runs import Made, write_run
 
 ROOT = Path(__file__).parents[3]
+# Starts Python where a signal counts: nohup and shells have some ignored.
+HEEDING = """
+import os, signal, sys
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 
 @pytest.mark.parametrize(
@@ -112,9 +118,13 @@ def test_a_summary_that_cannot_be_written_is_no_verdict(tmp_path, monkeypatch, c
 )
 def test_a_signal_during_the_imports_ends_without_a_traceback(number, status):
     """As soon as the package is imported, and the modules are not."""
-    command = [sys.executable, "-v", "-m", "benchmarks.run", "--help"]
+    words = [str(int(number)), "-v", "-m", "benchmarks.run", "--help"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEEDING, *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     with process.stderr as said:
