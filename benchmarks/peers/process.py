@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from jaxprune.validation import shown
@@ -64,7 +63,7 @@ class PeerProcess(AbstractContextManager["PeerProcess"]):
         try:
             self.facts = self._ask(json.dumps(settings))
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
 
     def turn(self) -> Turn:
@@ -88,12 +87,7 @@ class PeerProcess(AbstractContextManager["PeerProcess"]):
         lines = self._errors.read().split("\n")
         return shown(next((line for line in reversed(lines) if line.strip()), "it said nothing"))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self._process.communicate(timeout=PATIENCE)
         except (subprocess.TimeoutExpired, BrokenPipeError, ValueError):

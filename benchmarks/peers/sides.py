@@ -46,7 +46,7 @@ class Side(NamedTuple):
 
 
 def stepping_side(options: Options, env: Environment) -> Side:
-    """Bare stepping of the same model, as many env steps."""
+    """Steps the same model without a policy, as many env steps."""
     assert isinstance(env, MujocoEnv)
     work, task = bare_stepping(options, env, STEPPING), env.task
     model = {"model": task.model, "frame_skip": task.frame_skip, "noise": task.qpos_noise}
@@ -54,7 +54,7 @@ def stepping_side(options: Options, env: Environment) -> Side:
 
 
 def training_side(options: Options, env: Environment) -> Side:
-    """PPO with the same numbers of environments, steps, passes, minibatches and units."""
+    """Trains by PPO with the same numbers of environments, steps, passes, minibatches and units."""
     config, work = options.ppo, training(options, env, "none", "ppo")
     of_config = ("num_envs", "unroll", "epochs", "minibatches", "hidden", "activation")
     of_hyper = ("learning_rate", "gamma", "max_grad_norm")
@@ -64,7 +64,7 @@ def training_side(options: Options, env: Environment) -> Side:
 
 
 def bounds_side(options: Options, env: Environment) -> Side:
-    """The same bound of the same actors over the same boxes."""
+    """Computes the same bound of the same actors over the same boxes."""
     given, (name,) = bounded(options, env), options.bounds
     each = jax.vmap(lambda masks: affine_layers(mask_policy(given.policy, masks)))(given.masks)
     layers = [[np.asarray(x, np.float64).tolist() for x in layer] for layer in each]

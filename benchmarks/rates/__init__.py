@@ -1,1 +1,1 @@
-"""What `benchmarks.throughput` times: calls that are compiled, and how many units each does."""
+"""Compiles the calls that `benchmarks.throughput` times, and tells how many units each does."""

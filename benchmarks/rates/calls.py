@@ -51,7 +51,7 @@ from jaxprune.validation import InputError, lookup
 
 
 def needs(options: Options, env: Environment) -> list[Need]:
-    """What takes the most memory, at least."""
+    """Returns what takes the most memory, at least."""
     config, spec = options.ppo, env.spec
     weights = network_size(config.hidden, spec)
     rows = options.agents * config.batch

@@ -1,7 +1,7 @@
 """How every program ends: with a status that says what happened, and one line where it failed."""
 
 import os
-import sys
+import select
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -16,6 +16,7 @@ Main: TypeAlias = Callable[[Sequence[str]], int]
 TRACEBACK = "JAXPRUNE_TRACEBACK"
 # Exit status where nobody reads standard output any more: 128 + SIGPIPE, as of shells.
 UNREAD = 141
+STDOUT = 1  # its file descriptor
 LONGEST = 300  # characters of a message that somebody else wrote
 
 
@@ -45,10 +46,9 @@ def guarded(kept: str) -> Callable[[Main], Main]:
             except KeyboardInterrupt:
                 remark(f"interrupted: {kept}")
                 return INTERRUPTED
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return UNREAD
             except OSError as error:
+                if isinstance(error, BrokenPipeError) and _nobody_reads():
+                    return UNREAD
                 _show_traceback()
                 complain(f"{error}; {kept}")
                 return NOT_WRITTEN
@@ -68,6 +68,19 @@ def unforeseen(error: Exception) -> str:
         f"unforeseen {type(error).__name__}: {shown(error, LONGEST)} (a damaged file, or a mistake "
         f"in the program: {TRACEBACK}=1 shows where)"
     )
+
+
+def _nobody_reads() -> bool:
+    """Returns whether it is the reader of standard output who left; then what is left is dropped.
+
+    A pipe to anything else, such as a store, may break too, and that is an error.
+    """
+    pipe = select.poll()
+    pipe.register(STDOUT, 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return True
 
 
 def _show_traceback() -> None:

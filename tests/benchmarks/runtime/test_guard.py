@@ -37,6 +37,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
     [
         (InputError("eps -1"), 2, "error: eps -1\n"),
         (PermissionError(13, "Permission denied", "x"), 74, "Permission denied: 'x'; kept"),
+        (BrokenPipeError(32, "Broken pipe", "of a store"), 74, "Broken pipe: 'of a store'; kept"),
         (Stopped(), 75, "stopped: kept\n"),
         (KeyboardInterrupt(), 130, "interrupted: kept\n"),
         (KeyError("a\nb"), 2, "error: unforeseen KeyError: 'a\\nb' ("),
