@@ -15,10 +15,10 @@ run: .venv/installed
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

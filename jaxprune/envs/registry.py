@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from jaxprune.envs.base import Environment
@@ -171,7 +171,7 @@ def default_backend(name: str) -> str:
 
 
 def make_env(name: str, backend: str | None = None) -> Environment:
-    """The environment `name`.
+    """The environment `name`: the same object for the same task, so that programs of it are shared.
 
     Args:
         name: a key of `TASKS` or `ALIASES`, e.g. "hopper", "cartpole" or "Hopper-v4".
@@ -187,4 +187,10 @@ def make_env(name: str, backend: str | None = None) -> Environment:
             f"env {name!r} does not run on backend {backend!r}: "
             f"choose from {', '.join(task.backends)}, or leave the backend out"
         )
+    return _made(task, backend)
+
+
+@cache
+def _made(task: Task, backend: str) -> Environment:
+    """A simulator takes seconds to be made, and an environment has no state."""
     return task.make(backend)

@@ -75,6 +75,11 @@ def victim(head: str, seed: int = 0, obs_size: int = 4, masked: bool = False):
     return mask_policy(policy, prune(policy, "magnitude", 0.5)) if masked else policy
 
 
+@cache
+def tiny(name: str) -> Attack:
+    return make_attack(name, TINY)
+
+
 def params_of(name: str, head: str, masked: bool = False):
     """What an attack knows of a victim after a tiny preparation; the first member's."""
     return _params_of(name, head, masked)
@@ -85,7 +90,7 @@ def _params_of(name: str, head: str, masked: bool):
     _, policies, cells = as_cells(*jax.device_get((victim(head, masked=masked), None)))
     source = jax.tree.map(lambda x: np.asarray(x)[None], victim(head, seed=1))
     victims = Victims(ENVS[head], policies, cells, 0.1, jax.random.key(2), source=source)
-    return jax.tree.map(lambda x: x[0, 0], prepared(make_attack(name, TINY), victims))
+    return jax.tree.map(lambda x: x[0, 0], prepared(tiny(name), victims))
 
 
 def run_attack(attack: Attack, head: str, params, policy, key, x, eps):
@@ -99,7 +104,7 @@ def run_attack(attack: Attack, head: str, params, policy, key, x, eps):
 @cache
 def program(name: str, head: str, batched: bool):
     """(params, policy, keys, states, eps) -> perturbed states, compiled once each."""
-    run = partial(run_attack, make_attack(name, TINY), head)
+    run = partial(run_attack, tiny(name), head)
     return jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)) if batched else run)
 
 
@@ -140,6 +145,12 @@ def measure(policy, states, moved, what: str) -> np.ndarray:
     return np.asarray(jax.vmap(one)(states, moved))
 
 
+@cache
+def bounds_of(head: str, masked: bool, eps: float):
+    policy = victim(head, masked=masked)
+    return certify(policy, prune(policy, "none", [0.0]), eps=eps)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @every_attack
 def test_contract_inside_the_ball_and_below_every_certificate(name, head, masked):
@@ -149,8 +160,7 @@ def test_contract_inside_the_ball_and_below_every_certificate(name, head, masked
         assert moved.shape == STATES.shape and moved.dtype == STATES.dtype
         assert np.max(np.abs(moved - STATES)) <= eps + 1e-6
         found = np.max(measure(policy, STATES, moved, "distance"))
-        bounds = certify(policy, prune(policy, "none", [0.0]), eps=eps)
-        assert all(found <= bound.value[0] for bound in bounds.values())
+        assert all(found <= bound.value[0] for bound in bounds_of(head, masked, eps).values())
 
 
 def saturated(head: str, kind: str):
@@ -252,7 +262,7 @@ def test_contract_no_ball_no_change(name, head):
     moved = attacked(name, head, 0.0)
     assert np.asarray(moved).tobytes() == np.asarray(STATES).tobytes()
     params, policy = params_of(name, head), victim(head)
-    alone = run_attack(make_attack(name, TINY), head, params, policy, KEYS[0], STATES[0], 0.0)
+    alone = run_attack(tiny(name), head, params, policy, KEYS[0], STATES[0], 0.0)
     assert np.asarray(alone).tobytes() == np.asarray(STATES[0]).tobytes()
 
 
@@ -269,7 +279,7 @@ def test_contract_the_key_decides(name, head):
 def test_contract_vmap_and_jit_are_the_loop(name, head):
     batch = attacked(name, head, 0.1)[:8]
     params, policy = params_of(name, head), victim(head)
-    eager = run_attack(make_attack(name, TINY), head, params, policy, KEYS[0], STATES[0], 0.1)
+    eager = run_attack(tiny(name), head, params, policy, KEYS[0], STATES[0], 0.1)
     loop = [attacked_once(name, head, k, x, 0.1) for k, x in zip(KEYS[:8], STATES[:8], strict=True)]
     same = [np.allclose(one, moved, atol=1e-6) for one, moved in zip(loop, batch, strict=True)]
     assert all(same) and np.allclose(eager, batch[0], atol=1e-6)
@@ -278,7 +288,7 @@ def test_contract_vmap_and_jit_are_the_loop(name, head):
 @every_attack
 def test_contract_the_memory_keeps_its_structure(name, head):
     """An episode is a loop: what is remembered must be able to be its carry."""
-    policy, attack, params = victim(head), make_attack(name, TINY), params_of(name, head)
+    policy, attack, params = victim(head), tiny(name), params_of(name, head)
     start = attack.init(params, jax.random.key(1))
     moment = Moment(ENVS[head], ENVS[head].reset(KEYS[0])[0])
 
@@ -295,7 +305,7 @@ def test_contract_the_memory_keeps_its_structure(name, head):
 @every_attack
 def test_contract_blank_parameters_have_the_shapes_of_prepared_ones(name, head):
     """One compiled program holds all attacks, the unprepared ones with fillers."""
-    (blank,) = blanks([make_attack(name, TINY)], victim(head), ENVS[head].spec, 1)
+    (blank,) = blanks([tiny(name)], victim(head), ENVS[head].spec, 1)
     ready = params_of(name, head)
     assert jax.tree.structure(blank) == jax.tree.structure(ready)
     for filler, real in zip(jax.tree.leaves(blank), jax.tree.leaves(ready), strict=True):
@@ -306,7 +316,7 @@ def test_contract_blank_parameters_have_the_shapes_of_prepared_ones(name, head):
 @every_attack
 def test_contract_what_an_attack_spends_is_told(name, head):
     """Whatever looks at the policy says so; whatever is trained counts its steps."""
-    attack = make_attack(name, TINY)
+    attack = tiny(name)
     looks = attack.cost.queries + attack.cost.gradients > 0
     assert looks == (name not in ("none", "random", "corners", "gaussian", "fixed"))
     trains = attack.prepare is not None and name not in ("transfer", "mad_coupled", "direction")
@@ -406,7 +416,7 @@ def test_the_default_configuration():
 @cache
 def all_in_one():
     """(index, params of all, key, x) -> x': one program of every attack on the Gaussian victim."""
-    members, policy = [make_attack(name, TINY) for name in ATTACKS], victim("normal")
+    members, policy = [tiny(name) for name in ATTACKS], victim("normal")
 
     def run(index, params, key, x):
         return run_attack(one_of(members, index), "normal", params, policy, key, x, 0.1)
