@@ -18,7 +18,14 @@ from benchmarks.experiment.design import Case
 from benchmarks.runtime.arrays import Arrays, joined, packed, part, skeleton, under, unpacked
 from benchmarks.runtime.checkpoints import Progress, Work
 from benchmarks.runtime.compilation import Programs
-from benchmarks.stages.base import Columns, Population, attack_chunk, described, repeated
+from benchmarks.stages.base import (
+    Columns,
+    Population,
+    attack_chunk,
+    described,
+    distinct,
+    repeated,
+)
 from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import victims_of, warmed
 from benchmarks.stages.visitation import Visits, collect, visit_times
@@ -104,8 +111,7 @@ class BlockUnderAttack:
 
     def __init__(self, runner: AttackRunner, population: Population, progress: Progress):
         self.runner, self.population, self.progress = runner, population, progress
-        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
-        self.order = np.argsort([row.sparsity for row in population.rows], kind="stable")
+        self.kinds = distinct(population.cells)
         self.clean: Episode | None = None
         # By attack: the victim, and what was prepared against it, which may hold at every radius.
         self._ready: dict[str, tuple[str, PyTree]] = {}
@@ -118,17 +124,24 @@ class BlockUnderAttack:
         began = time.monotonic()
         victims = victims_of(runner.env, self.population, case, experiment.seed, experiment.lanes)
         warm = attack.warms and runner.warm_start
+        cells = np.arange(len(self.population.rows))
+        # Where another policy comes in, the same policy may be attacked in another way.
+        first, kind = (cells, cells) if warm or victims.source is not None else self.kinds
+        victims = victims._replace(cells=take(victims.cells, first))
         params = self._prepared(case, attack, victims, warm)
         ready = time.monotonic()
         name, play = case.attack, evaluator.how(victims.stochastic)
         chosen = evaluator.choose(name, victims, params, evaluator.rounds, play)
         selected = time.monotonic()
-        cells, known = take((victims.cells, chosen.params), self.order)
-        ordered = victims._replace(cells=cells)
+        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
+        order = np.argsort([self.population.rows[i].sparsity for i in first], kind="stable")
+        in_order, known = take((victims.cells, chosen.params), order)
+        ordered = victims._replace(cells=in_order)
         episodes = evaluator.play(
             name, ordered, known, evaluator.reported, play, self.progress.advance
         )
-        episodes = take(episodes, np.argsort(self.order))
+        episodes, chosen = take(episodes, np.argsort(order)[kind]), take(chosen, kind)
+        self.progress.advance(len(kind) - len(first))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
         return (

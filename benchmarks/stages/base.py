@@ -53,6 +53,17 @@ def repeated(values: Mapping[str, object], count: int) -> Columns:
     return {name: np.array([value] * count) for name, value in values.items()}
 
 
+def distinct(cells: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first cell of each kind, and of which kind every cell is.
+
+    Cells of one kind are the same policy: a mask that removes nothing is that of the dense agent.
+    """
+    leaves = [np.asarray(x) for x in (cells.agent, *jax.tree.leaves(cells.masks))]
+    numbers = np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1, dtype=np.int32)
+    _, first, kind = np.unique(numbers, axis=0, return_index=True, return_inverse=True)
+    return first, kind.ravel()
+
+
 def finite(policy: Policy) -> np.ndarray:
     """Whether every parameter of a policy is finite, bool `[cells]`."""
     leaves = jax.tree.leaves(policy.params)

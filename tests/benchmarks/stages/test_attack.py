@@ -14,7 +14,7 @@ from benchmarks.report.contents import contents
 from benchmarks.report.markdown import sections
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
-from benchmarks.stages.base import Population
+from benchmarks.stages.base import Population, distinct
 from benchmarks.stages.victims import sources, victims_of, warmed
 from jaxprune.attacks import (
     ATTACKS,
@@ -114,6 +114,21 @@ def test_every_attack_radius_and_cell_has_its_rows(run):
         cost = make_attack(name, TINY).cost
         for what, spent in cost.spent(np.zeros(1)).items():
             assert set(attacks[what][rows]) == set(np.ravel(spent))
+
+
+def test_a_mask_that_removes_nothing_is_the_dense_agent(run):
+    """It is not attacked once more: two agents with two masks that remove something."""
+    first, kind = distinct(run.population.cells)
+    dense, pruned = [0, 1], [2, 3, 4, 5, 6, 7]  # agent after agent: sparsity 0, 0.5, 0.9
+    assert sorted(first) == [0, 1, 3, 4, 6, 7]
+    assert kind[[2, 5]].tolist() == kind[dense].tolist()
+    assert len(set(kind[pruned])) == 6
+    returns = run.tables["returns"]
+    for name in ("none", "mad", "rs"):
+        rows = (returns["attack"] == name) & (returns["sparsity"] == 0)
+        of = {x: returns["return"][rows & (returns["mode"] == x)] for x in ("dense", "after")}
+        assert of["after"].size
+        np.testing.assert_array_equal(of["dense"], of["after"])
 
 
 def test_critics_serve_every_radius_and_sources_each_their_own(run, prepared_for):
