@@ -59,19 +59,28 @@ class Part(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = read_options(Options, argv, "benchmarks.status", addresses=True)
+    console = make_console()
+    if _complete(options.out):
+        console.print("complete: nothing is left to be computed")
+        return 0
     parts = read_parts(options.out)
-    show(parts, make_console())
+    show(parts, console)
     return UNFINISHED if any(part.done != part.total for part in parts) else 0
 
 
+def _complete(out: Path) -> bool:
+    """Whether the tables of a run are there, of whatever version."""
+    return (out / DESCRIPTION).exists() and bool(read_json(out / DESCRIPTION).get("files"))
+
+
 def read_parts(out: Path) -> list[Part]:
-    """The run in a folder, or all shards of it, those without a folder included.
+    """The unfinished run in a folder, or all shards of one, those without a folder included.
 
     Raises:
         InputError: the folder holds neither, or a run of another version.
     """
     shards = sorted((out / SHARDS).glob(f"*-of-*/{DESCRIPTION}"))
-    if (out / DESCRIPTION).exists() and (not shards or read_json(out / DESCRIPTION).get("files")):
+    if (out / DESCRIPTION).exists() and not shards:
         design = expand(Experiment.from_settings(read_json(out / DESCRIPTION)["settings"]))
         return [read_part(out, ALONE, design)]
     if not shards:

@@ -93,6 +93,13 @@ def test_nothing_left_is_0(tmp_path: Path, capsys):
     assert "24 of 24 chunks done, 0 left\n" in capsys.readouterr().out
 
 
+def test_a_run_of_another_version_is_complete_too(tmp_path: Path, capsys):
+    folder, _ = begin(tmp_path, ALONE, 0)
+    folder.describe({"settings": {"of": "old"}, "files": {"returns.parquet": "sum"}})
+    assert status.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "complete: nothing is left to be computed\n"
+
+
 def test_chunks_of_other_code_are_not_counted(tmp_path: Path):
     folder, _ = begin(tmp_path, ALONE, 2)
     other = Chunks(folder.path / CHUNKS, folder.identity | {"code": "other"})
