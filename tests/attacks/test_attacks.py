@@ -31,6 +31,7 @@ from jaxprune.envs import Moment
 from jaxprune.policy import action_distribution, init_policy
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.validation import InputError
+from tests.attacks.victims import tanh_policy
 from tests.probes import Wander
 
 HEADS = ["normal", "categorical"]
@@ -57,6 +58,7 @@ TINY = AttackConfig(
         unroll=16,
         epochs=1,
         minibatches=1,
+        starts=("fresh",),  # tests/attacks/test_demonstrations.py has those that imitate
         learning_rates=(1e-3,),
         log_stds=(-0.5,),
     ),
@@ -65,13 +67,8 @@ every_attack = pytest.mark.parametrize(("name", "head"), POSSIBLE)
 
 
 @cache
-def victim(head: str, seed: int = 0, obs_size: int = 4, masked: bool = False):
-    """A tanh policy whose outputs are of the order of 1."""
-    policy = init_policy(
-        jax.random.key(seed), obs_size, 3, discrete=head == "categorical", hidden=(16, 16)
-    )
-    last = policy.params.actor["layer_2"]
-    last["kernel"] = 100 * last["kernel"]  # from gain 0.01 to 1
+def victim(head: str, masked: bool = False):
+    policy = tanh_policy(head)
     return mask_policy(policy, prune(policy, "magnitude", 0.5)) if masked else policy
 
 
@@ -88,7 +85,7 @@ def params_of(name: str, head: str, masked: bool = False):
 @cache
 def _params_of(name: str, head: str, masked: bool):
     _, policies, cells = as_cells(*jax.device_get((victim(head, masked=masked), None)))
-    source = jax.tree.map(lambda x: np.asarray(x)[None], victim(head, seed=1))
+    source = jax.tree.map(lambda x: np.asarray(x)[None], tanh_policy(head, seed=1))
     victims = Victims(ENVS[head], policies, cells, 0.1, jax.random.key(2), source=source)
     return jax.tree.map(lambda x: x[0, 0], prepared(tiny(name), victims))
 
@@ -102,32 +99,48 @@ def run_attack(attack: Attack, head: str, params, policy, key, x, eps):
 
 
 @cache
-def program(name: str, head: str, batched: bool):
+def program(name: str, head: str):
     """(params, policy, keys, states, eps) -> perturbed states, compiled once each."""
     run = partial(run_attack, tiny(name), head)
-    return jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)) if batched else run)
+    return jax.jit(jax.vmap(run, in_axes=(None, None, 0, 0, None)))
 
 
 def attacked(name: str, head: str, eps, states=STATES, masked: bool = False):
     """The perturbed states, one key each, `[n, obs_size]`."""
     params, policy = params_of(name, head, masked), victim(head, masked=masked)
-    return program(name, head, True)(params, policy, KEYS, states, jnp.float32(eps))
+    return program(name, head)(params, policy, KEYS, states, jnp.float32(eps))
 
 
-def attacked_once(name: str, head: str, key, x, eps):
-    """The perturbed state of one key."""
-    return program(name, head, False)(params_of(name, head), victim(head), key, x, eps)
+def attacked_alone(name: str, head: str, eps) -> np.ndarray:
+    """The first of them, without vmap or jit."""
+    params, policy = params_of(name, head), victim(head)
+    moved = run_attack(tiny(name), head, params, policy, KEYS[0], STATES[0], np.float32(eps))
+    return np.asarray(moved)
+
+
+@cache
+def moving(name: str, config: MADConfig):
+    """(policy, keys, states, eps) -> perturbed states under an attack without preparation."""
+    perturb = make_attack(name, AttackConfig(mad=config)).perturb
+    run = lambda policy, key, x, eps: perturb((), (), key, policy, x, eps)[0]  # noqa: E731
+    return jax.jit(jax.vmap(run, in_axes=(None, 0, 0, None)))
 
 
 def moved_by(name: str, policy, eps, states=STATES, config: MADConfig | None = None):
     """The states that an attack without preparation shows a victim of any size."""
-    attack = make_attack(name, AttackConfig(mad=config or MADConfig()))
+    keys = KEYS if len(states) == len(KEYS) else jax.random.split(jax.random.key(1), len(states))
+    return moving(name, config or MADConfig())(policy, keys, states, jnp.float32(eps))
 
-    def run(policy, key, x, eps):
-        return attack.perturb((), (), key, policy, x, eps)[0]
 
-    keys = jax.random.split(jax.random.key(1), len(states))
-    return jax.jit(jax.vmap(run, in_axes=(None, 0, 0, None)))(policy, keys, states, eps)
+@jax.jit
+def distances(policy, states, moved):
+    """KL and D between the action distributions at two lists of states, `[n]` each."""
+
+    def one(x, y):
+        clean, other = action_distribution(policy, x), action_distribution(policy, y)
+        return {"kl": clean.kl(other), "distance": clean.distance(other)}
+
+    return jax.vmap(one)(states, moved)
 
 
 def measure(policy, states, moved, what: str) -> np.ndarray:
@@ -136,13 +149,14 @@ def measure(policy, states, moved, what: str) -> np.ndarray:
     Reduced by numpy, outside: XLA:CPU of jaxlib 0.10.2 loses the tail of a long maximum over sums
     (`jit(lambda y: jnp.max(jnp.sum(p * y, -1)))`), and an oracle must be right.
     """
-    states = jnp.broadcast_to(states, moved.shape)
+    states = np.broadcast_to(states, np.shape(moved))
+    return np.asarray(distances(policy, states, moved)[what])
 
-    def one(x, y):
-        clean, other = action_distribution(policy, x), action_distribution(policy, y)
-        return getattr(clean, what)(other)
 
-    return np.asarray(jax.vmap(one)(states, moved))
+@jax.jit
+def likeliest(policy, states):
+    """The action of every state without a draw, `[n]`."""
+    return jax.vmap(lambda x: action_distribution(policy, x).mode())(states)
 
 
 @cache
@@ -199,7 +213,7 @@ def test_contract_whatever_the_policy_nothing_leaves_the_ball(name, head):
     params = params_of(name, head)
     for kind in SATURATED[head]:
         policy = saturated(head, kind)
-        moved = program(name, head, True)(params, policy, KEYS, STATES, jnp.float32(0.3))
+        moved = program(name, head)(params, policy, KEYS, STATES, jnp.float32(0.3))
         assert_in_the_ball(moved, STATES, 0.3)
 
 
@@ -213,7 +227,7 @@ def test_contract_whatever_the_policy_nothing_leaves_the_ball(name, head):
 def test_contract_nothing_leaves_the_ball_of_a_policy_that_overflows(name, head):
     """ReLU layers of weights of 1e12: outputs are infinite, and their differences NaN."""
     policy, params = saturated(head, "relu"), params_of(name, head)
-    moved = program(name, head, True)(params, policy, KEYS, STATES, jnp.float32(0.3))
+    moved = program(name, head)(params, policy, KEYS, STATES, jnp.float32(0.3))
     assert_in_the_ball(moved, STATES, 0.3)
 
 
@@ -248,9 +262,9 @@ def test_a_confident_policy_is_attacked_as_well_as_a_doubtful_one(name):
         last = jax.tree.map(lambda x: scale * x, policy.params.actor["layer_2"])
         actor = policy.params.actor | {"layer_2": last}
         policy = replace(policy, params=policy.params._replace(actor=actor))
-        moved = program(name, "categorical", True)((), policy, KEYS, STATES, jnp.float32(0.5))
-        mode = jax.vmap(lambda x: action_distribution(policy, x).mode())
-        return int(np.sum(np.asarray(mode(moved)) != np.asarray(mode(STATES))))
+        moved = program(name, "categorical")((), policy, KEYS, STATES, jnp.float32(0.5))
+        before, after = (np.asarray(likeliest(policy, states)) for states in (STATES, moved))
+        return int(np.sum(before != after))
 
     doubtful = flipped(1)
     assert doubtful >= 10 and flipped(40) >= 0.8 * doubtful
@@ -261,28 +275,27 @@ def test_contract_no_ball_no_change(name, head):
     """eps = 0 is the identity, bit for bit, whether eps is traced or not."""
     moved = attacked(name, head, 0.0)
     assert np.asarray(moved).tobytes() == np.asarray(STATES).tobytes()
-    params, policy = params_of(name, head), victim(head)
-    alone = run_attack(tiny(name), head, params, policy, KEYS[0], STATES[0], 0.0)
-    assert np.asarray(alone).tobytes() == np.asarray(STATES[0]).tobytes()
+    assert attacked_alone(name, head, 0.0).tobytes() == np.asarray(STATES[0]).tobytes()
 
 
 @every_attack
 def test_contract_the_key_decides(name, head):
-    one, again, other = (attacked_once(name, head, KEYS[i], STATES[0], 0.1) for i in (0, 0, 1))
-    assert np.asarray(one).tobytes() == np.asarray(again).tobytes()
-    assert not np.array_equal(one, STATES[0]) or name == "none"
+    same = np.tile(STATES[0], (len(KEYS), 1))
+    moved, again = (np.asarray(attacked(name, head, 0.1, same)) for _ in range(2))
+    assert moved.tobytes() == again.tobytes()
+    assert not np.array_equal(moved[0], same[0]) or name == "none"
     if name == "random":
-        assert not np.array_equal(one, other)
+        assert not np.array_equal(moved[0], moved[1])
 
 
 @every_attack
 def test_contract_vmap_and_jit_are_the_loop(name, head):
-    batch = attacked(name, head, 0.1)[:8]
+    """And a row does not depend on its place or its neighbours."""
+    batch = np.asarray(attacked(name, head, 0.1))
+    np.testing.assert_allclose(attacked_alone(name, head, 0.1), batch[0], rtol=0, atol=1e-6)
     params, policy = params_of(name, head), victim(head)
-    eager = run_attack(tiny(name), head, params, policy, KEYS[0], STATES[0], 0.1)
-    loop = [attacked_once(name, head, k, x, 0.1) for k, x in zip(KEYS[:8], STATES[:8], strict=True)]
-    same = [np.allclose(one, moved, atol=1e-6) for one, moved in zip(loop, batch, strict=True)]
-    assert all(same) and np.allclose(eager, batch[0], atol=1e-6)
+    others = program(name, head)(params, policy, KEYS[::-1], STATES[::-1], jnp.float32(0.1))
+    np.testing.assert_allclose(others[::-1], batch, rtol=0, atol=1e-6)
 
 
 @every_attack
@@ -338,7 +351,7 @@ def test_mad_is_never_worse_than_no_attack_and_stronger_than_random(head):
     """Over 8 networks and 32 states; the mean KL of MAD is several times that of noise."""
     kl = {"mad": [], "random": []}
     for seed in range(8):
-        policy = victim(head, seed)
+        policy = tanh_policy(head, seed)
         for name in kl:
             kl[name].append(measure(policy, STATES, moved_by(name, policy, 0.1), "kl"))
     mad, random = (np.array(kl[name]) for name in ("mad", "random"))
@@ -373,11 +386,11 @@ def test_mad_works_in_a_small_ball_too():
 @pytest.mark.parametrize("head", HEADS)
 def test_mad_is_close_to_brute_force(head):
     """Two observations: the best KL on a grid of 201 x 201 points of the square."""
-    policy = victim(head, obs_size=2)
+    policy = tanh_policy(head, obs_size=2)
     states, eps = STATES[:16, :2], 0.2
     ticks = np.linspace(-eps, eps, 201)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    around = [jnp.asarray(np.asarray(x) + grid, jnp.float32) for x in states]
+    around = [np.float32(np.asarray(x) + grid) for x in states]
     optimum = np.array(
         [measure(policy, x, y, "kl").max() for x, y in zip(states, around, strict=True)]
     )
@@ -428,10 +441,8 @@ def all_in_one():
 def test_one_of_is_the_member_it_names(name):
     """The index is traced."""
     index, params = list(ATTACKS).index(name), tuple(params_of(n, "normal") for n in ATTACKS)
-    for key, x in zip(KEYS[:4], STATES[:4], strict=True):
-        moved = all_in_one()(index, params, key, x)
-        direct = attacked_once(name, "normal", key, x, 0.1)
-        np.testing.assert_allclose(moved, direct, atol=1e-7)
+    moved = [all_in_one()(index, params, KEYS[row], STATES[row]) for row in range(8)]
+    np.testing.assert_allclose(moved, attacked(name, "normal", 0.1)[:8], atol=1e-7)
 
 
 def test_one_of_gives_each_member_its_own_memory():
@@ -464,16 +475,10 @@ def test_unknown_attack():
 
 @pytest.mark.parametrize("head", HEADS)
 def test_one_program_serves_every_eps(head):
-    policy, traces = victim(head), []
-    attack = make_attack("mad")
-
-    @jax.jit
-    def traced(key, x, eps):
-        traces.append(1)
-        return run_attack(attack, head, (), policy, key, x, eps)
-
-    reach = [np.max(np.abs(traced(KEYS[0], STATES[0], eps) - STATES[0])) for eps in (0.0, 0.1, 0.5)]
-    assert len(traces) == 1
+    reach = [np.max(np.abs(attacked("mad", head, 0.0) - STATES))]
+    programs = program("mad", head)._cache_size()
+    reach += [np.max(np.abs(attacked("mad", head, eps)[0] - STATES[0])) for eps in (0.1, 0.5)]
+    assert program("mad", head)._cache_size() == programs
     np.testing.assert_allclose(reach, [0.0, 0.1, 0.5], atol=1e-6)  # MAD ends in a corner here
 
 

@@ -97,7 +97,7 @@ def decisions_of(policies: Policy, x: float) -> np.ndarray:
     def decide(policy: Policy) -> Array:
         return action_distribution(policy, normalise(policy, jnp.full(1, x))).mode()[0]
 
-    return np.asarray(jax.vmap(jax.vmap(decide))(policies))
+    return np.asarray(jax.jit(jax.vmap(jax.vmap(decide)))(policies))
 
 
 def pupils(count: int = 2):
@@ -119,11 +119,12 @@ def test_minibatch_regression_finds_a_line():
     rows = (x, 3 * x - 1)
     loss = lambda p, row: (p["a"] * row[0] + p["b"] - row[1]) ** 2  # noqa: E731
     first = {"a": jnp.float32(2.5), "b": jnp.float32(-0.5)}
-    found = fit(jax.random.key(0), first, loss, rows, 600)
+    fitted = jax.jit(partial(fit, jax.random.key(0), first, loss), static_argnums=1)
+    found = fitted(rows, 600)
     np.testing.assert_allclose([found["a"], found["b"]], [3, -1], atol=1e-3)
-    few = fit(jax.random.key(0), first, loss, rows, 2)
+    few = fitted(rows, 2)
     assert 2.5 < few["a"] < 2.6  # 6 steps of 1e-3
-    tiny = fit(jax.random.key(0), first, loss, (x[:3], rows[1][:3]), 2)
+    tiny = fitted((x[:3], rows[1][:3]), 2)
     assert np.isfinite(tiny["a"]) and tiny["a"] != 2.5
 
 
@@ -165,21 +166,24 @@ def test_pupils_learn_what_lowers_the_return(form, lower):
 
 
 def test_pupils_do_not_depend_on_the_neighbours():
-    alone = imitating(CRITICS, PERTURBATION.inverse, victims(1.0, -2.0), pupils())
-    other = imitating(CRITICS, PERTURBATION.inverse, victims(-2.0, 1.0, 1.0), pupils())
-    for i, j in ((0, 1), (0, 2), (1, 0)):
-        jax.tree.map(np.testing.assert_array_equal, take(alone, i), take(other, j))
+    one, second, third = (
+        imitating(CRITICS, PERTURBATION.inverse, victims(*slopes), pupils())
+        for slopes in ((1.0, -2.0), (-2.0, 0.5), (1.0, 1.0))
+    )
+    for i, other, j in ((1, second, 0), (0, third, 0), (0, third, 1)):
+        jax.tree.map(np.testing.assert_array_equal, take(one, i), take(other, j))
 
 
 @pytest.mark.parametrize("make", [sa_rl, PAAD])
 def test_members_start_where_the_settings_say(make):
     """At a rate of 1e-12 training changes nothing but statistics: what comes out went in."""
-    both, fresh = make(CONFIG, TEACHERS), make(replace(CONFIG, starts=("fresh",)), TEACHERS)
+    alike = replace(CONFIG, starts=("fresh",), learning_rates=(1e-12, 1e-12))  # as many members
+    both, fresh = make(CONFIG, TEACHERS), make(alike, TEACHERS)
     spec = Wage().spec
-    assert (both.members(spec), fresh.members(spec)) == (4 + 1, 2)  # with the imitation itself
+    assert (both.members(spec), fresh.members(spec)) == (4 + 1, 4)  # with the imitation itself
     data = 2048 + (2 * TRIALS + 16) * LENGTH
     assert CRITICS.cost.env_steps == data
-    assert (both.cost.env_steps, fresh.cost.env_steps) == (4 * 64 + data, 2 * 64)
+    assert (both.cost.env_steps, fresh.cost.env_steps) == (4 * 64 + data, 4 * 64)
     assert both.prepare is not None and fresh.prepare is not None
     found = both.prepare(victims(1.0, -2.0))
     decisions = decisions_of(found, 0.3)
@@ -188,7 +192,10 @@ def test_members_start_where_the_settings_say(make):
     np.testing.assert_allclose(found.obs_stats.count[0, 2:], 16 * LENGTH + np.array([64, 64, 0]))
     plain = fresh.prepare(victims(1.0, -2.0))
     same = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(same, take(found, np.s_[:, :2]), plain)
+    jax.tree.map(same, take(found, np.s_[:, :2]), take(plain, np.s_[:, :2]))
+    blank = jax.eval_shape(lambda policy: both.blank(policy, spec), worker(1.0))
+    described = jax.tree.map(lambda x: (x.shape, x.dtype), blank)
+    assert jax.tree.map(lambda x: (x.shape[2:], x.dtype), found) == described
 
 
 def test_who_starts_as_the_director_does_what_the_director_does():
@@ -223,9 +230,10 @@ def test_starts_that_are_none():
 
 def test_a_rollout_may_act_without_drawing():
     policy, workers = worker(2.0), fresh_workers(jax.random.key(0), Wage(), 3)
-    _, steps = rollout(jax.random.key(1), Wage(), policy, 1.0, workers, 6, stochastic=False)
+    collect = partial(rollout, jax.random.key(1), Wage(), policy, 1.0, workers, 6)
+    _, steps = jax.jit(partial(collect, stochastic=False))()
     np.testing.assert_allclose(steps.action, 2 * steps.obs, rtol=1e-6)
-    _, drawn = rollout(jax.random.key(1), Wage(), policy, 1.0, workers, 6)
+    _, drawn = jax.jit(collect)()
     assert np.all(np.abs(drawn.action - 2 * drawn.obs) > 1e-4)
 
 

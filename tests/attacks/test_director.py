@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.attacks import DirectorConfig, SelectionConfig, Victims
+from jaxprune.attacks import AttackConfig, DirectorConfig, SelectionConfig, Victims
 from jaxprune.attacks.direction import direction, directions, steer
 from jaxprune.attacks.director import (
     COMPARED,
@@ -38,6 +38,8 @@ HALF = jnp.float32(0.5)
 SLOPE = np.array([1.0, -0.5], np.float32)
 CONFIG = DirectorConfig(individuals=16, generations=12, episodes=8)
 ATTACKS = {"direction": direction(CONFIG), "director": director(CONFIG)}
+# All members play all rounds of the choice, so that one program plays them.
+CHOICE = AttackConfig(selection=SelectionConfig(episodes=4, finalists=8, final_episodes=4))
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def returns_of(task: Drift, attack: str) -> np.ndarray:
         attack=ATTACKS.get(attack, attack),
         eps=EPS,
         episodes=EPISODES,
+        config=CHOICE,
     )["return"]
 
 
@@ -75,9 +78,14 @@ def by_hand(linear: bool) -> tuple[float, float]:
     Shown x - eps u, the victim moves by 0.1 clip(eps u - x). In the linear task the worst u is
     -sign(SLOPE), in the quadratic one sign(x), at every step: what was lost is never made up for.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(EPISODES))
-    resets = jax.vmap(lambda key: Drift().reset(jax.random.split(jax.random.split(key)[0])[0])[1])
-    first = np.asarray(resets(keys), float)
+
+    @jax.jit
+    @jax.vmap
+    def resets(episode):
+        key = jax.random.fold_in(jax.random.key(0), episode)
+        return Drift().reset(jax.random.split(jax.random.split(key)[0])[0])[1]
+
+    first = np.asarray(resets(np.arange(EPISODES)), float)
     found = []
     for eps in (0.0, EPS):
         x, total = first, np.zeros(EPISODES)
@@ -111,8 +119,9 @@ def test_a_choice_is_pushed_away_from_what_it_wants():
     """A cart that is balanced for 500 steps falls at once."""
     env = make_env("cartpole")
     policy = linear_policy([[-1.0, -1, -10, -5], [1.0, 1, 10, 5]], head="categorical")
+    settings = {"eps": 0.2, "episodes": 4, "config": CHOICE}
     table = {
-        name: evaluate(env, policy, attack=ATTACKS.get(name, name), eps=0.2, episodes=4)["return"]
+        name: evaluate(env, policy, attack=ATTACKS.get(name, name), **settings)["return"]
         for name in ("none", "direction", "director")
     }
     assert table["none"].mean() > 400
@@ -144,8 +153,9 @@ def test_the_best_iterate_is_kept_and_steps_mend_a_corner_that_is_too_far():
 def test_outputs_go_where_they_are_pushed_and_length_does_not_matter(head):
     policy, states = tanh_policy(head), np.random.default_rng(0).normal(size=(16, 4))
     towards = np.random.default_rng(1).normal(size=(16, 3))
-    push = jax.vmap(lambda x, d: steer(CONFIG, policy, x, jnp.float32(0.3), d))
-    output = lambda x: np.asarray(jax.vmap(lambda y: actor_output(policy, y))(x))  # noqa: E731
+    push = jax.jit(jax.vmap(lambda x, d: steer(CONFIG, policy, x, jnp.float32(0.3), d)))
+    outputs = jax.jit(jax.vmap(lambda x: actor_output(policy, x)))
+    output = lambda x: np.asarray(outputs(x))  # noqa: E731
     moved = push(jnp.float32(states), jnp.float32(towards))
     gain = np.sum((output(moved) - output(jnp.float32(states))) * towards, axis=1)
     corners = states[:, None] + 0.3 * np.array(list(np.ndindex(2, 2, 2, 2))) * 2 - 0.3

@@ -21,6 +21,7 @@ from jaxprune.attacks.gradient import (
 from jaxprune.attacks.noise import corners
 from jaxprune.policy import action_distribution
 from jaxprune.validation import InputError
+from tests.attacks import victims
 from tests.attacks.victims import attacked, linear_policy, tanh_policy
 
 RNG = np.random.default_rng(0)
@@ -40,7 +41,7 @@ MEMBERS = {
 
 
 def divergences(policy, points, states=STATES) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda x, y: divergence(policy, x)(y))(states, points))
+    return np.asarray(victims.divergences(policy, states, points))
 
 
 def softmax(z):
@@ -75,12 +76,13 @@ def test_one_gradient_follows_the_curvature(name):
     """eps sign(H z) for the Gaussian, H = W' Sigma^-1 W, z what is drawn."""
     points = attacked(MEMBERS[name], linear_policy(WEIGHT, LOG_STD), STATES, EPS, KEYS)
     if name == "fgsm":
-        drawn = jax.vmap(lambda key: jax.random.uniform(key, (SIZE,), minval=-1, maxval=1))(KEYS)
-        drawn = FGSM_OFFSET * EPS * drawn
+        draw = lambda key: jax.random.uniform(key, (SIZE,), minval=-1, maxval=1)  # noqa: E731
+        scale = FGSM_OFFSET * EPS
     else:
-        drawn = POWER_SCALE * jax.vmap(lambda key: jax.random.normal(key, (SIZE,)))(KEYS)
+        draw, scale = lambda key: jax.random.normal(key, (SIZE,)), POWER_SCALE
+    drawn = scale * np.asarray(jax.jit(jax.vmap(draw))(KEYS))
     curvature = WEIGHT.T @ np.diag(np.exp(-2 * LOG_STD)) @ WEIGHT
-    grad = np.asarray(drawn) @ curvature
+    grad = drawn @ curvature
     clear = np.abs(grad) > 1e-2 * np.abs(grad).max()  # the rest may round to either sign
     expected = STATES + EPS * np.sign(grad)
     np.testing.assert_allclose(points[clear], expected[clear], atol=1e-6)
@@ -105,7 +107,8 @@ def test_sgld_is_the_published_loop(head):
         policy = linear_policy(WEIGHT, LOG_STD, head, dtype="float64")
         obs = jnp.asarray(STATES, "float64")
         points = attacked(mad_sgld(), policy, obs, eps, KEYS)
-        draws = jax.vmap(lambda key: jax.random.normal(key, (11, SIZE), "float64"))(KEYS)
+        draw = lambda key: jax.random.normal(key, (11, SIZE), "float64")  # noqa: E731
+        draws = jax.jit(jax.vmap(draw))(KEYS)
         draws, obs = np.asarray(draws), np.asarray(obs)
     for centre, point, noise in zip(obs, points, draws, strict=True):
         step = eps / 10
@@ -131,7 +134,7 @@ def test_momentum_is_the_loop_of_mi_fgsm(head):
         points = attacked(mad_momentum(config), policy, obs, 0.3, KEYS)
         plain = attacked(mad(config), policy, obs, 0.3, KEYS)
         draw = lambda key: jax.random.uniform(key, (SIZE,), "float64", -1, 1)  # noqa: E731
-        starts = jax.vmap(lambda key: draw(jax.random.split(key, 1)[0]))(KEYS)
+        starts = jax.jit(jax.vmap(lambda key: draw(jax.random.split(key, 1)[0])))(KEYS)
         starts, obs = np.asarray(starts), np.asarray(obs)
         distance = jax.jit(lambda centre, x: divergence(policy, centre)(x))
 

@@ -58,6 +58,7 @@ def prepare(victims: Victims) -> Policy:
     return train(victims)
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def victim_of(seed: int, obs_size: int = 2, action_size: int = 2, discrete: bool = False) -> Policy:
     """A victim whose outputs are of the order of 1, with statistics of its own."""
     policy = init_policy(
@@ -106,16 +107,18 @@ def test_the_adversary_sees_the_truth_and_earns_what_the_victim_loses():
     """Five steps of the drift task beside a loop that perturbs, acts and steps by the formulas."""
     env, victim = Drift(), victim_of(0)
     task = task_of(env, victim)
-    state, seen = task.reset(jax.random.key(3))
+    step_task, step_env, normalised = map(jax.jit, (task.step, env.step, normalise))
+    act = jax.jit(lambda x: action_distribution(victim, x).mode())
+    state, seen = jax.jit(task.reset)(jax.random.key(3))
     plain, obs = env.reset(jax.random.split(jax.random.key(3))[0])
     decisions = np.random.default_rng(0).normal(0, 1.5, (5, 2)).astype(np.float32)
     for u in decisions:
-        np.testing.assert_array_equal(seen, normalise(victim, obs))
+        np.testing.assert_array_equal(seen, normalised(victim, obs))
         shown = (np.asarray(obs) - 0.5) / 2 + EPS * np.clip(u, -1, 1)
-        plain, after = env.step(plain, action_distribution(victim, jnp.asarray(shown)).mode())
-        state, step = task.step(state, jnp.asarray(u))
+        plain, after = step_env(plain, act(shown))
+        state, step = step_task(state, u)
         obs, seen = after.obs, step.obs
-        np.testing.assert_allclose(seen, normalise(victim, after.obs), atol=1e-5)
+        np.testing.assert_allclose(seen, normalised(victim, after.obs), atol=1e-5)
         np.testing.assert_allclose(step.reward, -after.reward, rtol=1e-5)
         assert (step.terminated, step.truncated) == (after.terminated, after.truncated)
         assert state.time == plain.time
@@ -126,12 +129,13 @@ def test_the_adversary_sees_the_truth_and_earns_what_the_victim_loses():
 def test_episodes_end_as_those_of_the_task(env):
     """Also those of a simulator that breaks: the step earns 0, and is counted."""
     task = task_of(env, victim_of(0, 1, 1))
+    step_task, reset_task, step_env = map(jax.jit, (task.step, task.reset, env.step))
     for seed in range(3):
-        state, _ = task.reset(jax.random.key(seed))
+        state, _ = reset_task(jax.random.key(seed))
         plain, _ = env.reset(jax.random.split(jax.random.key(seed))[0])
         for _ in range(env.length):
-            state, step = task.step(state, jnp.zeros(1))
-            plain, after = env.step(plain, jnp.zeros(1))
+            state, step = step_task(state, np.zeros(1, np.float32))
+            plain, after = step_env(plain, np.zeros(1, np.float32))
             ends = [(x.terminated, x.truncated, x.diverged, abs(x.reward)) for x in (step, after)]
             assert ends[0] == ends[1]
 
@@ -159,7 +163,7 @@ def test_a_stochastic_victim_draws_its_actions():
             _, third = task.step(state, jnp.zeros(2))
             return jnp.stack([second.obs - first, third.obs - second.obs])
 
-        return np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 4000)))
+        return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000)))
 
     assert np.abs(drifts(False)).max() == 0
     drawn = drifts(True)
@@ -171,9 +175,10 @@ def test_the_learner_can_roll_it_out():
     """Environments of the learner end, start anew, and carry their keys along."""
     task = task_of(Drift(), victim_of(0), True)
     policy = init_policy(jax.random.key(0), 2, 2, hidden=(8,))
-    state, obs = jax.vmap(task.reset)(jax.random.split(jax.random.key(1), 3))
+    state, obs = jax.jit(jax.vmap(task.reset))(jax.random.split(jax.random.key(1), 3))
     workers = Worker(state, obs, jnp.zeros(3), jnp.zeros(3))
-    workers, steps = rollout(jax.random.key(2), task, policy, 0.99, workers, 12)
+    collect = jax.jit(lambda workers: rollout(jax.random.key(2), task, policy, 0.99, workers, 12))
+    workers, steps = collect(workers)
     assert np.array_equal(np.flatnonzero(steps.truncated[:, 0]), [4, 9])
     assert np.array_equal(workers.env_state.time, [2, 2, 2])
 
@@ -239,7 +244,8 @@ def test_the_perturbation_is_the_mean_decision_clipped_to_the_ball():
     """By numpy, for an adversary with statistics of its own."""
     attack, adversary = sa_rl(CONFIG, TEACHERS), victim_of(3)
     states = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
-    shown = jax.vmap(lambda x: attack.perturb(adversary, (), KEY, victim_of(0), x, EPS)[0])(states)
+    perturb = lambda x: attack.perturb(adversary, (), KEY, VICTIMS[0], x, EPS)[0]  # noqa: E731
+    shown = jax.jit(jax.vmap(perturb))(states)
     hidden = (states - 0.5) / 2
     for i in range(3):
         layer = adversary.params.actor[f"layer_{i}"]
@@ -260,7 +266,7 @@ def test_a_blank_adversary_has_the_shapes_of_a_trained_one(make, discrete):
     trained = starts(KEY, size, Hyper(), np.ones(1), np.zeros(1)).policy
     described = jax.tree.map(lambda x: (x.shape, x.dtype.name), shapes)
     assert described == jax.tree.map(lambda x: (x.shape[1:], x.dtype.name), trained)
-    moved, _ = attack.perturb(blank(size), (), KEY, victim, jnp.ones(2), EPS)
+    moved, _ = jax.jit(attack.perturb)(blank(size), (), KEY, victim, np.ones(2, np.float32), EPS)
     assert np.max(np.abs(moved - 1)) <= EPS + 1e-6
 
 
@@ -272,11 +278,13 @@ def alignment(change: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 def moves_of(form, victim: Policy, states, directions, eps=EPS) -> np.ndarray:
     """What the actor shows, `[n, obs_size]`; one key each."""
-    move = form.move
     keys = jax.random.split(jax.random.key(9), len(states))
-    return np.asarray(
-        jax.vmap(lambda k, x, d: move(k, victim, x, eps, d))(keys, states, directions)
-    )
+    return np.asarray(_moves(form, victim, keys, states, directions, eps))
+
+
+@partial(jax.jit, static_argnums=0)
+def _moves(form, victim: Policy, keys, states, directions, eps):
+    return jax.vmap(form.move, (0, None, 0, None, 0))(keys, victim, states, eps, directions)
 
 
 def test_the_actor_moves_the_output_of_a_linear_victim_as_far_as_it_goes():
@@ -328,7 +336,7 @@ def test_the_published_actor_takes_one_step_the_wrong_way():
     directions = rng.normal(0, 1, (n, 3)).astype(np.float32)
     shown = moves_of(PUBLISHED, linear_victim(kernel), states, directions)
     keys = jax.random.split(jax.random.key(9), n)
-    draw = jax.vmap(lambda k: jax.random.uniform(k, (6,), minval=-0.1, maxval=0.1))
+    draw = jax.jit(jax.vmap(lambda k: jax.random.uniform(k, (6,), minval=-0.1, maxval=0.1)))
     change = EPS * np.asarray(draw(keys), float) @ kernel
     length = np.linalg.norm(change, axis=-1, keepdims=True)
     unit = directions / np.linalg.norm(directions, axis=-1, keepdims=True)

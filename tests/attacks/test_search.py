@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxprune.attacks.config import MADConfig, SearchConfig
-from jaxprune.attacks.gradient import divergence, mad
+from jaxprune.attacks.gradient import mad
 from jaxprune.attacks.search import FIRST_DEVIATION, corner_search, evolution
 from jaxprune.validation import InputError
+from tests.attacks import victims
 from tests.attacks.victims import attacked, layer, linear_policy, tanh_policy
 
 RNG = np.random.default_rng(0)
@@ -22,7 +23,7 @@ BOTH = pytest.mark.parametrize("make", [corner_search, evolution])
 
 
 def divergences(policy, points, states=STATES) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda x, y: divergence(policy, x)(y))(states, points))
+    return np.asarray(victims.divergences(policy, states, points))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -79,7 +80,8 @@ def test_evolution_is_the_loop():
         config = SearchConfig(queries=50, generations=generations)
         points = attacked(evolution(config), policy, obs, eps, KEYS[:8])
         draw = lambda key: jax.random.normal(key, (offspring, 6), "float64")  # noqa: E731
-        draws = jax.vmap(lambda key: jax.vmap(draw)(jax.random.split(key, generations)))(KEYS[:8])
+        every = lambda key: jax.vmap(draw)(jax.random.split(key, generations))  # noqa: E731
+        draws = jax.jit(jax.vmap(every))(KEYS[:8])
         draws, obs = np.asarray(draws), np.asarray(obs)
     for centre, point, noise in zip(obs, points, draws, strict=True):
         mean, deviation, best, best_value = centre, FIRST_DEVIATION * eps, centre, 0.0

@@ -12,21 +12,14 @@ from jaxprune.attacks.members import prepared
 from jaxprune.attacks.transfer import fit_clone
 from jaxprune.cells import as_cells
 from jaxprune.evaluation import evaluate
-from jaxprune.policy import MLP, action_distribution, init_policy
+from jaxprune.policy import MLP, action_distribution
 from jaxprune.validation import InputError
+from tests.attacks.victims import tanh_policy
 from tests.probes import Wander
 
 ENVS = {"normal": Wander(), "categorical": Wander(discrete=True)}
 CONFIG = AttackConfig(search=SearchConfig(clone_steps=2048, clone_epochs=40))
 STATES = jax.random.normal(jax.random.key(9), (64, 4))
-
-
-def policy_of(head: str, seed: int = 0):
-    policy = init_policy(
-        jax.random.key(seed), 4, 3, discrete=head == "categorical", hidden=(16, 16)
-    )
-    policy.params.actor["layer_2"]["kernel"] *= 100
-    return policy
 
 
 def victims_of(head: str, policies, source=None) -> Victims:
@@ -35,19 +28,25 @@ def victims_of(head: str, policies, source=None) -> Victims:
 
 
 def stacked(*policies):
-    return jax.tree.map(lambda *x: jnp.stack(x), *policies)
+    return jax.tree.map(lambda *x: np.stack(x), *policies)
+
+
+@jax.jit
+def acting(policy, states):
+    """Actions without a draw, `[n, ...]`."""
+    return jax.vmap(lambda x: action_distribution(policy, x).mode())(states)
 
 
 @pytest.mark.parametrize("head", ENVS)
 def test_a_policy_is_its_own_source(head):
     """MAD through the victim itself is MAD, with the same keys."""
-    policy = policy_of(head)
+    policy = tanh_policy(head)
     through, own, other = (
         evaluate(ENVS[head], policy, attack=name, eps=0.2, episodes=4, source=source)["distance"]
         for name, source in (
             ("transfer", policy),
             ("mad", None),
-            ("transfer", policy_of(head, seed=1)),
+            ("transfer", tanh_policy(head, seed=1)),
         )
     )
     np.testing.assert_allclose(through, own, rtol=1e-5)
@@ -55,7 +54,7 @@ def test_a_policy_is_its_own_source(head):
 
 
 def test_every_victim_has_its_own_source():
-    a, b = policy_of("normal", 0), policy_of("normal", 1)
+    a, b = tanh_policy("normal", 0), tanh_policy("normal", 1)
     crossed = evaluate(
         ENVS["normal"],
         stacked(a, b),
@@ -74,22 +73,19 @@ def test_every_victim_has_its_own_source():
 
 def test_transfer_without_a_source_is_refused():
     with pytest.raises(InputError, match="needs a policy whose attack is transferred: give source"):
-        evaluate(ENVS["normal"], policy_of("normal"), attack="transfer", episodes=2)
+        evaluate(ENVS["normal"], tanh_policy("normal"), attack="transfer", episodes=2)
 
 
 @pytest.mark.parametrize("head", ENVS)
 def test_a_clone_learns_to_act_as_its_victim(head):
     """From 2048 steps; one that has seen nothing does not."""
-    policy = policy_of(head)
+    policy = tanh_policy(head)
     attack = make_attack("snooping", CONFIG)
     found = jax.tree.map(lambda x: x[0, 0], prepared(attack, victims_of(head, policy)))
 
     def agreement(params) -> float:
         clone = replace(policy, params=policy.params._replace(actor=params))
-        wanted, got = (
-            np.asarray(jax.vmap(lambda x, p=p: action_distribution(p, x).mode())(STATES))
-            for p in (policy, clone)
-        )
+        wanted, got = (np.asarray(acting(p, STATES)) for p in (policy, clone))
         if head == "categorical":
             return float(np.mean(wanted == got))
         return 1 - float(np.sum((wanted - got) ** 2) / np.sum((wanted - wanted.mean(0)) ** 2))
@@ -100,7 +96,7 @@ def test_a_clone_learns_to_act_as_its_victim(head):
 
 
 def test_a_clone_of_two_victims_is_that_of_each():
-    policies = [policy_of("normal", seed) for seed in (0, 1)]
+    policies = [tanh_policy("normal", seed) for seed in (0, 1)]
     attack = make_attack("snooping", CONFIG)
     both = prepared(attack, victims_of("normal", stacked(*policies)))
     for i, policy in enumerate(policies):
@@ -110,10 +106,10 @@ def test_a_clone_of_two_victims_is_that_of_each():
 
 
 def test_fewer_rows_than_a_minibatch_are_one():
-    policy = policy_of("normal")
+    policy = tanh_policy("normal")
     fresh = MLP((64, 64), 3).init(jax.random.key(0), jnp.zeros(4))["params"]
-    actions = jax.vmap(lambda x: action_distribution(policy, x).mode())(STATES)
-    found = fit_clone(jax.random.key(1), policy, fresh, STATES, actions, 2)
+    fit = jax.jit(fit_clone, static_argnums=5)
+    found = fit(jax.random.key(1), policy, fresh, STATES, acting(policy, STATES), 2)
     assert not np.array_equal(found["layer_0"]["kernel"], fresh["layer_0"]["kernel"])
 
 
@@ -121,7 +117,7 @@ def test_a_stronger_ascent_is_used_on_the_clone():
     config = replace(CONFIG, mad=MADConfig(steps=1, step_scale=0.01))
     weak, strong = (
         evaluate(
-            ENVS["normal"], policy_of("normal"), attack="snooping", eps=0.3, episodes=4, config=c
+            ENVS["normal"], tanh_policy("normal"), attack="snooping", eps=0.3, episodes=4, config=c
         )["distance"].mean()
         for c in (config, CONFIG)
     )

@@ -13,7 +13,7 @@ from jaxprune.attacks.worst_policy import _program, worst_policy
 from jaxprune.cells import Cell
 from jaxprune.devices import take
 from jaxprune.policy import action_distribution, init_policy, normalise
-from jaxprune.types import ObsStats, Policy
+from jaxprune.types import Array, ObsStats, Policy
 from jaxprune.validation import InputError
 from tests.probes import DiscreteAction
 
@@ -57,11 +57,20 @@ def prepare(victims: Victims) -> Policy:
 
 def shown_by(params: Policy, victim: Policy, states: np.ndarray, eps=EPS) -> np.ndarray:
     """What the victim sees, `[n, obs_size]`."""
+    every = np.float32(np.resize(states, (len(KEYS), states.shape[1])))  # one shape, one program
+    return np.asarray(_shown(params, victim, KEYS, every, eps))[: len(states)]
 
-    def one(key, x):
-        return ATTACK.perturb(params, (), key, victim, x, eps)[0]
 
-    return np.asarray(jax.vmap(one)(KEYS[: len(states)], jnp.asarray(states, jnp.float32)))
+@jax.jit
+def _shown(params, victim, keys, states, eps):
+    perturb = lambda key, x: ATTACK.perturb(params, (), key, victim, x, eps)[0]  # noqa: E731
+    return jax.vmap(perturb)(keys, states)
+
+
+@jax.jit
+def action(policy: Policy, obs) -> Array:
+    """Without a draw, at a raw observation."""
+    return action_distribution(policy, normalise(policy, obs)).mode()
 
 
 def linear(kernel: np.ndarray, bias: np.ndarray, log_std: float = 0.0) -> Policy:
@@ -79,12 +88,12 @@ def test_bad_policies_fail_and_so_does_the_victim_that_is_told_so():
     right = np.array([0, 2])
     states = np.array([[-1.0], [1.0]])
     for member in range(2):
-        params = jax.tree.map(lambda x, m=member: jnp.asarray(x[0, m]), bad)
-        wrong = [action_distribution(params, normalise(params, x)).mode() for x in states]
+        params = jax.tree.map(lambda x, m=member: x[0, m], bad)
+        wrong = [action(params, np.float32(x)) for x in states]
         assert np.all(np.asarray(wrong) != right)
         shown = shown_by(params, victim, states)
         assert np.max(np.abs(shown - states)) <= EPS + 1e-6
-        taken = [action_distribution(victim, jnp.asarray(x)).mode() for x in shown]
+        taken = [action(victim, x) for x in shown]
         assert np.all(np.asarray(taken) != right)
 
 

@@ -1,11 +1,13 @@
 """Victims for tests of attacks."""
 
 from dataclasses import replace
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune.attacks.gradient import divergence
 from jaxprune.policy import init_policy
 from jaxprune.types import Policy
 
@@ -32,20 +34,34 @@ def layer(weight, dtype="float32"):
     return {"layer_0": {"kernel": jnp.asarray(np.transpose(weight), dtype), "bias": bias}}
 
 
+@cache
 def tanh_policy(head="normal", seed=0, obs_size=4) -> Policy:
     """A network whose 3 outputs are of the order of 1."""
-    policy = init_policy(
-        jax.random.key(seed), obs_size, 3, discrete=head == "categorical", hidden=(16, 16)
-    )
-    last = policy.params.actor["layer_2"]
-    last["kernel"] = 100 * last["kernel"]  # from gain 0.01 to 1
-    return policy
+    policy = _drawn(jax.random.key(seed), obs_size, head == "categorical")
+    actor = policy.params.actor
+    last = {**actor["layer_2"], "kernel": 100 * actor["layer_2"]["kernel"]}  # from gain 0.01 to 1
+    return replace(policy, params=policy.params._replace(actor={**actor, "layer_2": last}))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _drawn(key, obs_size: int, discrete: bool) -> Policy:
+    return init_policy(key, obs_size, 3, discrete=discrete, hidden=(16, 16))
 
 
 def attacked(attack, policy, states, eps, keys):
     """One step of an unprepared attack without parameters on many states, `[n, obs_size]`."""
+    return np.asarray(_step(attack.perturb)(policy, keys, states, eps))
 
+
+@cache
+def _step(perturb):
     def run(policy, key, x, eps):  # the policy is data, as in a rollout
-        return attack.perturb((), (), key, policy, x, eps)[0]
+        return perturb((), (), key, policy, x, eps)[0]
 
-    return np.asarray(jax.jit(jax.vmap(run, (None, 0, 0, None)))(policy, keys, states, eps))
+    return jax.jit(jax.vmap(run, (None, 0, 0, None)))
+
+
+@jax.jit
+def divergences(policy, states, points):
+    """KL from every state to its point, `[n]`."""
+    return jax.vmap(lambda x, y: divergence(policy, x)(y))(states, points)
