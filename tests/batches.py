@@ -1,5 +1,7 @@
 """Data for scores: random observations, actions of the policy, random advantages."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,7 @@ from jaxprune.pruning import Batch
 from jaxprune.types import Policy
 
 
+@partial(jax.jit, static_argnames=("minibatches", "rows", "seed"))
 def random_batch(policy: Policy, minibatches: int = 2, rows: int = 8, seed: int = 0) -> Batch:
     """On-policy samples `[minibatches, rows]`, and weights that moved at random."""
     size = policy.obs_stats.mean.size

@@ -26,6 +26,7 @@ from jaxprune.policy import (
 )
 from jaxprune.types import ObsStats
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
 ACTIVATIONS = {
     "tanh": np.tanh,
@@ -86,7 +87,7 @@ def test_gaussian_kl_is_the_integral_of_its_definition(mean, log_std, mean2, log
 def test_gaussian_samples_have_the_moments_and_the_shape_of_the_distribution():
     mean, log_std = jnp.array([-1.0, 0.0, 2.0]), jnp.array([-1.0, 0.0, 0.5])
     keys = jax.random.split(jax.random.key(0), 20_000)
-    samples = np.asarray(jax.vmap(Gaussian(mean, log_std).sample)(keys))
+    samples = np.asarray(jax.jit(jax.vmap(Gaussian(mean, log_std).sample))(keys))
     std = np.exp(log_std)
     standard_error = std / np.sqrt(len(samples))
     assert np.all(np.abs(samples.mean(0) - mean) < 4 * standard_error)
@@ -144,17 +145,20 @@ CONFIDENT = [
 ]
 
 
+kl_and_slopes = jax.jit(jax.value_and_grad(lambda p, q: Categorical(p).kl(Categorical(q)), (0, 1)))
+entropy_and_slope = jax.jit(jax.value_and_grad(lambda p: Categorical(p).entropy()))
+
+
 @pytest.mark.parametrize(("one", "other"), CONFIDENT)
 def test_kl_of_confident_choices_is_right_and_all_of_it_finite(one, other):
     """KL([90, 0] || [0, 3]) is 3.0486 and was NaN, 0 times infinity; at 88 it was 2.0960."""
-    p, q = jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32)
-    kl = lambda p, q: Categorical(p).kl(Categorical(q))  # noqa: E731
-    value, slopes = jax.value_and_grad(kl, (0, 1))(p, q)
+    p, q = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    value, slopes = kl_and_slopes(p, q)
     assert float(value) == pytest.approx(exact_kl(one, other), rel=1e-5)
     # d KL / d q = softmax(q) - softmax(p)
     expected = scipy.special.softmax(np.float64(other)) - scipy.special.softmax(np.float64(one))
     np.testing.assert_allclose(slopes[1], expected, atol=1e-6)
-    entropy, slope = jax.value_and_grad(lambda p: Categorical(p).entropy())(p)
+    entropy, slope = entropy_and_slope(p)
     assert np.isfinite(
         [*slopes[0], entropy, *slope, *(Categorical(p).log_prob(i) for i in (0, 1))]
     ).all()
@@ -162,9 +166,7 @@ def test_kl_of_confident_choices_is_right_and_all_of_it_finite(one, other):
 
 
 def test_kl_of_logits_at_the_end_of_the_numbers_is_finite():
-    p, q = jnp.array([3e38, -3e38, 0.0]), jnp.array([-3e38, 3e38, 0.0])
-    kl = lambda p, q: Categorical(p).kl(Categorical(q))  # noqa: E731
-    value, slopes = jax.value_and_grad(kl, (0, 1))(p, q)
+    value, slopes = kl_and_slopes(*np.array([[3e38, -3e38, 0.0], [-3e38, 3e38, 0.0]], np.float32))
     assert np.isfinite([value, *slopes[0], *slopes[1]]).all() and value > 1e36
 
 
@@ -198,9 +200,10 @@ def test_kl_of_extreme_deviations_is_finite_and_right_where_float32_can_say_it()
     further, _ = both(3 * step + 1, means, log_std, other)
     assert np.all(np.isfinite(further)) and np.all(further[same] > value[same])
     assert np.all(slopes[0][same & (step > 0)] > 0)
-    distance = jax.vmap(
-        lambda x, s: Gaussian(jnp.zeros(2), jnp.full(2, s)).distance(Gaussian(x * jnp.ones(2), 0.0))
-    )(step, log_std)
+    far = lambda x, s: Gaussian(jnp.zeros(2), jnp.full(2, s)).distance(  # noqa: E731
+        Gaussian(x * jnp.ones(2), 0.0)
+    )
+    distance = jax.jit(jax.vmap(far))(step, log_std)
     wide = log_std > -80
     expected = np.float64(step) * 2**0.5 * np.exp(-np.float64(log_std))
     np.testing.assert_allclose(distance[wide], expected[wide], rtol=1e-5, atol=1e-30)
@@ -210,7 +213,7 @@ def test_kl_of_extreme_deviations_is_finite_and_right_where_float32_can_say_it()
 def test_categorical_samples_have_the_frequencies_of_the_softmax():
     head = Categorical(jnp.array([-1.0, 0.0, 0.5, 1.5]))
     keys = jax.random.split(jax.random.key(0), 20_000)
-    counts = np.bincount(jax.vmap(head.sample)(keys), minlength=4)
+    counts = np.bincount(jax.jit(jax.vmap(head.sample))(keys), minlength=4)
     expected = len(keys) * scipy.special.softmax(np.float64(head.logits))
     assert scipy.stats.chisquare(counts, expected, sum_check=False).pvalue > 0.01
 
@@ -234,16 +237,14 @@ def test_a_distribution_is_no_distance_from_itself(head):
 @given(floats(-100, 100, 3), floats(-10, 10, 3), floats(0.125, 8, 3), st.floats(0.5, 20))
 def test_normalise_is_the_formula(obs, mean, std, clip):
     stats = ObsStats(jnp.asarray(mean), jnp.asarray(std), jnp.float32(1))
-    policy = replace(
-        init_policy(jax.random.key(0), 3, 1), obs_stats=stats, obs_clip=clip, obs_std_offset=0.25
-    )
+    policy = replace(drawn_policy(3, 1), obs_stats=stats, obs_clip=clip, obs_std_offset=0.25)
     by_hand = np.clip((np.float64(obs) - mean) / (np.float64(std) + 0.25), -clip, clip)
     np.testing.assert_allclose(normalise(policy, obs), by_hand, rtol=1e-5, atol=1e-5)
 
 
 def test_normalise_clips_at_ten_and_survives_a_constant_observation():
     """Std 0: the offset alone divides; 0 / offset = 0 and anything else is clipped."""
-    policy = init_policy(jax.random.key(0), 4, 1)
+    policy = drawn_policy(4, 1)
     stats = ObsStats(jnp.zeros(4), jnp.array([1.0, 1.0, 0.0, 0.0]), jnp.float32(1))
     x = normalise(replace(policy, obs_stats=stats), jnp.array([1e6, -1e6, 0.0, 1.0]))
     assert np.array_equal(x, [10.0, -10.0, 0.0, 10.0])
@@ -262,8 +263,7 @@ def test_a_fresh_normaliser_does_nothing():
 @pytest.mark.parametrize("hidden", [(5,), (7, 6), (4, 3, 2)])
 def test_affine_layers_are_the_actor(activation, hidden):
     """The certificates see W x + b; numpy with those layers gives the policy's mean."""
-    policy = init_policy(jax.random.key(1), 3, 2, hidden=hidden, activation=activation)
-    policy = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape), policy)
+    policy = drawn_policy(3, 2, hidden, activation=activation)
     x = np.random.default_rng(0).normal(size=3).astype(np.float32)
     layers = affine_layers(policy)
     assert [layer.weight.shape for layer in layers] == list(
@@ -275,7 +275,7 @@ def test_affine_layers_are_the_actor(activation, hidden):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_critic_is_a_network_of_its_own(activation):
-    policy = init_policy(jax.random.key(1), 3, 2, hidden=(5, 4), activation=activation)
+    policy = drawn_policy(3, 2, (5, 4), activation=activation)
     critic = replace(policy, params=policy.params._replace(actor=policy.params.critic))
     x = np.random.default_rng(0).normal(size=3).astype(np.float32)
     by_hand = numpy_forward(affine_layers(critic), x, activation)

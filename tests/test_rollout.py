@@ -1,7 +1,7 @@
 """One episode under an adversary: analytic returns, neutral attacks, shared initial states."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import pytest
 
 from jaxprune.attacks import make_attack
 from jaxprune.envs import Environment, make_env
-from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.policy import action_distribution, normalise
 from jaxprune.rollout import Episode, Play, episode
 from jaxprune.types import ObsStats, Policy
+from tests.policies import drawn_policy
 from tests.probes import (
     WHERE,
     Breakdown,
@@ -27,38 +28,47 @@ from tests.probes import (
 def policy_for(env: Environment, seed: int = 0, scale: float = 100.0) -> Policy:
     """A policy whose last kernel is large enough that its actions depend on the observation."""
     spec = env.spec
-    policy = init_policy(
-        jax.random.key(seed), spec.obs_size, spec.action_size, discrete=spec.discrete, hidden=(8, 8)
-    )
-    actor = dict(policy.params.actor)
-    actor["layer_2"] = jax.tree.map(lambda w: scale * w, actor["layer_2"])
-    stats = ObsStats(
-        jnp.full(spec.obs_size, 0.02), jnp.full(spec.obs_size, 0.5), jnp.float32(100.0)
-    )
-    return replace(policy, params=policy.params._replace(actor=actor), obs_stats=stats)
+    sizes = spec.obs_size, spec.action_size, (8, 8)
+    policy = drawn_policy(*sizes, discrete=spec.discrete, seed=seed)
+    policy.params.actor["layer_2"]["kernel"][:] *= scale / 100
+    mean, std = np.full((2, spec.obs_size), [[0.02], [0.5]], "float32")
+    return replace(policy, obs_stats=ObsStats(mean, std, np.asarray(100.0, "float32")))
 
 
 def unperturbed(memory, key, victim, obs_norm, eps, moment):
     return obs_norm, memory
 
 
+@cache
+def program(env, perturb):
+    """`(key, policy, memory, eps, options of Play) -> Episode`, compiled."""
+
+    def one(key, policy, memory, eps, play):
+        return episode(key, env, policy, perturb, memory, eps, Play(**play))
+
+    return jax.jit(one)
+
+
 def run(env, policy, perturb=unperturbed, memory=(), eps=0.0, seed=0, **play) -> Episode:
-    program = jax.jit(
-        lambda key, victim, eps: episode(key, env, victim, perturb, memory, eps, Play(**play))
-    )
-    return program(jax.random.key(seed), policy, jnp.float32(eps))
+    return program(env, perturb)(jax.random.key(seed), policy, memory, jnp.float32(eps), play)
+
+
+@cache
+def attacked_program(env, attack: str):
+    """`(seeds, policy, eps) -> Episode`, compiled."""
+    member = make_attack(attack)
+
+    def one(seed, policy, eps):
+        key = jax.random.key(seed)
+        memory = member.init((), key)
+        return episode(key, env, policy, partial(member.perturb, ()), memory, eps)
+
+    return jax.jit(jax.vmap(one, (0, None, None)))
 
 
 def attacked(env, policy, attack: str, eps: float, seeds=range(4)) -> Episode:
     """Episodes `[seeds]` under a named attack."""
-    member = make_attack(attack)
-
-    def one(seed):
-        key = jax.random.key(seed)
-        memory = member.init((), key)
-        return episode(key, env, policy, partial(member.perturb, ()), memory, jnp.float32(eps))
-
-    return jax.jit(jax.vmap(one))(jnp.arange(len(seeds)))
+    return attacked_program(env, attack)(np.arange(len(seeds)), policy, jnp.float32(eps))
 
 
 # --- analytic probes

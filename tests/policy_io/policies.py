@@ -6,29 +6,26 @@ from dataclasses import replace
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import load_policy
 from jaxprune.types import ObsStats
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
 
 @cache
 def policy_of(*, discrete=False, hidden=(8, 6), activation="tanh"):
     """A policy whose every number is odd: subnormal, negative zero, full mantissa."""
     rng = np.random.default_rng(0)
-    policy = init_policy(
-        jax.random.key(0), 4, 3, discrete=discrete, hidden=hidden, activation=activation
-    )
+    policy = drawn_policy(4, 3, hidden, discrete=discrete, activation=activation)
     stats = ObsStats(
-        mean=jnp.asarray(rng.standard_normal(4), jnp.float32),
-        std=jnp.asarray(rng.uniform(0.1, 3, 4), jnp.float32),
-        count=jnp.float32(12345.0),
+        mean=rng.standard_normal(4).astype("float32"),
+        std=rng.uniform(0.1, 3, 4).astype("float32"),
+        count=np.asarray(12345.0, "float32"),
     )
-    policy.params.actor["layer_0"]["bias"] = jnp.array([-0.0, 1e-42, 1 / 3, *[0.1] * 5])
+    policy.params.actor["layer_0"]["bias"][:] = [-0.0, 1e-42, 1 / 3, *[0.1] * 5]
     return replace(policy, obs_stats=stats, obs_clip=7.5, obs_std_offset=3e-7)
 
 

@@ -17,7 +17,7 @@ from tests.policy_io.policies import assert_same_bits, policy_of
 
 
 def stack(policy, count):
-    return jax.tree.map(lambda x: jnp.stack([x + i for i in range(count)]), policy)
+    return jax.tree.map(lambda x: np.stack([x + np.float32(i) for i in range(count)]), policy)
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from jaxprune import compact
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import export_c, numpy_policy
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.pruning.storage import as_int8, storage_bytes
 from jaxprune.types import TASK_BOX, ActionBox
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 from tests.policy_io.policies import lively_policy, policy_of
 
 OBS = np.random.default_rng(1).normal(0, 3, (50, 4)).astype(np.float32)
@@ -124,7 +124,7 @@ def test_the_program_in_the_comment(discrete, tmp_path):
 @pytest.mark.parametrize("dtype", ["float", "int8"])
 @pytest.mark.parametrize("layout", ["dense", "rows"])
 def test_the_bytes_are_those_of_the_arrays(layout, dtype, tmp_path):
-    policy = init_policy(jax.random.key(0), 4, 3, hidden=(300, 6))
+    policy = drawn_policy(4, 3, (300, 6))
     masks = prune(policy, "random", 0.5)
     export_c(tmp_path / "policy.h", policy, masks, layout=layout, dtype=dtype, task="hopper")
     text = (tmp_path / "policy.h").read_text()

@@ -23,13 +23,13 @@ from jaxprune.validation import InputError
 from tests.policy_io.policies import policy_of
 
 DATA = Path(__file__).parents[1] / "data"
-OBS = np.random.default_rng(1).normal(0, 3, (7, 4)).astype(np.float32)
+OBS = np.random.default_rng(1).normal(0, 3, (50, 4)).astype(np.float32)
 
 
+@jax.jit
 def actions_of(policy, obs):
     """The mode at raw observations `[b, obs]`, by the library's own functions."""
-    act = jax.vmap(lambda x: action_distribution(policy, normalise(policy, x)).mode())
-    return np.asarray(act(jnp.asarray(obs)))
+    return jax.vmap(lambda x: action_distribution(policy, normalise(policy, x)).mode())(obs)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_other_library(
             "log_prob": pi.log_prob(action),
         }
 
-    ours = jax.vmap(compute)(jnp.asarray(expected["obs"]), jnp.asarray(expected["action"]))
+    ours = jax.jit(jax.vmap(compute))(expected["obs"], expected["action"])
     for name, numbers in ours.items():
         np.testing.assert_allclose(
             numbers, expected[name], rtol=1e-5, atol=1e-5, err_msg=name, strict=name != "mode"

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 
 from jaxprune.attacks import check_needs
-from jaxprune.policy import action_distribution, has_critic, init_policy, normalise, state_value
+from jaxprune.policy import action_distribution, has_critic, normalise, state_value
 from jaxprune.policy_io import load_policy, save_policy
 from jaxprune.policy_io.obs_stats import NO_CLIP
 from jaxprune.pruning import mask_policy, prune
 from jaxprune.types import TASK_BOX, ActionBox, ObsStats
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 from tests.policy_io.policies import Payload, assert_refused, assert_same_bits, policy_of
 from tests.probes import probe_spec
 
@@ -46,7 +47,7 @@ def test_round_trip_is_exact(tmp_path, discrete, hidden, activation):
 
 
 def test_a_network_without_hidden_layers(tmp_path):
-    policy = init_policy(jax.random.key(0), 4, 3, hidden=())
+    policy = drawn_policy(4, 3, ())
     save_policy(tmp_path / "policy.npz", policy)
     assert_same_bits(policy, load_policy(tmp_path / "policy.npz"))
 
@@ -63,9 +64,9 @@ POSITIVE = st.floats(2**-100, 2**100, width=32)
     offset=st.floats(0, 1e30),
 )
 def test_any_numbers_round_trip(kernel, mean, std, clip, offset):
-    policy = init_policy(jax.random.key(0), 2, 3, hidden=())
-    policy.params.actor["layer_0"]["kernel"] = jnp.asarray(kernel)
-    stats = ObsStats(jnp.asarray(mean), jnp.asarray(std), jnp.float32(7))
+    policy = drawn_policy(2, 3, ())
+    policy.params.actor["layer_0"]["kernel"] = kernel
+    stats = ObsStats(mean, std, np.asarray(7, np.float32))
     policy = replace(policy, obs_stats=stats, obs_clip=clip, obs_std_offset=offset)
     with tempfile.TemporaryDirectory() as folder:
         save_policy(Path(folder) / "policy.npz", policy)

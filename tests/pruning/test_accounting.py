@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.policy import init_policy
 from jaxprune.pruning.accounting import account, condition_number, find_paths, in_order
 from jaxprune.pruning.masks import dense
 from jaxprune.pruning.scope import Scope, actor_kernels
 from jaxprune.types import Params
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
-POLICY = init_policy(jax.random.key(0), 3, 2, hidden=(4, 3))
+POLICY = drawn_policy(3, 2, (4, 3))
 ACTOR = 3 * 4 + 4 * 3 + 3 * 2
 CRITIC = 3 * 4 + 4 * 3 + 3 * 1
 BIASES = (4 + 3 + 2) + (4 + 3 + 1)
@@ -136,7 +136,7 @@ def test_condition_number_of_the_masked_kernel():
     # [[1, 1], [1, -1]] is orthogonal up to scale; without the -1 the singular values are the golden
     # ratio and its inverse.
     kernel = np.array([[1.0, 1.0], [1.0, -1.0]], np.float32)
-    policy = init_policy(jax.random.key(0), 2, 2, hidden=())
+    policy = drawn_policy(2, 2, ())
     actor = {"layer_0": {"kernel": kernel, "bias": np.zeros(2, np.float32)}}
     policy = replace(policy, params=policy.params._replace(actor=actor))
     assert account(policy, None).layers[0].condition == pytest.approx(1)
@@ -155,8 +155,7 @@ def test_removed_weights_that_are_not_finite_do_not_count():
 def test_layers_are_taken_in_the_order_of_evaluation():
     """Sorted names put layer_10 before layer_2."""
     sizes = [2, *range(1, 12), 2]
-    shapes = jax.eval_shape(lambda: init_policy(jax.random.key(0), 2, 2, hidden=sizes[1:-1]))
-    policy = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    policy = drawn_policy(2, 2, sizes[1:-1])
     found = account(policy, None)
     assert [x.size for x in found.layers[:12]] == [a * b for a, b in itertools.pairwise(sizes)]
     layers = in_order(dict(sorted(policy.params.actor.items())))
@@ -165,7 +164,7 @@ def test_layers_are_taken_in_the_order_of_evaluation():
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_one_hidden_unit_and_no_log_std(discrete):
-    policy = init_policy(jax.random.key(0), 2, 3, discrete=discrete, hidden=(1,))
+    policy = drawn_policy(2, 3, (1,), discrete=discrete)
     masks = masks_with(policy, layer_0=[...])
     found = account(policy, masks)
     assert found.networks[0].constant == 1 and found.networks[0].dead == 0
@@ -214,7 +213,7 @@ def test_paths_against_their_enumeration(sizes, density, seed):
 def positive_policy(sizes, kernels, seed):
     """Positive weights and biases: with ReLU whatever is connected reacts."""
     rng = np.random.default_rng(seed)
-    policy = init_policy(jax.random.key(0), sizes[0], sizes[-1], hidden=sizes[1:-1])
+    policy = drawn_policy(sizes[0], sizes[-1], sizes[1:-1])
     params = jax.tree.map(lambda w: rng.uniform(0.5, 1.5, w.shape), policy.params)
     masks: Params = jax.tree.map(np.array, dense(policy.params))
     for i, kernel in enumerate(kernels):

@@ -3,13 +3,11 @@
 import math
 from fractions import Fraction
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.policy import init_policy
 from jaxprune.pruning import METHODS, Scope, make_target
 from jaxprune.pruning.allocation import (
     ALLOCATIONS,
@@ -22,6 +20,7 @@ from jaxprune.pruning.allocation import (
 )
 from jaxprune.types import Params
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
 HOPPER = ((11, 64), (64, 64), (64, 3))
 GRID = [Fraction(i, 20) for i in range(20)] + [Fraction(99, 100)]
@@ -130,7 +129,7 @@ def lost(shapes, allocation: str, sparsity, **scope) -> list[int]:
 
 def test_all_allocations_of_a_hopper_actor_keep_as_many():
     """ERK kept 501 of 4992 where the others kept 499."""
-    params = init_policy(jax.random.key(0), 11, 3).params
+    params = drawn_policy(11, 3).params
     for name in ALLOCATIONS:
         target = make_target(METHODS["magnitude"], params, Scope(), name, 0.9)
         assert 4992 - target.counts.sum() == 499

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.policy import action_distribution, init_policy, state_value
+from jaxprune.policy import action_distribution, state_value
 from jaxprune.pruning.accounting import account, in_order
 from jaxprune.pruning.compact import compact, parameter_count
 from jaxprune.pruning.masks import dense, mask_policy
 from jaxprune.types import Policy
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
 KINDS = [("tanh", False), ("relu", False), ("tanh", True), ("relu", True)]
 
@@ -22,9 +23,7 @@ KINDS = [("tanh", False), ("relu", False), ("tanh", True), ("relu", True)]
 def make_policy(activation="tanh", discrete=False, hidden=(4, 3), seed=0) -> Policy:
     """Random numbers everywhere, biases and log_std too."""
     rng = np.random.default_rng(seed)
-    policy = init_policy(
-        jax.random.key(0), 3, 2, discrete=discrete, hidden=hidden, activation=activation
-    )
+    policy = drawn_policy(3, 2, hidden, discrete=discrete, activation=activation)
     noise = jax.tree.map(
         lambda w: 0.7 * rng.standard_normal(w.shape, dtype=np.float32), policy.params
     )

@@ -5,13 +5,12 @@ from dataclasses import replace
 from fractions import Fraction
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.policy import action_distribution, init_policy, state_value
+from jaxprune.policy import action_distribution, state_value
 from jaxprune.pruning.accounting import account, in_order
 from jaxprune.pruning.controls import narrow_policy, narrow_width, quantised, rescaled
 from jaxprune.pruning.masks import apply_masks, dense, mask_policy
@@ -19,13 +18,14 @@ from jaxprune.pruning.posthoc import prune
 from jaxprune.pruning.scope import Scope, named_leaves
 from jaxprune.types import Policy
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy, stacked
 
 OBS, ACTIONS, HIDDEN = 5, 3, (8, 6)
 
 
 def make_policy(hidden=HIDDEN, seed=0, **options) -> Policy:
     """Random numbers everywhere: biases, log_std and statistics too."""
-    policy = init_policy(jax.random.key(seed), OBS, ACTIONS, hidden=hidden, **options)
+    policy = drawn_policy(OBS, ACTIONS, hidden, **options)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda w: rng.uniform(0.1, 1, w.shape).astype(np.float32), policy)
 
@@ -83,8 +83,8 @@ def test_leading_axes_are_the_loop():
 def test_extremes():
     """Nothing removed keeps the bits, everything removed is 0, and a kernel of zeros stays."""
     policy = make_policy(seed=3)
-    keep, drop = dense(policy.params), jax.tree.map(jnp.zeros_like, dense(policy.params))
-    masks = jax.tree.map(lambda *m: jnp.stack(m), keep, drop)
+    keep = jax.device_get(dense(policy.params))
+    masks = stacked(keep, jax.tree.map(np.zeros_like, keep))
     scaled = rescaled(policy, masks)
     for name, layer in policy.params.actor.items():
         kernels = scaled.params.actor[name]["kernel"]
@@ -174,10 +174,7 @@ def entries(sizes) -> int:
 
 
 def shapes_of(inputs: int, hidden: tuple[int, ...], outputs: int):
-    """Shapes only: nothing is initialised."""
-    return jax.eval_shape(
-        lambda: init_policy(jax.random.key(0), inputs, outputs, hidden=hidden).params
-    )
+    return drawn_policy(inputs, outputs, hidden).params
 
 
 @given(
@@ -224,6 +221,13 @@ def test_sparsities_that_make_no_sense(sparsity):
         narrow_width(make_policy().params, sparsity)
 
 
+@jax.jit
+def answers(policy, obs):
+    """(action distributions, values) at observations."""
+    of = lambda x: (action_distribution(policy, x), state_value(policy, x))  # noqa: E731
+    return jax.vmap(of)(obs)
+
+
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("hidden", [(3, 2), (1, 1), HIDDEN])
@@ -247,12 +251,10 @@ def test_an_embedded_network_acts_like_the_narrow_one(activation, discrete, hidd
         assert np.array_equal(a, b)
 
     obs = np.random.default_rng(0).standard_normal((16, OBS), dtype=np.float32)
-    heads = jax.vmap(lambda x: action_distribution(policy, x))(obs)
-    expected = jax.vmap(lambda x: action_distribution(narrow, x))(obs)
-    for a, b in zip(jax.tree.leaves(heads), jax.tree.leaves(expected), strict=True):
+    heads, values = answers(policy, obs)
+    for a, b in zip(jax.tree.leaves(heads), jax.tree.leaves(answers(narrow, obs)[0]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6)
-    values = jax.vmap(lambda x: state_value(policy, x))(obs)
-    np.testing.assert_array_equal(values, jax.vmap(lambda x: state_value(wide, x))(obs))
+    np.testing.assert_array_equal(values, answers(wide, obs)[1])
 
 
 def test_masks_keep_what_is_present_and_nothing_else():
@@ -275,19 +277,20 @@ def test_absent_units_have_no_gradient_that_masks_do_not_remove(discrete):
     wide = make_policy(discrete=discrete)
     narrow = make_policy((3, 2), seed=1, discrete=discrete)
     policy, masks = narrow_policy(wide, narrow)
-    obs, action = jnp.ones(OBS), jnp.asarray(1) if discrete else jnp.ones(ACTIONS)
+    obs, action = np.ones(OBS), 1 if discrete else np.ones(ACTIONS)
 
     def loss(params, like):
         return action_distribution(replace(like, params=params), obs).log_prob(action)
 
-    step = apply_masks(jax.grad(loss)(policy.params, policy), masks)
-    expected = jax.grad(loss)(narrow.params, narrow)
+    slope = jax.jit(jax.grad(loss))
+    step = jax.device_get(apply_masks(slope(policy.params, policy), masks))
+    expected = jax.device_get(slope(narrow.params, narrow))
     for small, large in zip(in_order(expected.actor), in_order(step.actor), strict=True):
         inputs, outputs = small["kernel"].shape
         corner = large["kernel"][:inputs, :outputs]
         np.testing.assert_allclose(corner, small["kernel"], rtol=1e-5)
-        assert jnp.sum(large["kernel"] != 0) == jnp.sum(corner != 0)
-        assert not jnp.any(large["bias"][outputs:])
+        assert np.sum(large["kernel"] != 0) == np.sum(corner != 0)
+        assert not np.any(large["bias"][outputs:])
 
 
 @pytest.mark.parametrize(
@@ -297,8 +300,8 @@ def test_absent_units_have_no_gradient_that_masks_do_not_remove(discrete):
         (make_policy((3,)), "does not fit"),
         (make_policy((3, 2), activation="relu"), "activation 'relu', the wide one 'tanh'"),
         (make_policy((3, 2), discrete=True), "distribution 'categorical'"),
-        (init_policy(jax.random.key(0), 4, ACTIONS, hidden=(3, 2)), "does not fit"),
-        (init_policy(jax.random.key(0), OBS, 2, hidden=(3, 2)), "does not fit"),
+        (drawn_policy(4, ACTIONS, (3, 2)), "does not fit"),
+        (drawn_policy(OBS, 2, (3, 2)), "does not fit"),
     ],
 )
 def test_networks_that_do_not_fit(narrow, message):

@@ -1,13 +1,11 @@
 """`prune`: axes, keys, exact counts; names of methods, and what they refuse."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.policy import init_policy
 from jaxprune.pruning import (
     ALLOCATIONS,
     METHODS,
@@ -26,6 +24,7 @@ from jaxprune.pruning import (
 from jaxprune.pruning.scope import named_leaves
 from jaxprune.validation import InputError
 from tests.batches import random_batch
+from tests.policies import drawn_agents, drawn_policy, stacked
 
 SIZES = (40, 48, 18)
 N = sum(SIZES)
@@ -35,17 +34,15 @@ AFTER_TRAINING = [name for name, method in METHODS.items() if method.schedule is
 
 @cache
 def agents(*shape: int):
-    """Different policies with leading axes `shape`."""
-    keys = jax.random.split(jax.random.key(0), shape)
-    make = lambda key: init_policy(key, 5, 3, hidden=(8, 6))  # noqa: E731
-    for _ in shape:
-        make = jax.vmap(make)
-    return make(keys)
+    """Different policies with leading axes `shape`, their last kernels small, in numpy."""
+    policies = drawn_agents(shape, 5, 3, (8, 6))
+    policies.params.actor["layer_2"]["kernel"][:] *= 1e-3
+    return policies
 
 
 def clones(count: int):
     """The same policy `count` times."""
-    return jax.tree.map(lambda x: jnp.stack([x] * count), agents())
+    return stacked(*[agents()] * count)
 
 
 def kernels(masks) -> np.ndarray:
@@ -63,7 +60,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("sparsity", [0.5, LEVELS])
 def test_axes(shape, sparsity):
     policy = agents(*shape)
-    masks = prune(policy, sparsity=sparsity)
+    masks = jax.eval_shape(partial(prune, sparsity=sparsity), policy)
     assert jax.tree.structure(masks) == jax.tree.structure(policy.params)
     levels = () if isinstance(sparsity, float) else (len(sparsity),)
     for mask, leaf in zip(jax.tree.leaves(masks), jax.tree.leaves(policy.params), strict=True):
@@ -125,7 +122,7 @@ def test_when_a_method_fires(method, before, during):
 
 
 def test_global_and_uniform_differ():
-    """The last kernel of a fresh policy is 100 times smaller: global removes it first."""
+    """The last kernel of these policies is 1000 times smaller: global removes it first."""
     policy = agents()
     last = {a: prune(policy, "magnitude", 0.1, a).actor["layer_2"]["kernel"] for a in ALLOCATIONS}
     assert np.sum(~last["global"]) == 11  # round(10.6), all of them here
@@ -134,7 +131,7 @@ def test_global_and_uniform_differ():
 
 
 def test_the_last_weights_of_a_layer_stay():
-    """At 0.9 the last kernel of a fresh policy would be gone; min_weights says how much stays."""
+    """At 0.9 the last, small kernel would be gone; min_weights says how much stays."""
     for least in (0, 1, 3):
         masks = prune(agents(), "magnitude", 0.9, scope=Scope(min_weights=least))
         assert np.sum(~kernels(masks)) == round(0.9 * N)
@@ -145,7 +142,7 @@ def test_equal_agents_of_a_batch_have_keys_of_their_own():
     """Agent i of a batch uses fold_in(key, i), so the same agent elsewhere draws differently."""
     policy, key = clones(6), jax.random.key(7)
     batch = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), policy)
-    flat, square = (prune(x, "random", LEVELS, key=key) for x in (policy, batch))
+    flat, square = jax.device_get([prune(x, "random", LEVELS, key=key) for x in (policy, batch)])
     assert_same(flat, jax.tree.map(lambda x: x.reshape(6, *x.shape[2:]), square))
     first = prune(jax.tree.map(lambda x: x[:1], policy), "random", LEVELS, key=key)
     assert_same(first, jax.tree.map(lambda x: x[:1], flat))
@@ -291,9 +288,9 @@ def test_method_contract(name, allocation="global"):
     """Nested, a function of the key, one level at a time the same, and nothing else is touched."""
     policy, key, levels = agents(3), jax.random.key(5), (0.0, 0.25, 0.5)
     if name == "n_of_4":  # whose blocks have to divide the inputs
-        policy = jax.vmap(lambda k: init_policy(k, 4, 3, hidden=(8, 8)))(jax.random.split(key, 3))
-    batch = jax.vmap(lambda p: random_batch(p))(policy)
-    masks = prune(policy, name, levels, allocation, key, batch)
+        policy = drawn_agents((3,), 4, 3, (8, 8))
+    batch = jax.jit(jax.vmap(random_batch))(policy)
+    masks = jax.device_get(prune(policy, name, levels, allocation, key, batch))
     assert_same(masks, prune(policy, name, levels, allocation, key, batch))
     keep = kernels(masks)
     assert np.all(keep[:, 1:] <= keep[:, :-1])
@@ -301,8 +298,11 @@ def test_method_contract(name, allocation="global"):
     for layer in masks.actor.values():
         assert layer["bias"].all()
     assert all(m.all() for m in jax.tree.leaves((masks.critic, masks.log_std)))
-    alone = prune(policy, name, levels[1], allocation, key, batch)
-    assert_same(alone, jax.tree.map(lambda m: m[:, 1], masks))
+    alone = jax.device_get(prune(policy, name, [levels[1]] * 3, allocation, key, batch))
+    for i in range(3):
+        assert_same(
+            *(jax.tree.map(lambda m, at=at: m[:, at], x) for x, at in ((alone, i), (masks, 1)))
+        )
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_layer_may_have_a_sparsity_of_its_own():
 
 
 def test_a_categorical_policy_has_no_log_std_and_prunes_all_the_same():
-    policy = init_policy(jax.random.key(0), 5, 3, discrete=True, hidden=(8, 6))
+    policy = drawn_policy(5, 3, (8, 6), discrete=True)
     masks = prune(policy, sparsity=[0.5])
     assert masks.log_std.shape == (1, 0)
     assert np.sum(~kernels(masks)) == N // 2

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune.policy import init_policy
 from jaxprune.pruning import (
     ALLOCATIONS,
     SCORES,
@@ -24,8 +23,9 @@ from jaxprune.pruning.removal import next_masks
 from jaxprune.pruning.scope import named_leaves, prunable_shapes
 from jaxprune.pruning.structures import unit_share
 from tests.batches import random_batch
+from tests.policies import drawn_policy, stacked
 
-POLICY = init_policy(jax.random.key(0), 8, 3, hidden=(16, 8))
+POLICY = drawn_policy(8, 3, (16, 8))
 SHAPES = prunable_shapes(POLICY.params)
 GRID = [round(0.05 * i, 2) for i in range(20)] + [0.99]
 # With an empty leaf allowed every sparsity can be reached, however small the layers.
@@ -46,10 +46,9 @@ def kernels(masks) -> dict[str, np.ndarray]:
 
 def moved(policy, seed: int):
     """A policy whose weights a gradient step has changed: no score stays the same."""
-    noise = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(policy.params)))
-    tree = jax.tree.unflatten(jax.tree.structure(policy.params), list(noise))
-    step = lambda w, k: w + 0.1 * jax.random.normal(k, w.shape)  # noqa: E731
-    return policy.replace(params=jax.tree.map(step, policy.params, tree))
+    rng = np.random.default_rng(seed)
+    step = lambda w: np.asarray(w) + 0.1 * rng.standard_normal(w.shape, "float32")  # noqa: E731
+    return policy.replace(params=jax.tree.map(step, policy.params))
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -149,10 +148,11 @@ def test_the_gradient_decides_where_rigl_grows():
 
     method = Method("magnitude", "at_start", regrow="gradient")
     target = make_target(method, POLICY.params, SCOPE, "uniform", 0.8)
-    masks = next_masks(method, SCOPE, POLICY, dense(POLICY.params), BATCH, target, KEY)
+    step = jax.jit(lambda p, m, d: next_masks(method, SCOPE, p, m, BATCH, target, KEY, drop=d))
+    masks = step(POLICY, dense(POLICY.params), 0.0)
     policy = mask_policy(POLICY, masks)
-    new = next_masks(method, SCOPE, policy, masks, BATCH, target, KEY, drop=0.5)
-    gradient = kernels(dense_gradient(policy, BATCH))
+    new = step(policy, masks, 0.5)
+    gradient = kernels(jax.jit(dense_gradient)(policy, BATCH))
     for name, old in kernels(masks).items():
         grown, passed = kernels(new)[name] & ~old, ~kernels(new)[name]
         if grown.any():
@@ -175,8 +175,7 @@ def test_vmap_over_sparsities_is_the_loop():
     method = Method("saliency", "linear")
     targets = [make_target(method, POLICY.params, SCOPE, "uniform", s) for s in GRID]
     step = partial(program(method), POLICY, dense(POLICY.params))
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *targets)
-    together = jax.vmap(lambda t: step(t, KEY))(stacked)
+    together = jax.vmap(lambda t: step(t, KEY))(stacked(*targets))
     for i, target in enumerate(targets):
         one = kernels(step(target, KEY))
         assert all(np.array_equal(x[i], one[name]) for name, x in kernels(together).items())

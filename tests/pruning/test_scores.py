@@ -20,6 +20,7 @@ from jaxprune.policy import action_distribution, affine_layers, init_policy, sta
 from jaxprune.pruning import scores
 from jaxprune.pruning.scores import SCORES, Batch, dense_gradient
 from jaxprune.types import Params
+from tests.policies import drawn_policy, stacked
 
 KEY = jax.random.key(7)
 OBS, HIDDEN, ACTIONS = 3, 4, 2
@@ -32,7 +33,8 @@ kinds = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
 def make_policy(distribution="normal", activation="tanh", seed=0, removed=0.0):
     """All leaves random, biases and log_std too; a fraction of every kernel removed."""
-    return random_policy(jax.random.key(seed), removed, distribution, activation)
+    drawn = random_policy(jax.random.key(seed), removed, distribution, activation)
+    return jax.device_get(drawn)  # slices and products of it are no programs
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -53,7 +55,7 @@ def random_policy(key, removed, distribution, activation):
 def make_case(*arguments):
     """`make_policy(*arguments)` and its batch."""
     policy = make_policy(*arguments)
-    sample, movement = random_samples(policy, jax.random.key(100))
+    sample, movement = jax.device_get(random_samples(policy, jax.random.key(100)))
     return policy, Batch(sample, HYPER, eps=0.1, movement=movement)
 
 
@@ -134,9 +136,8 @@ def test_contract(name, kind):
     cases = [make_case(*kind, seed, removed) for seed, removed in enumerate((0.5, 0.0, 1.0))]
     policies, batches = zip(*cases, strict=True)
     keys = jax.random.split(KEY, 3)
-    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)  # noqa: E731
     one, many = jax.jit(function), jax.jit(jax.vmap(function))
-    all_together = many(stack(policies), stack(batches), keys)
+    all_together = many(stacked(*policies), stacked(*batches), keys)
     for i, (policy, batch, key) in enumerate(zip(policies, batches, keys, strict=True)):
         found = one(policy, batch, key)
         assert jax.tree.structure(found) == jax.tree.structure(policy.params)
@@ -173,7 +174,7 @@ def test_constant_and_magnitude():
 
 
 def test_random_repeats_no_leaf_and_follows_the_key():
-    policy = init_policy(KEY, 5, 3, hidden=(8, 8))
+    policy = drawn_policy(5, 3, (8, 8))
     draws = flat(score("random", policy, None))
     assert np.all((draws >= 0) & (draws < 1))
     assert len(np.unique(draws)) > 0.99 * draws.size
@@ -197,18 +198,18 @@ def test_layer_magnitude_is_the_share_of_the_norm(scale):
     for x, w in zip(jax.tree.leaves(found), jax.tree.leaves(policy.params), strict=True):
         w = np.asarray(w, np.float64)
         np.testing.assert_allclose(x, np.abs(w) / np.linalg.norm(w), rtol=1e-6)
-    empty = with_kernel(policy, jnp.zeros((OBS, HIDDEN)))
+    empty = with_kernel(policy, np.zeros((OBS, HIDDEN), "float32"))
     assert np.all(first_kernel(score("layer_magnitude", empty, None)) == 0)
 
 
 def test_lamp_by_hand():
     """Squares 9, 4, 4, 1: the equal ones are in each other's denominator."""
-    policy = with_kernel(make_policy(), jnp.array([[3.0, -1.0], [2.0, -2.0], [0.0, 0.0]]))
+    policy = with_kernel(make_policy(), np.array([[3.0, -1.0], [2.0, -2.0], [0.0, 0.0]], "float32"))
     expected = [[9 / 9, 1 / 18], [4 / 17, 4 / 17], [0, 0]]
     found = first_kernel(score("lamp", policy, None))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found[1, 0] == found[1, 1]
-    empty = with_kernel(policy, jnp.zeros((OBS, HIDDEN)))
+    empty = with_kernel(policy, np.zeros((OBS, HIDDEN), "float32"))
     assert np.all(first_kernel(score("lamp", empty, None)) == 0)
 
 
@@ -283,9 +284,12 @@ def test_grasp_against_the_full_hessian_and_its_sign(kind):
         loss = loss_of(doubled(policy), doubled(together(batch.sample)))
         w, unravel = ravel_pytree(doubled(policy.params))
         on_vector = lambda x: loss(unravel(x))  # noqa: E731
-        hessian = np.asarray(jax.jit(jax.hessian(on_vector))(w))
-        gradient = np.asarray(jax.grad(on_vector)(w))
-        flow = lambda params: jnp.sum(jax.grad(on_vector)(ravel_pytree(params)[0]) ** 2)  # noqa: E731
+        gradient_of = jax.jit(jax.grad(on_vector))
+        hessian, gradient = (
+            np.asarray(jax.jit(jax.hessian(on_vector))(w)),
+            np.asarray(gradient_of(w)),
+        )
+        flow = lambda params: jnp.sum(gradient_of(ravel_pytree(params)[0]) ** 2)  # noqa: E731
         change = -np.asarray(w) * slopes(flow, policy.params)
     found = score("grasp", policy, batch)
     assert_close(found, np.asarray(w) * (hessian @ gradient), rtol=1e-3)
@@ -337,10 +341,8 @@ def test_fisher_against_the_jacobian(kind):
     assert_close(found, 0.5 * flat(policy.params) ** 2 * information)
     if kind[0] == "normal":  # dlog pi / dbias of the mean is z / sigma
         head, std = policy.params.actor["layer_1"]["bias"], np.exp(policy.params.log_std)
-        mean = jax.vmap(lambda obs: action_distribution(policy, obs).mode())(
-            together(batch.sample).seen
-        )
-        slope = (together(batch.sample).action - mean) / std**2
+        mode = jax.jit(jax.vmap(lambda obs: action_distribution(policy, obs).mode()))
+        slope = (sample.action - mode(together(batch.sample).seen)) / std**2
         np.testing.assert_allclose(
             found.actor["layer_1"]["bias"], 0.5 * head**2 * np.mean(slope**2, axis=0), rtol=1e-4
         )
@@ -413,7 +415,7 @@ def test_certificate_is_saliency_per_share_of_the_path_bound(kind):
 def test_certificate_of_a_policy_that_is_cut_off():
     """D = 0, and the l_2 norm has no gradient there."""
     policy, batch = make_case()
-    found = score("certificate", with_kernel(policy, jnp.zeros((OBS, HIDDEN))), batch)
+    found = score("certificate", with_kernel(policy, np.zeros((OBS, HIDDEN), "float32")), batch)
     assert np.all(np.isfinite(flat(found)))
     assert np.all(first_kernel(found) == 0)
 
@@ -449,9 +451,9 @@ def test_adversary_of_a_linear_policy_in_closed_form():
 
     The largest weight goes first, zeros last: removing it lowers K most.
     """
-    policy = init_policy(KEY, OBS, 1, hidden=(), init_log_std=-0.3)
-    w = jnp.array([[1.0], [-0.5], [0.0]])
-    policy = with_kernel(policy, w)
+    w = np.array([[1.0], [-0.5], [0.0]], "float32")
+    policy = with_kernel(drawn_policy(OBS, 1, ()), w)
+    policy.params.log_std[:] = -0.3
     batch = make_case()[1]
     batch = batch._replace(sample=batch.sample._replace(action=batch.sample.action[..., :1]))
     found = score("adversary", policy, batch)
@@ -478,6 +480,7 @@ def test_adversary_draws_another_start_for_every_sample(monkeypatch):
         return ascend(key, *args, **settings)
 
     monkeypatch.setattr(scores, "ascend", spy)
-    jax.block_until_ready(SCORES["adversary"].score(*make_case(), KEY))
+    score = jax.jit(lambda policy: SCORES["adversary"].score(policy, make_case()[1], KEY))
+    jax.block_until_ready(score(make_case()[0]))
     jax.effects_barrier()
     assert len(set(starts)) == M * B
