@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,19 +45,18 @@ JITTED = {name: jax.jit(jax.vmap(BOUNDS[name].bound)) for name in LOCAL}
 
 
 def query(layers, eps, centre, activation="tanh", inv_std=None, dtype="float64") -> Query:
-    to = partial(jnp.asarray, dtype=dtype)
-    with jax.enable_x64(True):
-        layers = [Affine(to(w), to(b)) for w, b in layers]
-        eps = jnp.broadcast_to(to(eps), np.shape(centre))
-        inv_std = None if inv_std is None else to(inv_std)
-        return make_query(layers, eps, inv_std, activation, to(centre))
+    """In numpy: only bounds are compiled."""
+    to = partial(np.asarray, dtype=dtype)
+    layers = [Affine(to(w), to(b)) for w, b in layers]
+    eps = np.broadcast_to(to(eps), np.shape(centre))
+    return make_query(layers, eps, None if inv_std is None else to(inv_std), activation, to(centre))
 
 
 def boxes(name: str, queries: list[Query]) -> Box:
     """`[len(queries), outputs]`, in numpy. No box depends on the norm of the change."""
     padded = [q.replace(norm="l2") for q in (*queries, *[queries[-1]] * (BATCH - len(queries)))]
     with jax.enable_x64(True):
-        found = JITTED[name](jax.tree.map(lambda *x: jnp.stack(x), *padded))
+        found = JITTED[name](jax.tree.map(lambda *x: np.stack(x), *padded))
     assert all(end.dtype == queries[0].eps.dtype for end in found)
     return Box(*(np.asarray(end, np.float64)[: len(queries)] for end in found))
 
@@ -159,19 +157,22 @@ def test_nothing_in_the_ball_leaves_the_box_at_any_depth(activation, sizes, dtyp
 
 
 POINTS = 200
-LINES = {
-    name: jax.jit(lambda layer, choice, r=r: lines_around(r, units_over(r, layer), choice))
-    for name, r in ACTIVATIONS.items()
-}
+
+
+def lines_of(rules, layer, choice):
+    units = units_over(rules, layer)
+    return units, *lines_around(rules, units, choice)
+
+
+LINES = {name: jax.jit(partial(lines_of, rules)) for name, rules in ACTIVATIONS.items()}
 
 
 def check_lines(activation, dtype, z, low, high, choice):
     """No point of the graph between the ends is on the wrong side, in extended precision."""
     with jax.enable_x64(True):
-        z, low, high, choice = (jnp.asarray(x, dtype) for x in (z, low, high, choice))
-        layer = Layer(z, Box(low - z, high - z), jnp.zeros_like(z))
-        units = units_over(ACTIVATIONS[activation], layer)
-        middle, half = LINES[activation](layer, Choice(*choice))
+        z, low, high, choice = (np.asarray(x, dtype) for x in (z, low, high, choice))
+        layer = Layer(z, Box(low - z, high - z), np.zeros_like(z))
+        units, middle, half = LINES[activation](layer, Choice(*choice))
     assert all(x.dtype == dtype for x in (*middle, *half))
     wide = lambda x: np.asarray(x, np.longdouble)[:, None]  # noqa: E731
     first, last = wide(units.low.x), wide(units.high.x)
@@ -212,9 +213,9 @@ def test_lines_hold_on_many_boxes(activation, dtype):
 def test_lines_are_relu_where_it_does_not_bend():
     """Whatever the choice."""
     with jax.enable_x64(True):
-        z, choice = jnp.array([2.0, -2.0]), jnp.array([0.3, 0.3])
-        layer = Layer(z, Box(-jnp.ones(2), jnp.ones(2)), jnp.zeros(2))
-        middle, half = LINES["relu"](layer, Choice(choice, choice))
+        z, choice = np.array([2.0, -2.0]), np.array([0.3, 0.3])
+        layer = Layer(z, Box(-np.ones(2), np.ones(2)), np.zeros(2))
+        _, middle, half = LINES["relu"](layer, Choice(choice, choice))
     np.testing.assert_array_equal(middle.slope, [1, 0])
     np.testing.assert_array_equal(half.slope, [0, 0])
     assert np.all(np.abs([*middle.offset, *half.offset]) < 1e-13)
@@ -227,9 +228,9 @@ def test_tangents_are_tight():
     touch = np.array([optimize.brentq(gap, 1e-9, 5, args=(one,)) for one in a])
     best = np.tanh(touch) - touch / np.cosh(touch) ** 2
     with jax.enable_x64(True):
-        zero = jnp.zeros(60)
-        layer = Layer(zero, Box(-jnp.asarray(a), zero + 50), zero)
-        middle, half = LINES["tanh"](layer, Choice(zero, zero))
+        zero = np.zeros(60)
+        layer = Layer(zero, Box(-a, zero + 50), zero)
+        _, middle, half = LINES["tanh"](layer, Choice(zero, zero))
     above_zero = np.asarray(middle.offset + half.offset)
     assert np.all(best * (1 - 1e-9) < above_zero) and np.all(above_zero < 1.1 * best)
 
@@ -364,9 +365,8 @@ def test_pruning_can_raise_every_local_bound(name, activation, weights, dense, p
 def test_differences_of_outputs_are_bounded_better_together():
     """certificates.md 1.4: the box of z_0 - z_1 is well inside the difference of the boxes."""
     queries = [random_query(seed, "tanh") for seed in range(BATCH)]
-    with jax.enable_x64(True):
-        rows = jnp.asarray([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [1.0, 0.0, -1.0]])
-        pairs = [with_rows(asked, rows) for asked in queries]
+    rows = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [1.0, 0.0, -1.0]])
+    pairs = [with_rows(asked, rows) for asked in queries]
     alone, together = half_width(boxes("crown", queries)), half_width(boxes("crown", pairs))
     assert np.all(together[:, 0] <= (alone[:, 0] + alone[:, 1]) * (1 + 1e-9))
     assert np.median(together[:, 0] / (alone[:, 0] + alone[:, 1])) < 0.9

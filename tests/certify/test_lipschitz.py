@@ -56,9 +56,9 @@ def of_weights(weights, eps, inv_std):
 def tight_bounds(weights, eps=1.0, inv_std=1.0, dtype="float64") -> dict[str, np.ndarray]:
     """All bounds of this module, and the product of the spectral norms."""
     with jax.enable_x64(True):
-        eps = jnp.broadcast_to(jnp.asarray(eps, dtype), weights[0].shape[1])
-        inv_std = jnp.full(len(weights[-1]), inv_std, dtype)
-        return jax.device_get(of_weights([jnp.asarray(w, dtype) for w in weights], eps, inv_std))
+        eps = np.broadcast_to(np.asarray(eps, dtype), weights[0].shape[1])
+        inv_std = np.full(len(weights[-1]), inv_std, dtype)
+        return jax.device_get(of_weights([np.asarray(w, dtype) for w in weights], eps, inv_std))
 
 
 def in_use(weights) -> list[np.ndarray]:
@@ -149,8 +149,8 @@ def test_all_devices_certify_many_masks_at_once():
     The first agent has hidden gain 1, the second sqrt 2: golden values of certificates.md 4.2.
     """
     nets = [policy_of(network(0, (11, 64, 64, 3), gain)) for gain in (1.0, 2**0.5)]
-    policies = jax.tree.map(lambda *x: jnp.stack(x), *nets)
-    masks = prune(policies, "magnitude", list(np.linspace(0, 0.97, 32)))
+    policies = jax.tree.map(lambda *x: np.stack(x), *nets)
+    masks = jax.device_get(prune(policies, "magnitude", list(np.linspace(0, 0.97, 32))))
     found = certify(policies, masks, eps=1.0, bounds=list(TIGHT))
     values = {name: certificate.value / math.sqrt(11) for name, certificate in found.items()}
     assert all(v.shape == (2, 32) and np.all(np.isfinite(v)) for v in values.values())
@@ -161,9 +161,7 @@ def test_all_devices_certify_many_masks_at_once():
     assert 2.54578 < values["lipsdp_first_order"][0, 0] < 2.5457816 * 1.003
     ratio = values["lipsdp_first_order"][:, :30] / values["eclipse_fast"][:, :30]
     assert np.all(ratio <= 1) and np.mean(ratio) < 0.7
-    actor = jax.tree.map(
-        lambda x, m: np.asarray(x[:, None] * m), policies.params.actor, masks.actor
-    )
+    actor = jax.tree.map(lambda x, m: x[:, None] * m, policies.params.actor, masks.actor)
     for index in ((0, 10), (1, 25)):
         weights = [layer["kernel"][index].T.astype(np.float64) for layer in actor.values()]
         left, share = in_use(weights), root(weights) / math.sqrt(11)
@@ -310,7 +308,7 @@ def test_any_lambda_is_certified_or_refused(seed, reach, dtype):
         lam = d.astype(np.float64) ** 2
         inverse = np.linalg.inv(np.diag(lam) - lam[:, None] * a * lam / 4)
     with jax.enable_x64(True):
-        value = float(of_scales([*map(jnp.asarray, weights)], [*map(jnp.asarray, scales)]))
+        value = float(of_scales(weights, scales))
     truth = numpy_bound(exact, [d.astype(np.float64) ** 2 for d in scales])
     assert value >= min(truth, 1e3) * (1 - 1e-9)  # the truth itself is uncertain where it is large
     if reach < 0.95:
@@ -325,8 +323,7 @@ def test_slopes_are_those_of_the_smoothed_bound():
     weights = kernels(1, sizes)
     logs = [-1.5 * k + 0.2 * rng.standard_normal(n) for k, n in enumerate(sizes[1:-1], 1)]
     with jax.enable_x64(True):
-        arrays = [*map(jnp.asarray, weights)], [*map(jnp.asarray, logs)]
-        value, slopes = jax.device_get(jax.jit(_value_and_slopes)(*arrays, 0.1))
+        value, slopes = jax.device_get(jax.jit(_value_and_slopes)(weights, logs, 0.1))
     assert value == pytest.approx(numpy_bound(weights, [np.exp(x) for x in logs]), rel=GRAM)
 
     def smoothed(flat):
@@ -356,7 +353,7 @@ def test_inverse_root(n, dtype):
     z = (left * eigenvalues @ left.T).astype(dtype)
     shifted = (left * (eigenvalues - 1.01 * eigenvalues[-1]) @ left.T).astype(dtype)
     with jax.enable_x64(True):
-        found, none = np.asarray(jax.jit(jax.vmap(inverse_root))(jnp.stack([z, shifted])))
+        found, none = np.asarray(jax.jit(jax.vmap(inverse_root))(np.stack([z, shifted])))
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, np.tril(found))
     np.testing.assert_allclose(found @ z @ found.T, np.eye(n), atol=1e3 * n * unit)
@@ -405,8 +402,8 @@ def test_no_perturbation_in_the_ball_exceeds_a_bound(distribution, activation):
     rng, layers = np.random.default_rng(8), network(8, ONE)
     eps, std = rng.uniform(0, 0.5, ONE[0]), 0.4
     policy = policy_of(layers, distribution, activation, std)
-    states = jnp.asarray(rng.standard_normal((64, ONE[0])), jnp.float32)
-    moves = jnp.asarray(rng.choice([-1, 1], (32, ONE[0])) * eps, jnp.float32)
+    states = rng.standard_normal((64, ONE[0])).astype("float32")
+    moves = (rng.choice([-1, 1], (32, ONE[0])) * eps).astype("float32")
 
     def distance(x, move):
         return action_distribution(policy, x).distance(action_distribution(policy, x + move))
@@ -416,7 +413,7 @@ def test_no_perturbation_in_the_ball_exceeds_a_bound(distribution, activation):
         corners = jnp.concatenate([moves, jnp.sign(uphill) * moves[0] * jnp.sign(moves[0])])
         return jnp.max(jax.vmap(partial(distance, x))(corners))
 
-    found = float(jnp.max(jax.jit(jax.vmap(at_state))(states)))
+    found = np.max(jax.jit(jax.vmap(at_state))(states))
     inv_std = 1 / std if distribution == "normal" else 1.0
     values = tight_bounds([w for w, _ in layers], eps, inv_std)
     assert all(0.1 * values[name] < found <= values[name] for name in TIGHT)
@@ -429,7 +426,8 @@ def test_an_activation_that_is_steeper():
     layers = [first, Affine(np.ones((1, size)), np.zeros(1))]
     policy = policy_of(layers, activation="swish")
     eps = 1e-3
-    clean, moved = (action_distribution(policy, x) for x in (jnp.zeros(size), jnp.full(size, eps)))
+    ends = np.array([[0.0], [eps]], "float32") * np.ones(size, "float32")
+    clean, moved = (action_distribution(policy, x) for x in ends)
     found = float(clean.distance(moved))
     assert found > 1.0998 * size * eps * 0.999
     value = certify(policy, eps=eps, bounds=["liplt"])["liplt"].value
@@ -442,5 +440,6 @@ def test_an_activation_that_is_steeper():
 
 def test_nothing_calls_lapack():
     """Its batched calls, inside a loop on two CPU devices at once, block each other."""
-    weights = [jnp.asarray(w, jnp.float32) for w in kernels(0, (5, 20, 20, 3))]
-    assert "custom_call" not in of_weights.lower(weights, jnp.ones(5), jnp.ones(3)).as_text()
+    weights = [w.astype("float32") for w in kernels(0, (5, 20, 20, 3))]
+    ones = np.ones(5, "float32"), np.ones(3, "float32")
+    assert "custom_call" not in of_weights.lower(weights, *ones).as_text()
