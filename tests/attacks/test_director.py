@@ -38,7 +38,7 @@ HALF = jnp.float32(0.5)
 SLOPE = np.array([1.0, -0.5], np.float32)
 CONFIG = DirectorConfig(individuals=16, generations=12, episodes=8)
 ATTACKS = {"direction": direction(CONFIG), "director": director(CONFIG)}
-# All members play all rounds of the choice, so that one program plays them.
+# All members play all rounds of the choice, which then have one shape.
 CHOICE = AttackConfig(selection=SelectionConfig(episodes=4, finalists=8, final_episodes=4))
 
 

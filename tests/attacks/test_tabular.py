@@ -106,7 +106,7 @@ def clean_returns() -> np.ndarray:
 
 
 # So small that all attacks can be tried, but for the adversaries, which are to learn. All members
-# play all rounds of the choice, so that one program plays them.
+# play all rounds of the choice, which then have one shape.
 CONFIG = AttackConfig(
     selection=SelectionConfig(episodes=4, finalists=32, final_episodes=4),
     mad=MADConfig(steps=3, restarts=16),
@@ -139,12 +139,12 @@ def one(policy: Policy) -> tuple[Policy, Cell]:
 def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     """(first states, returns) of the linear policy under an attack, `[EPISODES]` each.
 
-    As `evaluate`, which chooses the member on other episodes.
+    As `evaluate`, which chooses the member on other episodes, but with one program for all.
     """
     policies, cells = one(line_policy())
     other = jax.tree.map(lambda x: 0.5 * x, policies)  # whose attack is transferred
     victims = Victims(Line(), policies, cells, EPS, jax.random.key(0), source=other)
-    evaluator = Evaluator(Line(), (name,), CONFIG)
+    evaluator = Evaluator(Line(), MEMBERS, CONFIG)
     params = evaluator.arm(name, victims, FIRST).params
     episodes = episode_set(jax.random.key(1), FIRST.times)
     result = evaluator.play(name, victims, params, episodes, FIRST)

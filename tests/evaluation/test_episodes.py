@@ -1,6 +1,6 @@
 """The episodes of a population: every one as if it were played alone."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,11 @@ PLAY = Play(stochastic=True, gamma=np.float32(0.9), times=np.array([[0], [9], [1
 ATTACKS = ("random", "fixed")  # without a memory, and with one
 
 
+@cache
 def population():
     """Two agents with three masks each, and the six cells that these are."""
     make = lambda k: init_policy(k, 4, 2, discrete=True, hidden=(8,))  # noqa: E731
-    policy = jax.vmap(make)(jax.random.split(KEY, 2))
+    policy = jax.jit(jax.vmap(make))(jax.random.split(KEY, 2))
     policy.params.actor["layer_1"]["kernel"] *= 100  # so that it acts on what it sees
     _, policies, cells = as_cells(
         *jax.device_get((policy, prune(policy, "random", [0.0, 0.5, 0.9])))

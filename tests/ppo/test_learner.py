@@ -107,7 +107,7 @@ def test_gae_is_the_loop(seed, gamma, gae_lambda, ends):
     done = terminated | (rng.random((7, 3)) < ends / 2)
     arguments = (reward, value, next_value, terminated, done, gamma, gae_lambda)
     np.testing.assert_allclose(
-        gae(*map(jnp.asarray, arguments)), gae_by_loop(*arguments), rtol=1e-4, atol=1e-5
+        jax.jit(gae)(*arguments), gae_by_loop(*arguments), rtol=1e-4, atol=1e-5
     )
 
 
@@ -153,7 +153,7 @@ def test_update_stats_is_the_mean_and_std_of_everything_so_far(lengths, seed, of
     ]
     stats = ObsStats(jnp.zeros(3), jnp.ones(3), jnp.zeros(()))
     for batch in batches:
-        stats = update_stats(stats, jnp.asarray(batch))
+        stats = jax.jit(update_stats)(stats, batch)
     rows = np.concatenate(batches).reshape(-1, 3).astype(np.float64)
     scale = 1 + np.abs(rows).max()
     np.testing.assert_allclose(stats.mean, rows.mean(0), rtol=1e-5, atol=1e-6 * scale)
@@ -174,8 +174,13 @@ LEARN = PPOConfig(
 )
 
 
+@jax.jit
+def value(policy, obs):
+    return state_value(policy, normalise(policy, obs))
+
+
 def value_at(policy, obs: float) -> float:
-    return float(state_value(policy, normalise(policy, jnp.full(1, obs))))
+    return float(value(policy, np.full(1, obs, np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_the_categorical_policy_finds_the_rewarded_action():
 
 
 def start_workers(env, count: int) -> Worker:
-    state, obs = jax.vmap(env.reset)(jax.random.split(KEY, count))
+    state, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(KEY, count))
     return Worker(state, obs, jnp.zeros(count), jnp.zeros(count))
 
 
@@ -303,12 +308,15 @@ def test_rollout_log_probs_are_those_of_the_policy_that_acted():
                 jnp.full(env.spec.obs_size, 0.3), jnp.full(env.spec.obs_size, 2.0), jnp.ones(())
             ),
         )
-        _, steps = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3)
+        collect = lambda workers, env=env, policy=policy: rollout(  # noqa: E731
+            KEY, env, policy, 0.9, workers, 3
+        )
+        _, steps = jax.jit(collect)(start_workers(env, 2))
 
         def log_prob(obs, action, policy=policy):
             return action_distribution(policy, normalise(policy, obs)).log_prob(action)
 
-        expected = jax.vmap(jax.vmap(log_prob))(steps.obs, steps.action)
+        expected = jax.jit(jax.vmap(jax.vmap(log_prob)))(steps.obs, steps.action)
         np.testing.assert_allclose(steps.log_prob, expected, rtol=1e-5, atol=1e-6)
         assert len(np.unique(np.asarray(steps.action).reshape(6, -1), axis=0)) > 1
 
@@ -327,10 +335,11 @@ def test_an_iteration_without_an_ending_has_no_return():
     policy = fresh_policy(env)
     losses = (jnp.zeros(()),) * 5
     workers = start_workers(env, 2)
+    collect = jax.jit(lambda key, workers: rollout(key, env, policy, 0.9, workers, 10))
     seen = []
     for seed in range(3):
-        workers, steps = rollout(jax.random.key(seed), env, policy, 0.9, workers, 10)
-        metrics = summarise(steps, losses, jnp.zeros(()))
+        workers, steps = collect(jax.random.key(seed), workers)
+        metrics = jax.jit(summarise)(steps, losses, jnp.zeros(()))
         seen.append((int(metrics.episodes), float(metrics.episode_return)))
     assert seen == [(0, pytest.approx(np.nan, nan_ok=True)), (2, 15.0), (2, 15.0)]
 
@@ -424,18 +433,18 @@ def test_make_batch_bootstraps_from_the_observation_before_the_reset():
 def random_batch(policy, rows: int, seed: int = 0) -> Sample:
     """Off-policy enough that some probability ratios are clipped on either side."""
     rng = np.random.default_rng(seed)
-    obs, action = jnp.asarray(rng.normal(size=(2, rows, 2)), jnp.float32)
-    log_prob = jax.vmap(lambda x, a: action_distribution(policy, x).log_prob(a))(obs, action)
+    obs, action = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    chances = jax.vmap(lambda x, a: action_distribution(policy, x).log_prob(a))
+    log_prob = np.asarray(jax.jit(chances)(obs, action))
     shift, advantage, target = rng.normal(size=(3, rows)).astype(np.float32)
-    numbers = (log_prob + 0.3 * shift, jnp.asarray(advantage), jnp.asarray(target))
-    return Sample(obs, obs, action, *numbers)
+    return Sample(obs, obs, action, log_prob + np.float32(0.3) * shift, advantage, target)
 
 
 def test_ppo_loss_is_the_formula():
     policy = fresh_policy(Drift(), init_log_std=-0.3)
     hyper = Hyper(clip=0.1, value_weight=0.7, entropy_weight=0.2)
     sample = random_batch(policy, 32)
-    total, losses = ppo_loss(policy.params, policy, hyper, sample)
+    total, losses = jax.jit(ppo_loss)(policy.params, policy, hyper, sample)
 
     heads = [action_distribution(policy, x) for x in sample.obs_norm]
     new = np.array([h.log_prob(a) for h, a in zip(heads, sample.action, strict=True)], np.float64)
@@ -474,15 +483,18 @@ def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
         learning_rate=1e-2, max_grad_norm=max_grad_norm, entropy_weight=0.01, weight_decay=0.1
     )
     learner = make_learner(config, env)
-    policy = learner.fresh(KEY)
+    policy = jax.jit(learner.fresh)(KEY)
     orders = jax.tree.map(lambda x: x[0], dense_directives(config, MICRO, policy.params))
-    masks = half_masks(policy.params)
-    state = keep_masks(learner.init(KEY, hyper, orders, policy, dense(policy.params)), masks)
-    policy = mask_policy(policy, masks)
+    masks, everything = half_masks(policy.params), dense(policy.params)
+    fresh, policy = policy, mask_policy(policy, masks)
     batch = random_batch(policy, 16)
-    plain, pruned = Additions(), lambda *_: masks
-    run = jax.jit(lambda state: update(KEY, config, plain, state, hyper, orders, batch, pruned))
-    ours = run(state)[0].policy.params
+
+    @jax.jit
+    def run(hyper, batch):
+        state = keep_masks(learner.init(KEY, hyper, orders, fresh, everything), masks)
+        return update(KEY, config, Additions(), state, hyper, orders, batch, lambda *_: masks)
+
+    ours = run(hyper, batch)[0].policy.params
 
     kernels = jax.tree.map(lambda w: False, policy.params)
     kernels = kernels._replace(actor=jax.tree.map(lambda w: w.ndim == 2, policy.params.actor))
@@ -492,14 +504,18 @@ def test_update_is_optax_on_the_masked_gradient(max_grad_norm):
     )
     params = policy.params
     adam = optimiser.init(params)
-    gradient = jax.jit(jax.grad(lambda p: ppo_loss(p, policy, hyper, batch)[0]))
-    for _ in range(3):
-        grads = gradient(params)
+
+    @jax.jit
+    def step(params, adam):
+        grads = jax.grad(lambda p: ppo_loss(p, policy, hyper, batch)[0])(params)
         removed = jax.tree.map(lambda g, keep: jnp.where(keep, 0.0, g), grads, masks)
-        assert float(optax.tree.norm(removed)) > 1e-4
         grads = jax.tree.map(lambda g, keep: g * keep, grads, masks)
         updates, adam = optimiser.update(grads, adam, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), adam, optax.tree.norm(removed)
+
+    for _ in range(3):
+        params, adam, removed = step(params, adam)
+        assert removed > 1e-4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, params)
 
 
@@ -530,7 +546,7 @@ def contract():
         make_directives(methods, i, params, PRUNE.scope, rule, [level], timing)
         for i, rule, level in cases
     ]
-    directives = jax.tree.map(lambda *x: jnp.stack(x), *orders)
+    directives = jax.tree.map(lambda *x: np.stack(x), *orders)
 
     def start(directive):
         policy = learner.fresh(KEY)
@@ -781,7 +797,7 @@ def test_the_regulariser_makes_the_policy_move_less(regulariser):
     base = Hyper(learning_rate=1e-2, sa_eps=0.5, sa_ramp=0.0)
     train = make_train(config, ContinuousAction(), regime="sa_ppo")
     run = jax.jit(jax.vmap(train, (None, 0)))
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(replace(base, kappa=k) for k in (0.0, 1.0)))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *(replace(base, kappa=k) for k in (0.0, 1.0)))
     state, metrics = run(KEY, stacked)
     plain, robust = (
         [float(x) for x in metrics.robust[:, -20:].mean(1)],
@@ -814,12 +830,13 @@ def test_perturbed_collection_shows_the_actor_something_else():
     policy = fresh_policy(env, init_log_std=-1.0)
     policy = replace(policy, params=jax.tree.map(lambda w: w + 0.3, policy.params))
     shift = lambda key, policy, x: x + 0.1  # noqa: E731
-    _, steps = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3, shift)
-    _, plain = rollout(KEY, env, policy, 0.9, start_workers(env, 2), 3)
-    truth = jax.vmap(jax.vmap(lambda x: normalise(policy, x)))(steps.obs)
+    collect = jax.jit(lambda *more: rollout(KEY, env, policy, 0.9, *more), static_argnums=(1, 2))
+    _, steps = collect(start_workers(env, 2), 3, shift)
+    _, plain = collect(start_workers(env, 2), 3)
+    truth = jax.jit(jax.vmap(jax.vmap(lambda x: normalise(policy, x))))(steps.obs)
     np.testing.assert_allclose(steps.seen, truth + 0.1, rtol=1e-6)
     at = lambda x, a: action_distribution(policy, x).log_prob(a)  # noqa: E731
-    expected = jax.vmap(jax.vmap(at))(steps.seen, steps.action)
+    expected = jax.jit(jax.vmap(jax.vmap(at)))(steps.seen, steps.action)
     np.testing.assert_allclose(steps.log_prob, expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(plain.seen[0], truth[0])
 
@@ -856,7 +873,7 @@ def population():
     """Agents 0 and 1 alike, agents 2 and 3 of other seeds, then one per field of Hyper."""
     hypers = [BASE] * 4 + [replace(BASE, **{name: value}) for name, value in HYPERS.items()]
     keys = jnp.stack([KEY, KEY, jax.random.key(1), jax.random.key(2)] + [KEY] * len(HYPERS))
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *hypers)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *hypers)
     run = jax.vmap(make_train(TINY, Drift(), regime="sa_ppo"))
     return jax.jit(run)(keys, stacked)[0].policy.params
 
@@ -921,19 +938,21 @@ CONFIGS = {
 }
 
 
-def outcome(config):
+def outcome(config, regime: str):
     """A run with the traced settings of its config, in which half of the weights go."""
     env, timing = Drift(), Timing(config.iterations, (0, 1), config.events)
     orders = make_directives(MICRO, 0, shapes(env, config), config.scope, "global", [0.5], timing)
     hyper = replace(config.hyper, kappa=0.5, sa_eps=0.3, sa_ramp=0.0)
-    return program(env, config, regime="sa_ppo")(KEY, hyper, orders)
+    return program(env, config, regime=regime)(KEY, hyper, orders)
 
 
 @pytest.mark.parametrize("field", CONFIGS)
 def test_every_static_setting_changes_the_outcome(field):
     value, look, before, after = CONFIGS[field]
     assert getattr(TINY, field) != value
-    reference, changed = outcome(TINY), outcome(replace(TINY, **{field: value}))
+    regime = "sa_ppo" if field == "regulariser" else "ppo"  # others need no regulariser
+    reference = outcome(TINY, regime)
+    changed = outcome(replace(TINY, **{field: value}), regime)
     if before is not None:
         assert look(*reference) == before
     assert look(*changed) == after

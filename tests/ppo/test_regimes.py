@@ -1,7 +1,7 @@
 """Training regimes: a contract that all keep, oracles by hand, and the traps of robust training."""
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def half(params):
 def saturated(policy):
     """Activations at their ends, nearly no noise, and means far away."""
     params = jax.tree.map(lambda w: 50 * w, policy.params)
-    return replace(policy, params=params._replace(log_std=jnp.full_like(params.log_std, -8.0)))
+    return replace(policy, params=params._replace(log_std=np.full_like(params.log_std, -8.0)))
 
 
 @cache
@@ -90,15 +90,20 @@ def program(regime: str):
 
 
 @cache
+def first_policies():
+    """Of two seeds, of the first again, and saturated."""
+    fresh = jax.jit(make_learner(TINY, Drift()).fresh)
+    one, other = (jax.device_get(fresh(key)) for key in (KEY, jax.random.key(1)))
+    return jax.tree.map(lambda *x: np.stack(x), one, other, one, saturated(one))
+
+
+@cache
 def lanes(regime: str):
     """Its own settings, those with another seed, neutral ones, and a saturated policy."""
     hyper = own_settings(regime)
     keys = jnp.stack([KEY, jax.random.key(1), KEY, KEY])
-    hypers = jax.tree.map(lambda *x: jnp.stack(jnp.array(x)), hyper, hyper, PLAIN, hyper)
-    learner = make_learner(TINY, Drift())
-    policies = [learner.fresh(key) for key in (KEY, jax.random.key(1), KEY)]
-    policies = [*policies, saturated(policies[0])]
-    return keys, hypers, jax.tree.map(lambda *x: jnp.stack(x), *policies)
+    hypers = jax.tree.map(lambda *x: np.array(x, np.float32), hyper, hyper, PLAIN, hyper)
+    return keys, hypers, first_policies()
 
 
 @cache
@@ -183,6 +188,7 @@ class TestContract:
 DEFENDED = [name for name, regime in REGIMES.items() if regime.adds(TINY).defence is not None]
 
 
+@cache
 def policy_of(distribution: str, activation: str = "tanh", pruned: bool = False):
     policy = init_policy(
         KEY, 4, 3, discrete=distribution == "categorical", hidden=(8, 8), activation=activation
@@ -194,6 +200,7 @@ def policy_of(distribution: str, activation: str = "tanh", pruned: bool = False)
     return replace(policy, params=params)
 
 
+@partial(jax.jit, static_argnums=1)
 def batch_of(policy, rows: int = 64) -> Sample:
     """On-policy rows with random advantages."""
     keys = jax.random.split(jax.random.key(3), rows)
@@ -251,6 +258,12 @@ def test_attack_lies_between_the_clean_loss_and_the_certified_one(distribution, 
     assert np.mean(attacked - clean) > 0.01 and np.mean(bound - attacked) > 0
 
 
+@jax.jit
+def boxes(policy, batch, eps):
+    """Of the log-probabilities of all rows."""
+    return jax.vmap(lambda row: log_probs(policy, row, eps))(batch)
+
+
 @pytest.mark.parametrize("distribution", ["normal", "categorical"])
 def test_the_box_of_log_probabilities_contains_every_corner(distribution):
     """And it shrinks to the point with the ball (trap 5)."""
@@ -260,16 +273,15 @@ def test_the_box_of_log_probabilities_contains_every_corner(distribution):
 
     @jax.jit
     @jax.vmap
-    def at(row):
-        low, high = log_probs(policy, row, jnp.array(0.1))
+    def at_corners(row):
         log_prob = lambda x: action_distribution(policy, x).log_prob(row.action)  # noqa: E731
-        return low, high, jax.vmap(log_prob)(row.obs_norm + 0.1 * corners)
+        return jax.vmap(log_prob)(row.obs_norm + 0.1 * corners)
 
-    low, high, found = at(batch)
+    (low, high), found = boxes(policy, batch, 0.1), at_corners(batch)
     assert np.all(low[:, None] <= found + 1e-5) and np.all(found <= high[:, None] + 1e-5)
-    boxes = lambda eps: jax.vmap(lambda row: log_probs(policy, row, jnp.array(eps)))(batch)  # noqa: E731
-    assert np.all(boxes(0.01).high - boxes(0.01).low < 0.5 * (high - low))
-    for end in boxes(0.0):
+    smaller, point = (boxes(policy, batch, eps) for eps in (0.01, 0.0))
+    assert np.all(smaller.high - smaller.low < 0.5 * (high - low))
+    for end in point:
         np.testing.assert_allclose(end, batch.log_prob, rtol=1e-5, atol=1e-5)
 
 
@@ -298,13 +310,13 @@ def test_radial_of_one_dimension_by_hand():
     """
     policy = linear([[0.3], [-0.2]], [0.0])
     row, ball = row_of(policy, [0.0, 0.0], [1.0]), Ball(jnp.array(1.0), jnp.ones(()))
-    low, high = jnp.exp(jnp.stack(log_probs(policy, row, ball.eps)) - row.log_prob)
+    low, high = np.exp(np.stack(log_probs(policy, row, ball.eps)) - row.log_prob)
     assert float(low) == pytest.approx(0.535261, abs=1e-5)
     assert float(high) == pytest.approx(1.454991, abs=1e-5)
     for advantage, expected in ((1.0, -0.535261), (-1.0, 1.454991)):
-        rest = (policy, row, jnp.array(advantage), Hyper(), ball)
-        assert float(certified(KEY, *rest)) == pytest.approx(expected, abs=1e-5)
-        assert float(adversarial(KEY, *rest)) == pytest.approx(expected, abs=1e-5)
+        rest = (policy, row, advantage, Hyper(), ball)
+        for loss in (certified, adversarial):
+            assert float(jax.jit(loss)(KEY, *rest)) == pytest.approx(expected, abs=1e-5)
         mixed = 0.5 * expected - 0.5 * advantage
         assert mixed == pytest.approx({1.0: -0.767631, -1.0: 1.227496}[advantage], abs=1e-5)
 
@@ -341,14 +353,19 @@ def test_a_step_raises_the_lower_end_or_lowers_the_upper_one(sign):
     policy, ball = policy_of("normal"), Ball(jnp.array(0.02), jnp.ones(()))
     row = lane(batch_of(policy, 1), 0)
 
-    def loss(params):
-        hyper = Hyper(clip=10.0)
-        return certified(KEY, replace(policy, params=params), row, sign, hyper, ball)
+    @jax.jit
+    def stepped(params, sign):
+        def loss(params):
+            hyper = Hyper(clip=10.0)
+            return certified(KEY, replace(policy, params=params), row, sign, hyper, ball)
 
-    gradient = jax.grad(loss)(policy.params)
-    step = 1e-3 / optax.tree.norm(gradient)
-    params = jax.tree.map(lambda w, g: w - step * g, policy.params, gradient)
-    ends = [log_probs(replace(policy, params=x), row, ball.eps) for x in (policy.params, params)]
+        gradient = jax.grad(loss)(params)
+        step = 1e-3 / optax.tree.norm(gradient)
+        return gradient, jax.tree.map(lambda w, g: w - step * g, params, gradient)
+
+    gradient, params = stepped(policy.params, sign)
+    end = jax.jit(lambda params: log_probs(replace(policy, params=params), row, ball.eps))
+    ends = [end(x) for x in (policy.params, params)]
     assert ends[1].low > ends[0].low if sign > 0 else ends[1].high < ends[0].high
     assert np.all(np.asarray(gradient.log_std) != 0)
 
@@ -367,7 +384,7 @@ def test_the_softmax_over_rows_goes_from_the_largest_to_the_mean():
 def test_noise_is_uniform_in_the_ball():
     policy, obs = policy_of("normal"), jnp.arange(4.0)
     at = jax.vmap(lambda key: uniform(key, policy, obs, jnp.array(0.3)) - obs)
-    moved = np.asarray(at(jax.random.split(KEY, 4000)))
+    moved = np.asarray(jax.jit(at)(jax.random.split(KEY, 4000)))
     assert np.abs(moved).max() <= 0.3 + 1e-6
     np.testing.assert_allclose(moved.mean(0), 0, atol=0.012)  # 4 standard errors
     np.testing.assert_allclose(moved.var(0), 0.03, rtol=0.06)
@@ -377,7 +394,7 @@ def test_noise_is_uniform_in_the_ball():
 def test_rollouts_under_mad_are_where_the_policy_moves_most():
     """On a linear policy of one action that is a corner: s + eps sign(w), or the opposite one."""
     policy, obs = linear([[1.0], [-2.0]], [0.0]), jnp.array([0.5, 0.5])
-    moved = np.asarray(perturbed(KEY, policy, obs, jnp.array(0.1)) - obs)
+    moved = np.asarray(jax.jit(perturbed)(KEY, policy, obs, 0.1) - obs)
     assert np.allclose(moved, [0.1, -0.1]) or np.allclose(moved, [-0.1, 0.1])
 
 
@@ -404,21 +421,18 @@ def test_the_spectral_limit_scales_the_kernel():
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
 def test_the_orthogonal_step_descends_its_penalty(shape):
     """Of the smaller Gram matrix; an orthogonal kernel stays, a large one does not overshoot."""
-    kernel = jax.random.normal(KEY, shape)
+    kernel = np.asarray(jax.random.normal(KEY, shape))
     gram = lambda w: w.T @ w if shape[0] > shape[1] else w @ w.T  # noqa: E731
     penalty = lambda w: jnp.sum((gram(w) - jnp.eye(4)) ** 2)  # noqa: E731
-    moved = orthogonal_step(kernel, jnp.array(1e-4), Hyper(orthogonal=0.5))
-    np.testing.assert_allclose(
-        moved, kernel - 5e-5 * jax.grad(penalty)(kernel), rtol=1e-4, atol=1e-6
-    )
-    fixed = jnp.linalg.qr(kernel if shape[0] > shape[1] else kernel.T)[0]
+    slope, step = jax.jit(jax.grad(penalty))(kernel), jax.jit(orthogonal_step)
+    moved = step(kernel, 1e-4, Hyper(orthogonal=0.5))
+    np.testing.assert_allclose(moved, kernel - 5e-5 * slope, rtol=1e-4, atol=1e-6)
+    fixed = np.linalg.qr(kernel if shape[0] > shape[1] else kernel.T)[0]
     fixed = fixed if shape[0] > shape[1] else fixed.T
-    np.testing.assert_allclose(
-        orthogonal_step(fixed, jnp.array(0.1), Hyper(orthogonal=1.0)), fixed, atol=1e-5
-    )
+    np.testing.assert_allclose(step(fixed, 0.1, Hyper(orthogonal=1.0)), fixed, atol=1e-5)
     large = 100 * kernel
     for _ in range(100):
-        large = orthogonal_step(large, jnp.array(0.1), Hyper(orthogonal=1.0))
+        large = step(large, 0.1, Hyper(orthogonal=1.0))
     np.testing.assert_allclose(gram(large), np.eye(4), atol=1e-3)
 
 
@@ -449,7 +463,7 @@ def test_the_opponent_pushes_where_a_linear_agent_pays_most():
     hyper = Hyper(adversary_rate=0.05, final_learning_rate=1.0, sa_eps=1.0, sa_ramp=0.0)
     orders = dense_directives(config, (METHODS["none"],), agent.params)
     first = jax.tree.map(lambda x: x[0], orders)
-    state = learner.init(KEY, hyper, first, agent, dense(agent.params))
+    state = jax.jit(learner.init)(KEY, hyper, first, agent, dense(agent.params))
 
     @jax.jit
     def turns(state):
@@ -521,11 +535,12 @@ def test_the_least_value_of_choices_is_that_of_the_best_corner():
     """The mean is monotone in every logit, so its minimum is at one of 2^K corners."""
     rng = np.random.default_rng(0)
     bits = np.array(np.meshgrid(*[[False, True]] * 4)).reshape(4, -1).T
+    least = jax.jit(lambda values, box: least_of_choices(lambda a: a @ values, box))
     for _ in range(20):
         low = rng.normal(size=4)
         high, values = low + rng.uniform(size=4), rng.normal(size=4)
-        corners = jax.nn.softmax(np.where(bits, high, low)) @ values
-        found = least_of_choices(lambda a, v=values: a @ v, Box(jnp.array(low), jnp.array(high)))
+        corners = np.asarray(jax.nn.softmax(np.where(bits, high, low))) @ values
+        found = least(values, Box(low, high))
         np.testing.assert_allclose(found, corners.min(), rtol=1e-5, atol=1e-6)
 
 
@@ -592,7 +607,7 @@ def test_the_worst_critic_of_one_state_by_hand(monkeypatch):
     )
     orders = dense_directives(config, (METHODS["none"],), agent.params)
     first = jax.tree.map(lambda x: x[0], orders)
-    state = learner.init(KEY, hyper, first, agent, dense(agent.params))
+    state = jax.jit(learner.init)(KEY, hyper, first, agent, dense(agent.params))
     turn = lambda s, _: (learner.iterate(s, hyper, first)[0], None)  # noqa: E731
     after = jax.jit(lambda s: jax.lax.scan(turn, s, length=200)[0])(state)
     assert equal(after.policy.params, state.policy.params)
@@ -611,13 +626,14 @@ def test_the_worst_critic_moves_the_mean_to_higher_worst_case_values():
         lambda x: x[1], dense_directives(TINY, (METHODS["none"],), policy.params)
     )
     network = {"layer_0": {"kernel": jnp.eye(7)[:, [4]], "bias": jnp.zeros(1)}}
-    critic = start(policy)._replace(target=network)
-    assert equal(advise(critic, policy, Hyper(), directive, batch), batch)
-    moved = advise(critic, policy, Hyper(wocar_weight=100.0), directive, batch)
+    critic, advised = start(policy)._replace(target=network), jax.jit(advise)
+    assert equal(advised(critic, policy, Hyper(), directive, batch), batch)
+    moved = advised(critic, policy, Hyper(wocar_weight=100.0), directive, batch)
     gain = moved.advantage - batch.advantage
-    expected = batch.action[:, 0] - jax.vmap(lambda x: actor_output(policy, x)[0])(batch.obs_norm)
+    means = jax.jit(jax.vmap(lambda x: actor_output(policy, x)[0]))(batch.obs_norm)
+    expected = batch.action[:, 0] - means
     np.testing.assert_allclose(gain / gain.std(), expected / expected.std(), rtol=1e-3, atol=1e-4)
-    gradient = jax.grad(lambda p: ppo_loss(p, policy, Hyper(), moved)[0])(policy.params)
+    gradient = jax.jit(jax.grad(lambda p: ppo_loss(p, policy, Hyper(), moved)[0]))(policy.params)
     slope = gradient.actor["layer_2"]["bias"]
     assert slope[0] < 0 and abs(slope[0]) > 2 * np.abs(slope[1:]).max()
 
@@ -625,16 +641,16 @@ def test_the_worst_critic_moves_the_mean_to_higher_worst_case_values():
 @pytest.mark.parametrize("distribution", ["normal", "categorical"])
 def test_the_worst_critic_starts_as_the_critic(distribution):
     policy, obs = policy_of(distribution), jnp.arange(4.0)
-    network = start(policy).network
-    for action in jnp.eye(3):
-        value = action_value(policy, network, obs, action)
+    network, q = start(policy).network, jax.jit(action_value)
+    for action in np.eye(3, dtype=np.float32):
+        value = q(policy, network, obs, action)
         np.testing.assert_allclose(value, state_value(policy, obs), rtol=1e-6)
 
 
 def test_rewinding_makes_a_new_worst_critic():
     """Lottery tickets start anew, Q_w with them (trap 11)."""
     learner = make_learner(TINY, Drift(), (METHODS["lottery"],), regime="wocar")
-    policy = learner.fresh(KEY)
+    policy = jax.jit(learner.fresh)(KEY)
     state = learner.unpruned(KEY, KEY, policy, dense(policy.params))
     later = state._replace(
         policy=replace(policy, params=jax.tree.map(lambda x: x + 1, policy.params)),
