@@ -15,10 +15,11 @@ from jaxprune.adversarial_mdp import AdversarialMDP
 from jaxprune.attacks import make_attack
 from jaxprune.envs import Moment
 from jaxprune.envs.base import conclude
-from jaxprune.policy import action_distribution, init_policy
+from jaxprune.policy import action_distribution
 from jaxprune.rollout import fresh_workers, rollout
 from jaxprune.types import TASK_BOX, ActionBox, EnvState
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 from tests.probes import probe_spec
 
 MEAN, STEPS = 5.0, 2
@@ -68,9 +69,10 @@ ENV = Toll()
 
 def policy_of(box, slope=0.0, mean=MEAN):
     """mean + slope * observation, with hardly any noise."""
-    policy = init_policy(jax.random.key(0), 1, 1, hidden=(), init_log_std=-6.0)
-    actor = {"layer_0": {"kernel": jnp.full((1, 1), slope), "bias": jnp.full(1, mean)}}
-    return replace(policy, params=policy.params._replace(actor=actor), action_box=box)
+    policy = drawn_policy(1, 1, ())
+    layer = policy.params.actor["layer_0"]
+    layer["kernel"][:], layer["bias"][:], policy.params.log_std[:] = slope, mean, -6.0
+    return replace(policy, action_box=box)
 
 
 @pytest.mark.parametrize(("box", "taken"), CASES)
@@ -147,12 +149,10 @@ def test_without_the_task_s_box_it_is_not_silently_unclipped(tmp_path):
 def test_a_bang_bang_policy_drives_up_the_mountain():
     """It pays 0.1 a step for what its motor does, and not for the 16 times as much that it asks."""
     env = jaxprune.make_env("mountain_car_continuous")
-    policy = init_policy(jax.random.key(0), 2, 1, hidden=(1,))
-    actor = {
-        "layer_0": {"kernel": jnp.array([[0.0], [1e6]]), "bias": jnp.zeros(1)},
-        "layer_1": {"kernel": jnp.array([[4.0]]), "bias": jnp.zeros(1)},
-    }
-    policy = replace(policy, params=policy.params._replace(actor=actor))
+    policy = drawn_policy(2, 1, (1,))
+    first, last = policy.params.actor.values()
+    first["kernel"][:, 0], last["kernel"][:] = (0.0, 1e6), 4.0
+    first["bias"][:] = last["bias"][:] = 0.0
     for box, cost in ((TASK_BOX, 0.1), (None, 1.6)):
         table = jaxprune.evaluate(env, replace(policy, action_box=box), episodes=8)
         assert table["terminated"].all()

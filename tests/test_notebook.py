@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import save_agents
 from jaxprune.pruning import dense, prune
 from tests.benchmarks.made_up import LEVELS, write_run
+from tests.policies import drawn_agents
 
 NOTEBOOK = Path(__file__).parents[1] / "benchmarks" / "notebooks" / "from_a_run.ipynb"
 SEEDS = 3
@@ -18,8 +17,7 @@ SEEDS = 3
 def write_cartpole_run(path: Path) -> None:
     """Made-up tables beside agents of cartpole that were never trained."""
     write_run(path, env="cartpole", seeds=SEEDS)
-    each = [init_policy(jax.random.key(seed), 4, 2, discrete=True) for seed in range(SEEDS)]
-    policies = jax.tree.map(lambda *x: np.stack(x), *each)
+    policies = drawn_agents((SEEDS,), 4, 2, discrete=True)
     masks = jax.device_get(prune(policies, "magnitude", LEVELS))  # [seeds, sparsities]
     flat = jax.tree.map(lambda x: x.reshape(SEEDS * len(LEVELS), *x.shape[2:]), masks)
     save_agents(path / "agents", policies, {"none": dense(policies.params), "magnitude": flat})

@@ -8,13 +8,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import jaxprune
 from jaxprune.certify import BOUNDS
-from jaxprune.policy import init_policy
+from tests.policies import drawn_policy
 
 
 def start_python(program: str, *arguments: str, cwd: Path | None = None):
@@ -37,10 +36,7 @@ def run_python(program: str, *arguments: str) -> str:
 
 def test_the_snippet_of_the_documentation(tmp_path):
     """The five lines of `jaxprune.__doc__`, on a random cartpole policy."""
-    policy = init_policy(jax.random.key(0), 4, 2, discrete=True, hidden=(8, 8))
-    # A fresh last layer is 100 times smaller than the others, and half the weights would be it.
-    last = policy.params.actor["layer_2"]
-    last["kernel"] = 100 * last["kernel"]
+    policy = drawn_policy(4, 2, (8, 8), discrete=True)
     jaxprune.save_policy(tmp_path / "policy.npz", policy)
     program = """
         import json, sys

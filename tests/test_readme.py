@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import tyro
@@ -24,9 +23,9 @@ from jaxprune import save_policy
 from jaxprune.attacks import ATTACKS
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import TASKS
-from jaxprune.policy import init_policy
 from jaxprune.ppo import REGIMES
 from jaxprune.pruning import ALLOCATIONS, METHODS, SCHEDULES, SCORES, STRUCTURES
+from tests.policies import drawn_policy
 from tests.policy_io.runs import write_run
 from tests.test_notebook import write_cartpole_run
 
@@ -66,7 +65,7 @@ def check_own_policy(names: dict[str, Any]) -> None:
 
 
 def check_own_task(names: dict[str, Any]) -> None:
-    policy = init_policy(jax.random.key(0), 1, 1)
+    policy = drawn_policy(1, 1)
     own = names["jaxprune"].evaluate(names["env"], policy, episodes=3)
     assert (own["length"] == 50).all() and (own["return"] < 0).all()
     assert names["table"]["return"].shape == (4,)  # in Gymnasium
@@ -123,7 +122,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "sb3_pendulum.vecnormalize.pkl": "vecnormalize.pkl",
     }.items():
         shutil.copy(DATA / source, tmp_path / name)
-    save_policy(tmp_path / "hopper.npz", init_policy(jax.random.key(0), 11, 3))
+    save_policy(tmp_path / "hopper.npz", drawn_policy(11, 3))
     write_run(tmp_path / "results" / "hopper")
     write_cartpole_run(tmp_path / "results" / "smoke")
     monkeypatch.chdir(tmp_path)

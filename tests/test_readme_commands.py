@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import jax
 import pytest
 
 from benchmarks.__main__ import PROGRAMS
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import save_policy
+from tests.policies import drawn_policy
 from tests.test_readme import DOCUMENTS, PYTHON, ROOT, spans
 
 SMALL = (
@@ -144,9 +143,9 @@ def test_every_command_is_executed_or_has_a_reason():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all commands run, with the policies that they name."""
     path = tmp_path_factory.mktemp("readme")
-    cartpole = init_policy(jax.random.key(0), 4, 2, discrete=True, hidden=(4,))
+    cartpole = drawn_policy(4, 2, (4,), discrete=True)
     save_policy(path / "policy.npz", cartpole)
-    save_policy(path / "pendulum.npz", init_policy(jax.random.key(0), 4, 1, hidden=(4,)))
+    save_policy(path / "pendulum.npz", drawn_policy(4, 1, (4,)))
     (path / "tests").symlink_to(ROOT / "tests")
     return path
 

@@ -21,10 +21,10 @@ from benchmarks.theorem import __main__ as theorem
 from benchmarks.theorem import measure
 from jaxprune.attacks import AttackConfig, MADConfig, make_attack
 from jaxprune.losses import Hyper
-from jaxprune.policy import init_policy
 from jaxprune.ppo import PPOConfig, make_train
 from jaxprune.pruning import dense
 from jaxprune.validation import InputError, Range, at_least, check_ranges
+from tests.policies import drawn_policy
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def test_every_number_of_every_program_has_a_range(config):
 # --- of the library
 
 
-POLICY = init_policy(jax.random.key(0), 4, 2, discrete=True)
+POLICY = drawn_policy(4, 2, discrete=True)
 ENV = jaxprune.make_env("cartpole")
 
 
@@ -125,7 +125,7 @@ ENV = jaxprune.make_env("cartpole")
         ({"key": jax.random.split(jax.random.key(0))}, "is no key"),
         ({"scope": jaxprune.Scope(min_weights=-1)}, "min_weights -1 is below 0"),
         ({"policy": "policy.npz"}, r"policy 'policy\.npz' is a str: give a Policy"),
-        ({"policy": jax.tree.map(lambda x: x.astype(int), POLICY)}, "array of int32: give float"),
+        ({"policy": jax.tree.map(np.int32, POLICY)}, "array of int32: give float"),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
 )

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 from jaxprune.envs import make_env
-from jaxprune.policy import affine_layers, init_policy
+from jaxprune.policy import affine_layers
 from jaxprune.policy_io import load_policy, save_policy, zoo, zoo_policies
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 
 
 def test_a_name_is_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "FOLDER", tmp_path)
-    policy = init_policy(jax.random.key(0), 4, 2, discrete=True, hidden=(8,))
+    policy = drawn_policy(4, 2, (8,), discrete=True)
     (tmp_path / "cartpole/ppo").mkdir(parents=True)
     save_policy(tmp_path / "cartpole/ppo/3.npz", policy)
     assert list(zoo_policies()) == ["zoo:cartpole/ppo/3"]
