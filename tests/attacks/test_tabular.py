@@ -26,6 +26,7 @@ from jaxprune.attacks import (
     SearchConfig,
     SelectionConfig,
     Victims,
+    make_attack,
 )
 from jaxprune.cells import Cell
 from jaxprune.evaluation.episodes import episode_set
@@ -125,6 +126,8 @@ CONFIG = AttackConfig(
     ),
 )
 MEMBERS = tuple(name for name, kind in ATTACKS.items() if "continuous" not in kind.needs)
+# One program plays them; a choice among members has other shapes, and a program of its own.
+SINGLE = tuple(name for name in MEMBERS if make_attack(name, CONFIG).members(Line.spec) == 1)
 FIRST = Play(
     np.bool_(False), np.float32(0), np.float32(0.99), np.zeros((EPISODES, 1), np.int32)
 )  # keeps the first observation of an episode
@@ -139,12 +142,12 @@ def one(policy: Policy) -> tuple[Policy, Cell]:
 def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     """(first states, returns) of the linear policy under an attack, `[EPISODES]` each.
 
-    As `evaluate`, which chooses the member on other episodes, but with one program for all.
+    As `evaluate`, which chooses the member on other episodes.
     """
     policies, cells = one(line_policy())
     other = jax.tree.map(lambda x: 0.5 * x, policies)  # whose attack is transferred
     victims = Victims(Line(), policies, cells, EPS, jax.random.key(0), source=other)
-    evaluator = Evaluator(Line(), MEMBERS, CONFIG)
+    evaluator = Evaluator(Line(), SINGLE if name in SINGLE else (name,), CONFIG)
     params = evaluator.arm(name, victims, FIRST).params
     episodes = episode_set(jax.random.key(1), FIRST.times)
     result = evaluator.play(name, victims, params, episodes, FIRST)
