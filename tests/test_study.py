@@ -115,6 +115,17 @@ def test_robust_training_does_what_pruning_does_not():
         assert means(run, label, 0, "none").mean() > kept * clean
 
 
+def test_after_two_million_steps_two_regimes_return_three_times_what_ppo_does():
+    """And more than it without an attack."""
+    ppo = "long-ppo-car"
+    worst, clean = lowest(ppo, "ppo none", 0), means(ppo, "ppo none", 0, "none").mean()
+    for run, regime in ((ppo, "car"), ("long-barpo", "barpo")):
+        label = dense(run, regime)
+        assert lowest(run, label, 0) > 3 * worst
+        assert means(run, label, 0, "none").mean() > clean
+    assert max(compare.read_table(STUDY / ppo, "training")["env_steps"]) > 2_000_000
+
+
 def test_the_readme_tells_the_numbers_of_the_study():
     told = (STUDY.parents[1] / "README.md").read_text(encoding="utf-8")
     for run, words in (
@@ -173,13 +184,18 @@ def test_the_tables_are_those_of_the_comparison():
     rows = [
         line
         for line in TOLD.splitlines()
-        if re.match(r"\| (hopper|halfcheetah|walker2d|cartpole|acrobot|regimes)[\w-]* \|", line)
+        if re.match(
+            r"\| (hopper|halfcheetah|walker2d|cartpole|acrobot|regimes|long)[\w-]* \|", line
+        )
     ]
     assert len(rows) > 8 and all(row in COMPARED for row in rows)
     for line in TOLD.splitlines():
-        if found := re.match(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", line):
-            regime, *numbers = found.groups()
-            runs = [x for x in STUDY.glob("regimes-*") if regime in x.name.split("-")]
+        if found := re.match(
+            r"\| `(\w+)`(, 2 M)? \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", line
+        ):
+            regime, longer, *numbers = found.groups()
+            runs = STUDY.glob("long-*" if longer else "regimes-*")
+            runs = [x for x in runs if regime in x.name.split("-")]
             run = min(runs, key=lambda x: len(x.name))  # a run of one regime came later
             label = dense(run.name, regime)
             of = [means(run.name, label, 0, x).mean() for x in ("none", "mad", *ATTACKS[2:])]
