@@ -68,6 +68,11 @@ class Block:
     cells: list[PlannedCell]  # in the order of the tables
 
     @property
+    def distinct(self) -> int:
+        """Returns how many cells are a policy of their own: without pruning all are the agent."""
+        return len({(cell.agent, cell.about.sparsity and cell.about) for cell in self.cells})
+
+    @property
     def programs(self) -> list[tuple[str, str]]:
         """Returns the names of what is compiled to begin and to train each family."""
         if len(self.families) == 1:

@@ -63,7 +63,7 @@ class AttackRunner:
         cases: of its attacks.
         env: the task.
         policy: the agents' policies or their shapes, `[agents]`.
-        cells: how many a block has.
+        cells: how many distinct ones a block has.
         programs: compiles the episodes.
     """
 

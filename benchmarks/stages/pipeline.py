@@ -75,7 +75,7 @@ def run(
     shapes = policy_shapes(experiment.ppo, len(first.policies), env, loaded)
     with Programs() as programs, work.chunks.listed(chunks) as absent:
         untrained = {what["family"] for what in absent if what["stage"] == "train"}
-        about = (experiment, design.cases, env, shapes, len(first.cells))
+        about = (experiment, design.cases, env, shapes, first.distinct)
         runner = AttackRunner(*about, programs)
         train = prepare_training(design, first, env, programs, loaded, untrained)
         if any(what["stage"] == "attack" for what in absent):

@@ -121,6 +121,7 @@ def test_a_mask_that_removes_nothing_is_the_dense_agent(run):
     first, kind = distinct(run.population.cells)
     dense, pruned = [0, 1], [2, 3, 4, 5, 6, 7]  # agent after agent: sparsity 0, 0.5, 0.9
     assert sorted(first) == [0, 1, 3, 4, 6, 7]
+    assert expand(SMALL).block(0).distinct == len(first)  # the program is made for so many
     assert kind[[2, 5]].tolist() == kind[dense].tolist()
     assert len(set(kind[pruned])) == 6
     returns = run.tables["returns"]
