@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _complete(out: Path) -> bool:
-    """Whether the tables of a run are there, of whatever version."""
+    """Returns whether the tables of a run are there, of whatever version."""
     return (out / DESCRIPTION).exists() and bool(read_json(out / DESCRIPTION).get("files"))
 
 

@@ -1,5 +1,6 @@
 """What all stages share: the population of cells, and how tables describe it."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -58,10 +59,13 @@ def distinct(cells: Cell) -> tuple[np.ndarray, np.ndarray]:
 
     Cells of one kind are the same policy: a mask that removes nothing is that of the dense agent.
     """
-    leaves = [np.asarray(x) for x in (cells.agent, *jax.tree.leaves(cells.masks))]
-    numbers = np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1, dtype=np.int32)
-    _, first, kind = np.unique(numbers, axis=0, return_index=True, return_inverse=True)
-    return first, kind.ravel()
+    masks = [np.asarray(x) for x in jax.tree.leaves(cells.masks)]
+    kinds: dict[tuple[int, bytes], int] = {}
+    kind = []
+    for i, agent in enumerate(cells.agent):
+        kept = hashlib.sha256(b"".join(mask[i].tobytes() for mask in masks)).digest()
+        kind.append(kinds.setdefault((int(agent), kept), len(kinds)))
+    return np.unique(kind, return_index=True)[1], np.array(kind)
 
 
 def finite(policy: Policy) -> np.ndarray:

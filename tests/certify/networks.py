@@ -43,7 +43,7 @@ def bound(fn, layers, eps=1.0, inv_std=1.0, activation="tanh") -> float:
 
 
 def answer(fn, layers, eps=1.0, inv_std=1.0, activation="tanh"):
-    """What a function of a query says in float64."""
+    """Returns what a function of a query says in float64."""
     layers = [Affine(*(np.asarray(x, "float64") for x in layer)) for layer in layers]
     size, actions = layers[0].weight.shape[1], layers[-1].weight.shape[0]
     eps = np.broadcast_to(np.asarray(eps, "float64"), (size,))

@@ -422,7 +422,10 @@ def test_action_units_are_those_of_the_mean_whatever_the_deviations():
         np.testing.assert_allclose(mine.action_distance, 0.5 * mine.value, rtol=1e-6)
         np.testing.assert_allclose(other.action_distance, mine.action_distance, rtol=1e-6)
         assert np.all(other.action_distance <= 3 * other.value * (1 + 1e-6))
-        assert np.all(other.action_distance >= 0.1 * other.value * (1 - 1e-6))
+        if name in ("path_infinf", "inf_product"):  # the product of two maxima attains it
+            np.testing.assert_allclose(other.action_distance, 0.1 * other.value, rtol=1e-6)
+        else:
+            assert np.all(other.action_distance >= 0.1 * other.value)
 
 
 def test_logits_have_no_action_units():

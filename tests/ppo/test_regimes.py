@@ -91,7 +91,7 @@ def program(regime: str):
 
 @cache
 def first_policies():
-    """Of two seeds, of the first again, and saturated."""
+    """Draws the policies of two seeds, of the first again, and a saturated one."""
     fresh = jax.jit(make_learner(TINY, Drift()).fresh)
     one, other = (jax.device_get(fresh(key)) for key in (KEY, jax.random.key(1)))
     return jax.tree.map(lambda *x: np.stack(x), one, other, one, saturated(one))
@@ -260,7 +260,7 @@ def test_attack_lies_between_the_clean_loss_and_the_certified_one(distribution, 
 
 @jax.jit
 def boxes(policy, batch, eps):
-    """Of the log-probabilities of all rows."""
+    """Returns the box of the log-probabilities of every row."""
     return jax.vmap(lambda row: log_probs(policy, row, eps))(batch)
 
 
