@@ -10,7 +10,7 @@ import pytest
 from jaxprune.attacks import Victims, make_attack
 from jaxprune.cells import as_cells, masked_policy
 from jaxprune.envs import make_env
-from jaxprune.evaluation.episodes import episode_set, turns
+from jaxprune.evaluation.episodes import EpisodeSet, turns
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
@@ -52,7 +52,7 @@ def test_episodes_are_those_that_would_be_played_alone(name, lanes):
     attack = make_attack(name)
     params = attack.blank(init_policy(KEY, 4, 2, discrete=True, hidden=(8,)), CARTPOLE.spec)
     every = jax.tree.map(lambda x: np.broadcast_to(x, (6, *np.shape(x))), params)
-    episodes = episode_set(KEY, PLAY.times)
+    episodes = EpisodeSet(KEY, PLAY.times)
     found = evaluator.play(name, victims, every, episodes, PLAY)
     assert found.visited.shape == (6, 5, 1, 4)
     assert len(np.unique(found.length)) > 5
@@ -73,7 +73,7 @@ def test_a_cell_does_not_depend_on_its_neighbours():
     """One cell alone, on two devices, plays what it plays among the others."""
     policies, cells = population()
     evaluator = Evaluator(CARTPOLE, ATTACKS)
-    episodes = episode_set(KEY, PLAY.times)
+    episodes = EpisodeSet(KEY, PLAY.times)
     every = Victims(CARTPOLE, policies, cells, 0.2, KEY)
     one = every._replace(cells=jax.tree.map(lambda x: x[4:5], cells))
     among, alone = (evaluator.play("random", v, (), episodes, PLAY) for v in (every, one))
