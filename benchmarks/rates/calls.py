@@ -24,10 +24,10 @@ from jaxprune.envs import Environment
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.physics import mjx
 from jaxprune.evaluation.episodes import (
+    EpisodeSet,
     Shared,
     cell_program,
     check_evaluation,
-    EpisodeSet,
     timeless,
     turns,
 )

@@ -14,7 +14,7 @@ from jaxprune.cells import Cell
 from jaxprune.devices import layout, mesh_devices, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
-from jaxprune.evaluation.episodes import Shared, choosing_sets, EpisodeSet, timeless, turns
+from jaxprune.evaluation.episodes import EpisodeSet, Shared, choosing_sets, timeless, turns
 from jaxprune.pruning import dense
 from jaxprune.queue import Queued, lane_steps, queue_width
 from jaxprune.rollout import Episode, Play
@@ -89,8 +89,11 @@ class BlockEvaluator(Evaluator):
         return self._fillers
 
     def _calls(self, count: int, episodes: int) -> Iterator[tuple[np.ndarray, int]]:
-        for cells, size in blocks(count, self.queued // episodes):
-            yield np.resize(cells, self.cells), size
+        """Cells dealt like cards: of a sorted population, every call begins with long episodes."""
+        calls = -(-count // (self.queued // episodes))
+        for first in range(calls):
+            cells = np.arange(first, count, calls)
+            yield np.resize(cells, self.cells), len(cells)
 
     def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
         del lanes  # the program is compiled for those of the experiment

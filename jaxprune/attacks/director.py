@@ -22,7 +22,7 @@ from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Play, Running, begin, proceed
-from jaxprune.types import AnyArray, Array, Key, Policy, PyTree
+from jaxprune.types import AnyArray, Key, Policy, PyTree
 
 # Calls in which all fixed directions are tried, and how many each of the next calls compares.
 SCOUTING, COMPARED = 2, (8, 4)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import Mapped, take
+from jaxprune.devices import Mapped, map_evenly, take
 from jaxprune.envs import Environment
 from jaxprune.policy import HEADS, action_box
 from jaxprune.queue import Loop, in_queue
@@ -157,7 +157,7 @@ def episode_loop(env: Environment, attack: Attack, shared: Shared) -> Loop:
     keys = episode_keys(shared.episodes.key, shared.episodes.size)
     keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     keys_reset, keys_steps = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    resets = jax.lax.map(env.reset, keys_reset, batch_size=RESETS)
+    resets = map_evenly(env.reset, keys_reset, RESETS)
     starts = keys_steps, resets, keys_memory, shared.episodes.times
 
     def start(turn: Turn) -> tuple[PyTree, Running]:

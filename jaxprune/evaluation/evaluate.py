@@ -11,9 +11,9 @@ from jaxprune.cells import as_cells
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import (
     VICTIMS,
+    EpisodeSet,
     check_evaluation,
     episode_columns,
-    EpisodeSet,
 )
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.rollout import Play

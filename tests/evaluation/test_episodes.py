@@ -10,7 +10,7 @@ import pytest
 from jaxprune.attacks import Victims, make_attack
 from jaxprune.cells import as_cells, masked_policy
 from jaxprune.envs import make_env
-from jaxprune.evaluation.episodes import EpisodeSet, turns
+from jaxprune.evaluation.episodes import EpisodeSet, episode_keys, turns
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
@@ -64,7 +64,8 @@ def test_episodes_are_those_that_would_be_played_alone(name, lanes):
         return episode(key_episode, CARTPOLE, victim, perturb, memory, jnp.float32(0.2), play)
 
     over_episodes = jax.vmap(alone, in_axes=(None, 0, 0))
-    expected = jax.jit(jax.vmap(over_episodes, in_axes=(0, None, None)))(cells, *episodes)
+    over_cells = jax.jit(jax.vmap(over_episodes, in_axes=(0, None, None)))
+    expected = over_cells(cells, episode_keys(KEY, episodes.size), episodes.times)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 

@@ -21,10 +21,10 @@ from jaxprune.devices import Mapped
 from jaxprune.envs import make_env
 from jaxprune.evaluation import Evaluator, evaluate, visited
 from jaxprune.evaluation.episodes import (
+    EpisodeSet,
     cell_program,
     check_evaluation,
     episode_keys,
-    EpisodeSet,
 )
 from jaxprune.policy import init_policy
 from jaxprune.pruning import dense, mask_policy
