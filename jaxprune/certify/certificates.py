@@ -17,7 +17,7 @@ from jaxprune.certify.activations import activation_rules
 from jaxprune.certify.boxes import Box, enclosing
 from jaxprune.certify.crown import alpha_crown, crown, interval_jacobian
 from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, tv_of_oscillation
-from jaxprune.certify.interval import ibp
+from jaxprune.certify.interval import centre_value, ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
 from jaxprune.devices import Mapped, map_evenly, map_population, take
@@ -345,8 +345,10 @@ def _box(bound: Callable[[Query], Box], query: Query) -> Box:
 
     Interval arithmetic allows for that in every layer; bounds that multiply layers first do not.
     """
-    powers = [jnp.log2(jnp.abs(w)) for w in unit_ball_weights(query)]  # -inf of 0: removed
-    least = sum(jnp.min(jnp.where(jnp.isfinite(x), x, 0.0)) for x in powers)
+    if bound is ibp:  # once: XLA would compute both
+        return ibp(query)
+    sizes = [jnp.where(w == 0, 1.0, jnp.abs(w)) for w in unit_ball_weights(query)]  # 0: removed
+    least = sum(jnp.log2(jnp.min(x)) for x in sizes)
     ordinary = least > jnp.finfo(query.eps.dtype).minexp + MARGIN
     return jax.tree.map(partial(jnp.where, ordinary), bound(query), ibp(query))
 
@@ -391,11 +393,6 @@ LOCAL: dict[str, Callable[..., Local]] = {
     "categorical": _categorical_local,
     "deterministic": partial(gaussian_local, distribution="deterministic"),
 }
-
-
-def centre_value(query: Query) -> Box:
-    """The outputs at the centre, enclosed."""
-    return ibp(replace(query, eps=jnp.zeros_like(query.eps)))
 
 
 def furthest(box: Box, at: Box) -> Array:

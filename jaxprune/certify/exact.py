@@ -22,8 +22,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxprune.cells import as_cells, masked_policy
-from jaxprune.certify.certificates import centre_value, check_certify, furthest, policy_query
+from jaxprune.certify.certificates import check_certify, furthest, policy_query
 from jaxprune.certify.crown import crown
+from jaxprune.certify.interval import centre_value
 from jaxprune.certify.query import Query, length, with_rows
 from jaxprune.policy import ACTIVATIONS, normalise
 from jaxprune.types import Array, Masks, Policy

@@ -1,7 +1,8 @@
 """Interval rules of the activations against extended precision, and interval bound propagation."""
 
 import warnings
-from functools import partial
+from decimal import Decimal, localcontext
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from scipy import special
 
 from jaxprune.certify.activations import ACTIVATIONS
+from jaxprune.certify.activations.base import FLUSHED
 from jaxprune.certify.activations.swish import BEND, LOWEST
 from jaxprune.certify.boxes import Box
-from jaxprune.certify.interval import ibp, pre_activations
+from jaxprune.certify.interval import centre_value, ibp, pre_activations
 from jaxprune.certify.query import Query, length, make_query
+from jaxprune.certify.rounding import slack
 from jaxprune.policy import Affine
 from jaxprune.validation import InputError
 from tests.certify.networks import network
@@ -28,10 +31,18 @@ EXACT = {  # in extended precision: value and slope
         lambda x: special.expit(x) * (1 + x * special.expit(-x)),
     ),
 }
-ACTIVATION = pytest.mark.parametrize("activation", EXACT)
+# Of a decimal number, to as many digits as its context has.
+DECIMAL = {
+    "tanh": lambda x: (1 - (-2 * abs(x)).exp()) / (1 + (-2 * abs(x)).exp()) * (-1 if x < 0 else 1),
+    "relu": lambda x: max(x, Decimal(0)),
+    "swish": lambda x: x / (1 + (-x).exp()),
+}
+DIGITS = 120
+ACTIVATION = pytest.mark.parametrize("activation", ACTIVATIONS)
 DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64"])
 RULES = {name: jax.jit(rules.box) for name, rules in ACTIVATIONS.items()}
 IBP = jax.jit(ibp)
+CENTRE = jax.jit(centre_value)
 SLOPE_RULES = {name: jax.jit(rules.slopes) for name, rules in ACTIVATIONS.items()}
 
 # XLA rounds subnormal numbers to zero, which no rule covers.
@@ -148,6 +159,115 @@ def test_boxes_of_every_layer_hold(activation):
         z = x @ weight.T + bias
         assert np.all((np.asarray(box.low) <= z) & (z <= np.asarray(box.high)))
         x = EXACT[activation][0](z)
+
+
+# --- the value at the centre ----------------------------------------------------------------------
+
+
+def outputs_in_decimals(asked: Query) -> list[Decimal]:
+    """Of the network at the centre; call in a context of `DIGITS`."""
+    values = [Decimal(float(x)) for x in asked.centre]
+    for i, (weight, bias) in enumerate(asked.layers):
+        values = [DECIMAL[asked.activation](x) for x in values] if i else values
+        rows = [[Decimal(float(w)) for w in row] for row in weight]
+        sums = [sum(w * x for w, x in zip(row, values, strict=True)) for row in rows]
+        values = [z + Decimal(float(b)) for z, b in zip(sums, bias, strict=True)]
+    return values
+
+
+def check_enclosed(asked: Query):
+    """Against 120 digits: what is known of each output holds."""
+    with jax.enable_x64(True):
+        box = CENTRE(asked)
+    assert box.low.dtype == box.high.dtype == asked.centre.dtype
+    with localcontext(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[]):
+        truth = outputs_in_decimals(asked)
+        for low, value, high in zip(box.low, truth, box.high, strict=True):
+            assert Decimal(float(low)) <= value <= Decimal(float(high))
+
+
+def any_query(seed, powers, cancels, activation, dtype) -> Query:
+    """4-5-5-2 with layers of any scale; or whose first sums cancel, so that rounding is all."""
+    layers, rng = network(seed, (4, 5, 5, 2)), np.random.default_rng(seed)
+    layers = [Affine(w * 10.0**p, b) for (w, b), p in zip(layers, powers, strict=True)]
+    kept = rng.random(layers[1].weight.shape) < 0.7
+    layers[1] = layers[1]._replace(weight=layers[1].weight * kept)
+    centre = 10 ** rng.uniform(-3, 1.5) * rng.standard_normal(4)
+    if cancels:
+        weight = layers[0].weight.astype(dtype).astype(float)
+        layers[0] = Affine(weight, -weight @ centre.astype(dtype).astype(float))
+    with np.errstate(over="ignore"):
+        asked = query(layers, 0.1, centre, activation, dtype)
+    tiny = np.finfo(dtype).tiny  # XLA rounds subnormal numbers to zero, which no bound covers
+    return jax.tree.map(lambda x: np.where(np.abs(x) < tiny, 0, x).astype(dtype), asked)
+
+
+@DTYPE
+@ACTIVATION
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    powers=st.tuples(*[st.floats(-4, 4)] * 3),
+    cancels=st.booleans(),
+)
+@settings(max_examples=100)
+def test_the_value_at_the_centre_is_enclosed(activation, dtype, seed, powers, cancels):
+    check_enclosed(any_query(seed, powers, cancels, activation, dtype))
+
+
+@DTYPE
+@ACTIVATION
+@given(seed=st.integers(0, 2**32 - 1), signs=st.tuples(*[st.sampled_from([-1, 0, 1])] * 3))
+@settings(max_examples=60)
+def test_the_value_at_the_centre_is_enclosed_or_unknown_beyond_the_numbers(
+    activation, dtype, seed, signs
+):
+    """Of layers so large or so small that sums overflow and products vanish."""
+    furthest = np.log10(np.finfo(dtype).max) - 2
+    check_enclosed(any_query(seed, [furthest * x for x in signs], False, activation, dtype))
+
+
+@DTYPE
+@ACTIVATION
+def test_a_hidden_sum_that_overflows_on_its_way_is_not_known(activation, dtype):
+    """It is large, but computed as -inf, of which ReLU would make 0."""
+    large = 0.9e-3 * np.finfo(dtype).max
+    weight = np.repeat([[-large, large, large / 2]], [16, 16, 1], axis=1)
+    layers = [Affine(weight, np.zeros(1)), Affine(np.full((2, 1), 1e-5), np.zeros(2))]
+    check_enclosed(query(layers, 0.1, np.full(33, 1e3), activation, dtype))
+
+
+@DTYPE
+@ACTIVATION
+def test_the_value_at_the_centre_is_known_to_rounding(activation, dtype):
+    """Of the size of policies: the box is a few thousand roundings wide."""
+    layers, centres = network(6, (11, 64, 64, 3)), np.random.default_rng(6).normal(0, 2, (20, 11))
+    for centre in centres:
+        with jax.enable_x64(True):
+            box = jax.device_get(CENTRE(query(layers, 0.1, centre, activation, dtype)))
+        assert np.all(box.high - box.low < 3e5 * np.finfo(dtype).eps)
+
+
+@cache
+def points(activation):
+    return jax.jit(lambda x: ACTIVATIONS[activation].point(x).value)
+
+
+@DTYPE
+@ACTIVATION
+@given(x=ends)
+@settings(max_examples=100)
+def test_points_are_as_accurate_and_as_small_as_rules_say(activation, dtype, x):
+    x = np.asarray([x], dtype)
+    with jax.enable_x64(True):
+        value = points(activation)(x)
+        largest = float(ACTIVATIONS[activation].largest(value))
+    value = jax.device_get(value)
+    with localcontext(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[]):
+        truth = DECIMAL[activation](Decimal(float(x[0])))
+        lost = slack(0, value.dtype) * abs(float(value[0]))
+        lost += FLUSHED * float(np.finfo(dtype).tiny)
+        assert abs(Decimal(float(value[0])) - truth) <= Decimal(lost)
+    assert np.abs(value[0]) <= largest
 
 
 def test_a_wider_ball_has_wider_boxes():

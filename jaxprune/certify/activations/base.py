@@ -3,8 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from jaxprune.certify.boxes import Box
 from jaxprune.types import Array
+
+# Least normal numbers by which a value is off, at most, where an exponential is smaller than one.
+FLUSHED = 1000
 
 
 class Point(NamedTuple):
@@ -41,6 +46,11 @@ def at_ends(low: Point, high: Point) -> Box:
     return Box(low.value, high.value)
 
 
+def largest_of(values: Array) -> Array:
+    """The largest size of some values, `[n] -> []`."""
+    return jnp.max(jnp.abs(values))
+
+
 class Activation(NamedTuple):
     """The rules of an activation sigma, element by element."""
 
@@ -52,7 +62,8 @@ class Activation(NamedTuple):
     """z -> the most that sigma / `steepest` changes when its input changes by z >= 0, wherever that
     is."""
     point: Callable[[Array], Point]
-    """x -> the point of the graph at x."""
+    """x -> the point of the graph at x, its value off by a share of `slack(0)` at most, and by
+    `FLUSHED` least normal numbers."""
     choose: Callable[[Point, Point], Choice]
     """Ends (low, high) of a box -> the lines that plain CROWN takes."""
     below: Callable[[Point, Point, Array], Contact]
@@ -65,5 +76,7 @@ class Activation(NamedTuple):
     rounding."""
     values: Callable[[Point, Point], Box] = at_ends
     """Ends (low, high) of a box -> the least and the largest value over it, not rounded."""
+    largest: Callable[[Array], Array | float] = largest_of
+    """Values `[n]` of sigma -> a number that none of them exceeds in size."""
     steepest: float = 1.0
     """Slopes are in [1 - steepest, steepest]."""

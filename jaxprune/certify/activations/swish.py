@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxprune.certify.activations.base import Activation, Choice, Contact, Point, Ray
+from jaxprune.certify.activations.base import FLUSHED, Activation, Choice, Contact, Point, Ray
 from jaxprune.certify.boxes import Box
 from jaxprune.certify.rounding import slack
 from jaxprune.types import Array
@@ -54,7 +54,7 @@ def swish_box(box: Box) -> Box:
     """
     low, high = swish_values(*map(swish_point, box))
     lost = slack(0, low.dtype)
-    vanished = jnp.where(box.low < -80, 1000 * jnp.finfo(low.dtype).tiny, 0.0)
+    vanished = jnp.where(box.low < -80, FLUSHED * jnp.finfo(low.dtype).tiny, 0.0)
     return Box(low - lost * jnp.abs(low) - vanished, high + lost * jnp.abs(high))
 
 

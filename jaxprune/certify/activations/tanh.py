@@ -152,4 +152,5 @@ TANH = Activation(
     below=tanh_below,
     above=tanh_above,
     rays=tanh_rays,
+    largest=lambda values: 1.0,
 )
