@@ -24,10 +24,10 @@ from jaxprune.envs import Environment
 from jaxprune.envs.mujoco import MujocoEnv
 from jaxprune.envs.spatial import mjx
 from jaxprune.evaluation.episodes import (
+    EpisodeSet,
     Shared,
     cell_program,
     check_evaluation,
-    episode_set,
     timeless,
     turns,
 )
@@ -191,7 +191,7 @@ def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
     _, policies, cells = as_cells(*jax.device_get((policy, masks)))
     count, episodes = len(cells.agent), options.episodes
     params = blanks([make_attack(attack, options.attack)], policy, spec, count)
-    numbered = episode_set(key, np.zeros((episodes, 0), np.int32))
+    numbered = EpisodeSet(key, np.zeros((episodes, 0), np.int32))
     eps, play, laid = np.float32(spec.eps), timeless(Play()), layout(count * episodes, 1)
     shared = Shared(policies, cells, params, numbered, np.int32(0), eps, play)
     queue = laid.deal(Queued(np.ones(count * episodes, bool), turns(count, episodes)))
