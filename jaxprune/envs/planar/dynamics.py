@@ -11,7 +11,7 @@ from jaxprune.envs import newton
 from jaxprune.envs.elimination import solve_positive
 from jaxprune.envs.planar.constraints import constraint_rows
 from jaxprune.envs.planar.motion import Pose, Vectors, drifts, pose, positions, velocities
-from jaxprune.envs.planar.robot import Robot, read_robot
+from jaxprune.envs.planar.robot import Points, Robot, read_robot
 from jaxprune.types import Array
 
 
@@ -59,31 +59,25 @@ class PlanarDynamics:
 
     def forward(self, data: PlanarData) -> PlanarData:
         """Everything that follows from `qpos`, `qvel` and `ctrl`."""
-        robot = read_robot(
-            self._model
-        )  # anew: JAX keeps arrays in the precision of their first use
+        # Read anew, as JAX keeps NumPy's arrays in the precision of their first use.
+        robot = read_robot(self._model)
         moved = data.qpos - robot.rest
-        # Nothing depends on where along the floor the robot is: that stays out of the digits.
-        travel = robot.axis[:, 0] * (robot.axis[:, 1] == 0)
-        at = pose(robot, jnp.where(travel, 0.0, moved), data.qvel)
+        at = pose(robot, jnp.where(robot.travels, 0.0, moved), data.qvel)
         pivots = positions(robot, at, robot.pivots)
         mass, bias = _inertia_and_bias(robot, at, pivots)
         smooth = _applied(robot, data) - bias
         rows = constraint_rows(robot, at, pivots, data.qpos, data.qvel)
         problem = newton.Problem(mass, solve_positive(mass, smooth), *rows)
         qacc, qfrc_constraint = newton.solve(problem, data.qacc_warmstart)
-        travelled = moved @ travel
-        half = 0.5 * (robot.moves * robot.spin) @ moved
-        none = jnp.zeros_like(half)
         return dataclasses.replace(
             data,
             qacc=qacc,
             qfrc_smooth=smooth,
             qfrc_constraint=qfrc_constraint,
             mass=mass,
-            xpos=_in_space(positions(robot, at, robot.frames), travelled * robot.moves.any(axis=1)),
-            xquat=jnp.stack([jnp.cos(half), none, jnp.sin(half), none], axis=1),
-            site_xpos=_in_space(positions(robot, at, robot.sites), travelled),
+            xpos=_in_space(robot, at, robot.frames, moved),
+            xquat=_quaternions(robot, moved),
+            site_xpos=_in_space(robot, at, robot.sites, moved),
         )
 
     def mass(self, data: PlanarData) -> Array:
@@ -112,6 +106,15 @@ def _inertia_and_bias(robot: Robot, at: Pose, pivots: Vectors) -> tuple[Array, A
     return momentum @ jacobian + robot.turning, momentum @ falling
 
 
-def _in_space(points: Vectors, travelled: Array) -> Array:
-    """Back where the robot is, `[n, 3]`."""
-    return jnp.stack([points.x + travelled, jnp.zeros_like(points.x), points.z], axis=1)
+def _in_space(robot: Robot, at: Pose, points: Points, moved: Array) -> Array:
+    """Points `[n, 3]`, also moved by the slides that `at` leaves out."""
+    plane = positions(robot, at, points)
+    travelled = robot.moves[points.body] * robot.axis[:, 0] * robot.travels @ moved
+    return jnp.stack([plane.x + travelled, jnp.zeros_like(plane.x), plane.z], axis=1)
+
+
+def _quaternions(robot: Robot, moved: Array) -> Array:
+    """Of the bodies, `[nbody, 4]`."""
+    half = 0.5 * (robot.moves * robot.spin) @ moved
+    none = jnp.zeros_like(half)
+    return jnp.stack([jnp.cos(half), none, jnp.sin(half), none], axis=1)

@@ -75,6 +75,9 @@ class Robot:
     """[nv, 2]: of slides, 0 for hinges."""
     moves: AnyArray
     """[nbody, nv]: 1 where a joint moves a body, else 0."""
+    travels: AnyArray
+    """[nv]: whether a slide moves the whole robot along the floor. Nothing depends on how far it
+    went, which stays out of the digits."""
     turning: AnyArray
     """[nv, nv]: the part of the mass matrix that does not change, rotation and armature."""
     masses: AnyArray
@@ -116,6 +119,7 @@ def read_robot(model: Any) -> Robot:
     first, second = (np.array([pair[i] for pair in capsules], int) for i in (0, 1))
     lowest = np.array([geom for _, geom in floors], int)
     sides = np.tile([1.0, -1.0], len(floors) // 2)
+    axis = np.where(hinge[:, None], 0.0, _in_plane(model.jnt_axis))
     return Robot(
         timestep=float(model.opt.timestep),
         gravity=model.opt.gravity[::2].copy(),
@@ -124,8 +128,9 @@ def read_robot(model: Any) -> Robot:
         damping=model.dof_damping.copy(),
         motors=(_gears(model), model.actuator_ctrlrange.T.copy()),
         spin=spin,
-        axis=np.where(hinge[:, None], 0.0, _in_plane(model.jnt_axis)),
+        axis=axis,
         moves=moves,
+        travels=(axis[:, 0] != 0) & (axis[:, 1] == 0) & moves[1:].all(axis=0),
         turning=turns.T @ (np.array(inertia)[:, None] * turns) + np.diag(model.dof_armature),
         masses=model.body_mass.copy(),
         frames=_frames(model),
