@@ -73,9 +73,11 @@ def test_an_agent_takes_at_least_its_state_and_its_data(measured):
 # --- what fits ------------------------------------------------------------------------------------
 
 
+CARTPOLE = replace(parse(["--env", "cartpole"])[0], backend="analytic")
+
+
 def planted(training: Training, evaluation: Evaluation) -> Capacity:
-    experiment = replace(parse(["--env", "cartpole"])[0], backend="analytic")
-    return Capacity(experiment, training, evaluation, [], [])
+    return Capacity(CARTPOLE, training, evaluation, [], [])
 
 
 def test_what_fits_by_hand():

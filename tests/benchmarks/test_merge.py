@@ -12,29 +12,16 @@ import pytest
 
 import jaxprune
 from benchmarks import merge
-from benchmarks.experiment import PRESETS
 from benchmarks.experiment.design import expand
 from benchmarks.experiment.sharding import ALONE, Shard
 from benchmarks.runtime.run_folder import SHARDS, RunFolder
 from benchmarks.stages import pipeline
 from benchmarks.stages.results import finish
-from jaxprune.ppo import PPOConfig
 from jaxprune.validation import InputError
-from tests.probes import Drift
+from tests.benchmarks.blocks import BLOCKS, ENV
 from tests.quiet import quiet_work
 
-ENV = Drift()
-THREE = replace(
-    PRESETS["smoke"],
-    methods=("magnitude", "micro"),
-    attacks=("mad",),
-    victim=("stochastic", "deterministic"),
-    sparsity_grid=(0.0, 0.5),
-    seeds=3,
-    chunk_seeds=1,
-    episodes=4,
-    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
-).resolved(ENV)
+THREE = replace(BLOCKS, seeds=3, victim=("stochastic", "deterministic"))
 
 
 def leave(path: Path, shard: Shard, work: Any, settings: dict[str, Any] | None = None) -> None:

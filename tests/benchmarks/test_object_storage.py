@@ -37,8 +37,9 @@ from jaxprune.policy_io.addresses import (
 from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
 from tests.benchmarks import many_chunks
+from tests.benchmarks.blocks import ENV
 from tests.benchmarks.made_up_runs import Made, write_run
-from tests.benchmarks.test_merge import ENV, THREE, leave, leave_all
+from tests.benchmarks.test_merge import THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
 from tests.probes import Drift
 from tests.quiet import Silent, quiet_work

@@ -31,7 +31,9 @@ def test_a_small_comparison_writes_both_tables_and_a_report(tmp_path, devices_ar
     arguments = (
         f"--out {tmp_path / 'out'} --envs InvertedPendulum-v4 --states 40 --train-steps 0 "
         f"--policies {tmp_path / 'small.npz'} --policy-env InvertedPendulum-v4 "
-        "--attacks none fixed rs --episodes 3 --rs.steps 1024 --rs.epochs 1 --rs.radii 0.1"
+        "--attacks none fixed rs --episodes 3 --rs.steps 1024 --rs.epochs 1 --rs.radii 0.1 "
+        "--rs.weights 1 3 --selection.episodes 2 --selection.finalists 2 "
+        "--selection.final-episodes 2"  # both rounds of the choice are calls of one program
     )
     assert parity.main(arguments.split()) == 0
 

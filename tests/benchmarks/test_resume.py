@@ -13,49 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.experiment import PRESETS
 from benchmarks.experiment.design import expand
 from benchmarks.runtime.preemption import RESTART
 from benchmarks.stages import pipeline, train
-from jaxprune.ppo import PPOConfig
-from tests.probes import Drift
+from tests.benchmarks.blocks import BLOCKS, ENV
+from tests.benchmarks.small_run import ROOT, THREE_METHODS, command, start
 from tests.quiet import quiet_work
 
-ROOT = Path(__file__).parents[2]
 SMALL = "--preset smoke --steps 20480 --methods magnitude,micro --sparsity-grid 0,0.5 --episodes 4"
 # Everything but the clock's.
 TABLES = ("attacks", "cells", "certificates", "diagnosis", "returns", "sparsity", "training")
-ENV = Drift()
-TWO = replace(
-    PRESETS["smoke"],
-    methods=("magnitude",),
-    attacks=("random", "mad"),
-    sparsity_grid=(0.0, 0.5),
-    seeds=2,
-    chunk_seeds=1,
-    episodes=4,
-    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
-).resolved(ENV)
+TWO = replace(BLOCKS, victim=("deterministic",))
 
 
-def command(out: Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.run", *SMALL.split(), "--out", str(out)]
-
-
-def finished(out: Path) -> float:
+def finished(words: str, out: Path) -> float:
     """Run to the end; how long that took."""
     began = time.monotonic()
-    result = subprocess.run(command(out), cwd=ROOT, capture_output=True, text=True)
+    result = start(f"{words} --out {out}")
     assert result.returncode == 0, result.stderr
     return time.monotonic() - began
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that was left alone, and how long it takes with its programs compiled."""
-    path = tmp_path_factory.mktemp("undisturbed")
-    finished(path / "first")
-    return path / "second", finished(path / "second")
 
 
 def assert_same(out: Path, other: Path) -> None:
@@ -67,37 +43,47 @@ def assert_same(out: Path, other: Path) -> None:
     assert not [name for name in names if name.startswith(".") or name == "chunks"]
 
 
-def killed_after(seconds: float, out: Path, how: signal.Signals) -> int:
-    """Start a run and end it after a while; its status."""
-    process = subprocess.Popen(
-        command(out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(seconds)
+def started(words: str, out: Path) -> subprocess.Popen[bytes]:
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command(f"{words} --out {out}"), cwd=ROOT, **silent)
+
+
+def ended_at(chunks: int, out: Path, how: signal.Signals) -> int:
+    """Start a run and end it when it has written so many chunks; its status."""
+    process = started(THREE_METHODS, out)
+    while len(list(out.glob("chunks/*.chunk"))) < chunks:
+        assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(how)
-    began = time.monotonic()
-    status = process.wait()
-    assert time.monotonic() - began < 10
-    return status
+    return process.wait(timeout=10)
 
 
-def test_killed_and_started_again(undisturbed: tuple[Path, float], tmp_path: Path):
-    """Twice in one folder, at a third and at two thirds of what the run takes."""
-    other, seconds = undisturbed
-    for share in (0.35, 0.7):
-        killed_after(share * seconds, tmp_path / "run", signal.SIGKILL)
-    finished(tmp_path / "run")
-    assert_same(tmp_path / "run", other)
+def test_killed_stopped_and_started_again(small_run: Path, tmp_path: Path):
+    """Each process goes on after the chunks of those before it, 7 in all.
+
+    SIGTERM ends a run soon, with the status that means: start me again. The tables are those of
+    another process that was given the same seed, to the last byte.
+    """
+    out = tmp_path / "run"
+    assert ended_at(1, out, signal.SIGKILL) == -signal.SIGKILL
+    assert ended_at(5, out, signal.SIGTERM) == RESTART
+    finished(THREE_METHODS, out)
+    assert_same(out, small_run)
 
 
 @pytest.mark.slow
-def test_killed_at_20_random_moments(undisturbed: tuple[Path, float], tmp_path: Path):
-    other, seconds = undisturbed
-    moments = random.Random(0)
+def test_killed_at_20_random_moments(tmp_path: Path):
+    undisturbed = tmp_path / "undisturbed"
+    finished(SMALL, tmp_path / "first")  # compiles
+    seconds, moments = finished(SMALL, undisturbed), random.Random(0)
     for i in range(20):
         out = tmp_path / str(i)
-        killed_after(moments.uniform(0, seconds), out, signal.SIGKILL)
-        finished(out)
-        assert_same(out, other)
+        process = started(SMALL, out)
+        time.sleep(moments.uniform(0, seconds))
+        process.kill()
+        process.wait()
+        finished(SMALL, out)
+        assert_same(out, undisturbed)
 
 
 def together(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
@@ -112,16 +98,16 @@ def together(commands: list[list[str]], environments: list[dict[str, str]]) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["shards", "processes"])
 def test_two_processes_at_once_write_what_one_does(how: str, tmp_path: Path):
-    words = ["--chunk-seeds", "1"]
+    words = f"{SMALL} --chunk-seeds 1"
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run(command(one) + words, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    finished(words, one)
     if how == "shards":
         each = [["--shard", f"{i}/2"] for i in range(2)]
         told: list[dict[str, str]] = [{}, {}]
     else:
         each = [["--shard", "auto"], ["--shard", "auto"]]
         told = [{"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)} for i in range(2)]
-    together([command(two) + words + mine for mine in each], told)
+    together([[*command(f"{words} --out {two}"), *mine] for mine in each], told)
     unite = [sys.executable, "-m", "benchmarks.merge", str(two)]
     subprocess.run(unite, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     for name in TABLES:
@@ -188,27 +174,10 @@ def test_sigterm_to_one_of_a_mesh_ends_it_soon(told: int, tmp_path: Path):
         process.wait()
 
 
-def test_sigterm_ends_it_soon_with_the_status_that_means_again(
-    undisturbed: tuple[Path, float], tmp_path: Path
-):
-    other, _ = undisturbed
-    out, chunks = tmp_path / "run", tmp_path / "run" / "chunks"
-    process = subprocess.Popen(command(out), cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not list(chunks.glob("*.chunk")):  # before there is one, nothing could be lost
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == RESTART
-    finished(tmp_path / "run")
-    assert_same(tmp_path / "run", other)
-
-
-def test_a_complete_run_computes_nothing_again(undisturbed: tuple[Path, float]):
-    other, _ = undisturbed
-    before = {p: p.stat().st_mtime_ns for p in other.glob("*.parquet")}
-    result = subprocess.run(command(other), cwd=ROOT, capture_output=True, text=True)
-    assert "is complete" in result.stdout
-    assert {p: p.stat().st_mtime_ns for p in other.glob("*.parquet")} == before
+def test_a_complete_run_computes_nothing_again(small_run: Path):
+    before = {p: p.stat().st_mtime_ns for p in small_run.glob("*.parquet")}
+    assert "is complete" in start(f"{THREE_METHODS} --out {small_run}").stdout
+    assert {p: p.stat().st_mtime_ns for p in small_run.glob("*.parquet")} == before
 
 
 # --- damage ---------------------------------------------------------------------------------------

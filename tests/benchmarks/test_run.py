@@ -1,55 +1,49 @@
-"""The main job end to end on cartpole, as a person starts it: in a process of its own."""
+"""The main job end to end on cartpole. The run that others are compared with is started as a person
+starts it, in a process of its own; the others run here, because a process takes seconds to begin.
+"""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
 import jaxprune
-from benchmarks import profile
+from benchmarks import profile, run
 from benchmarks.runtime.run_folder import read_table
-from jaxprune.policy import init_policy
-
-ROOT = Path(__file__).parents[2]
-# As little training as still goes through every stage.
-SMALL = "--env cartpole --steps 2048 --num-envs 8 --unroll 64 --epochs 1 --minibatches 2"
-SMALL += " --episodes 4 --seeds 2 --attacks random,mad"
-
+from jaxprune.policy_io import save_policy
+from tests.benchmarks.small_run import SMALL, THREE_METHODS, start
+from tests.policies import drawn_policy
 
 # Twice as many iterations, so that a trajectory finds three sparsities on its way.
 WIDE = SMALL.replace("--unroll 64", "--unroll 32")
-WIDE += " --methods magnitude,micro,set,lamp/cubic --allocations global,erk"
+WIDE += " --methods magnitude,set,lamp/cubic --allocations global,erk"
 WIDE += " --modes endpoint,trajectory --regimes ppo,sa_ppo --regulariser convex --kappa 0.3"
 WIDE += " --controls narrow,rescaled --sparsity-grid 0,0.5,0.75 --attacks random --bounds path"
 KERNELS = 4 * 64 + 64 * 64 + 64 * 2
 Curve = tuple[str, str, str, str]  # regime, method, allocation, mode
 
 
-def start(words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.run", *words.split()]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+Main = Callable[[str], int]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with every method and a grid of 20."""
-    folder = tmp_path_factory.mktemp("run") / "twenty"
-    result = start(f"{SMALL} --methods magnitude,random,micro --out {folder}")
-    assert result.returncode == 0, result.stderr
-    assert "\nmicro: " in result.stdout and "report.html" in result.stdout.splitlines()[-1]
-    return folder
+def here() -> Iterator[Main]:
+    """The program in this process, whose devices and signals stay as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.devices, "configure", lambda **options: None)
+        nobody = SimpleNamespace(install=lambda: None, boundary=lambda: None)
+        patch.setattr(run, "Stopping", lambda clean: nobody)
+        yield lambda words: run.main(words.split())
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide(here: Main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two of everything that decides who is trained, and three sparsities."""
     folder = tmp_path_factory.mktemp("run") / "wide"
-    result = start(f"{WIDE} --out {folder}")
-    assert result.returncode == 0, result.stderr
+    assert here(f"{WIDE} --out {folder}") == 0
     return folder
 
 
@@ -76,8 +70,8 @@ def warnings_in(report: str) -> list[str]:
     return [line.removeprefix("- ") for line in section.splitlines()]
 
 
-def test_the_folder_explains_itself(run: Path):
-    assert {p.name for p in run.iterdir()} == {
+def test_the_folder_explains_itself(small_run: Path):
+    assert {p.name for p in small_run.iterdir()} == {
         "agents",
         "attacks.parquet",
         "certificates.parquet",
@@ -95,16 +89,16 @@ def test_the_folder_explains_itself(run: Path):
         "training.parquet",
         "training.png",
     }
-    described = json.loads((run / "experiment.json").read_text())
+    described = json.loads((small_run / "experiment.json").read_text())
     assert set(described["programs"]) == {"init", "train", "evaluate"}
     assert described["settings"]["env"] == "cartpole"
-    report = (run / "report.md").read_text()
+    report = (small_run / "report.md").read_text()
     assert report.count("|") > 100
     assert warnings_in(report) == [FEW_SEEDS]
 
 
-def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
-    table = read_table(run, "returns")
+def test_every_cell_of_the_grid_is_in_the_tables(small_run: Path):
+    table = read_table(small_run, "returns")
     # 2 seeds x (1 dense + 3 methods x 20 sparsities) x 3 attacks x 4 episodes
     assert len(table["return"]) == 2 * 61 * 3 * 4
     assert np.isfinite(table["return"]).all()
@@ -114,7 +108,7 @@ def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-6)
     np.testing.assert_allclose(table["sparsity_achieved"], table["sparsity"], atol=0.5 / kernels)
 
-    certificates = read_table(run, "certificates")
+    certificates = read_table(small_run, "certificates")
     # 122 cells x (4 global bounds x (D, TV, vacuity, value gap in two forms)
     # + the attack and crown x (D and TV, maximum and mean)
     # + crown's check, actions that stay, and floors of two returns, estimated and certain)
@@ -124,8 +118,8 @@ def test_every_cell_of_the_grid_is_in_the_tables(run: Path):
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
 
 
-def test_training_is_on_record(run: Path):
-    table = read_table(run, "training")
+def test_training_is_on_record(small_run: Path):
+    table = read_table(small_run, "training")
     iterations = -(-2048 // (8 * 64))
     assert len(table["kl"]) == (2 + 2 * 20) * iterations
     assert table["env_steps"].max() == iterations * 8 * 64
@@ -137,17 +131,17 @@ def test_training_is_on_record(run: Path):
     )
 
 
-def test_the_folder_says_where_its_seconds_went(run: Path, tmp_path: Path, capsys):
+def test_the_folder_says_where_its_seconds_went(small_run: Path, tmp_path: Path, capsys):
     described, returns = (
-        json.loads((run / "experiment.json").read_text()),
-        read_table(run, "returns"),
+        json.loads((small_run / "experiment.json").read_text()),
+        read_table(small_run, "returns"),
     )
     lanes = described["lanes"]
     # What a mask after training leaves whole is the dense agent, and is not played once more.
     again = (returns["mode"] == "after") & (returns["sparsity"] == 0)
     assert again.any()
     assert lanes["counted"] == returns["length"][~again].sum() <= lanes["simulated"]
-    assert profile.main([str(run)]) == 0
+    assert profile.main([str(small_run)]) == 0
     told = capsys.readouterr().out
     rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ")]
     shares = {row[0]: float(row[3]) for row in rows if len(row) == 4 and row[1][0].isdigit()}
@@ -161,8 +155,8 @@ def test_the_folder_says_where_its_seconds_went(run: Path, tmp_path: Path, capsy
     assert "does not say where its seconds went" in capsys.readouterr().err
 
 
-def test_sparsity_zero_of_every_method_is_the_dense_agent(run: Path):
-    table = read_table(run, "returns")
+def test_sparsity_zero_of_every_method_is_the_dense_agent(small_run: Path):
+    table = read_table(small_run, "returns")
 
     def returns(method: str) -> np.ndarray:
         rows = (table["method"] == method) & (table["sparsity"] == 0)
@@ -173,8 +167,8 @@ def test_sparsity_zero_of_every_method_is_the_dense_agent(run: Path):
         np.testing.assert_array_equal(returns(method), returns("none"))
 
 
-def test_the_agents_that_were_saved_are_the_ones_in_the_table(run: Path):
-    policy, masks = jaxprune.load_agents(run / "agents")
+def test_the_agents_that_were_saved_are_the_ones_in_the_table(small_run: Path):
+    policy, masks = jaxprune.load_agents(small_run / "agents")
     assert policy.params.actor["layer_0"]["kernel"].shape == (2 + 2 * 20, 4, 64)
     removed = sum(
         (~masks["micro"].actor[f"layer_{i}"]["kernel"]).sum((1, 2)) for i in range(3)
@@ -184,22 +178,14 @@ def test_the_agents_that_were_saved_are_the_ones_in_the_table(run: Path):
     np.testing.assert_array_equal(removed, expected * 2)
 
 
-def test_a_grid_of_40_compiles_as_many_programs_and_20_points_repeat(run: Path, tmp_path: Path):
+def test_a_grid_of_40_compiles_as_many_programs_and_20_points_repeat(
+    small_run: Path, tmp_path: Path
+):
     forty = tmp_path / "forty"
-    words = f"{SMALL} --methods magnitude,random,micro --sparsity-grid 0:0.975:40 --out {forty}"
-    assert start(words).returncode == 0
-    small, large = (json.loads((f / "experiment.json").read_text()) for f in (run, forty))
+    assert start(f"{THREE_METHODS} --sparsity-grid 0:0.975:40 --out {forty}").returncode == 0
+    small, large = (json.loads((f / "experiment.json").read_text()) for f in (small_run, forty))
     assert small["compilations"] == large["compilations"] > 0
     assert set(small["programs"]) == set(large["programs"])
-
-
-def test_the_same_seed_gives_the_same_tables(run: Path, tmp_path: Path):
-    again = tmp_path / "again"
-    assert start(f"{SMALL} --methods magnitude,random,micro --out {again}").returncode == 0
-    for name in ("returns", "certificates", "sparsity"):
-        first, second = read_table(run, name), read_table(again, name)
-        for column in first:
-            np.testing.assert_array_equal(first[column], second[column], err_msg=column)
 
 
 def test_every_curve_that_was_asked_for_is_in_the_tables(wide: Path):
@@ -208,7 +194,7 @@ def test_every_curve_that_was_asked_for_is_in_the_tables(wide: Path):
     for allocation in ("global", "erk"):
         trained.append(("set", allocation, "endpoint"))  # before training, so no trajectory
         for mode in ("endpoint", "trajectory"):
-            trained += [("micro", allocation, mode), ("lamp/cubic", allocation, mode)]
+            trained.append(("lamp/cubic", allocation, mode))
     after = [("magnitude", "global", "after"), ("magnitude", "erk", "after")]
     after.append(("rescaled", "none", "after"))
     regimes = ("ppo", "sa_ppo")
@@ -270,7 +256,7 @@ def test_sparsity_zero_is_the_dense_agent_of_the_regime(wide: Path):
         return table["return"][part][order]
 
     compared = [c for c in curve_names(table) if c[3] != "trajectory"]
-    assert len(compared) == 2 * 11
+    assert len(compared) == 2 * 9
     for curve in compared:
         dense = returns((curve[0], "none", "none", "dense"))
         np.testing.assert_array_equal(returns(curve), dense, err_msg=str(curve))
@@ -282,7 +268,7 @@ def test_the_table_of_sparsity_adds_up(wide: Path):
     assert set(curve_names(table)) == set(curve_names(returns))
     layers = [f"{network}/layer_{i}/kernel" for network in ("actor", "critic") for i in range(3)]
     lines = [*layers, "actor", "critic", "all"]
-    cells = 2 * (2 + (2 + 4 + 2 + 4 + 2) * 3 * 2)
+    cells = 2 * (2 + (2 + 2 + 4 + 2) * 3 * 2)
     assert table["layer"].tolist() == lines * cells
     size, kept = (table[name].reshape(cells, len(lines)) for name in ("size", "kept"))
     assert size[0].tolist() == [256, 4096, 128, 256, 4096, 64, KERNELS, 4416, 9155]
@@ -307,23 +293,25 @@ def test_the_table_of_sparsity_adds_up(wide: Path):
     np.testing.assert_array_equal(compact[narrow], left)
 
 
+CURVES = ("magnitude erk", "lamp/cubic global (trajectory)", "set erk", "narrow", "rescaled")
+
+
 def test_the_report_speaks_of_every_regime(wide: Path):
     report = (wide / "report.md").read_text()
     for regime in ("ppo", "sa_ppo"):
         assert f"\n- {regime} magnitude global: " in report
-        for name in ("magnitude erk", "micro global (trajectory)", "set erk", "narrow", "rescaled"):
+        for name in CURVES:
             assert f"### {regime} {name}\n" in report
     assert warnings_in(report) == [FEW_SEEDS]
     _, masks = jaxprune.load_agents(wide / "agents")
     assert "sa_ppo lamp-cubic erk (trajectory)" in masks
 
 
-def test_a_policy_file_skips_training(tmp_path: Path):
+def test_a_policy_file_skips_training(here: Main, tmp_path: Path):
     file, out = tmp_path / "policy.npz", tmp_path / "out"
-    jaxprune.save_policy(file, init_policy(jax.random.key(0), 4, 2, discrete=True))
-    words = f"--env cartpole --policy {file} --sparsity-grid 0,0.5 --attacks random,mad"
-    result = start(f"{words} --out {out}")
-    assert result.returncode == 0, result.stderr
+    save_policy(file, drawn_policy(4, 2, discrete=True))
+    words = f"--env cartpole --policy {file} --sparsity-grid 0,0.5 --attacks random --bounds path"
+    assert here(f"{words} --out {out}") == 0
     described = json.loads((out / "experiment.json").read_text())
     assert set(described["programs"]) == {"evaluate"}
     table = read_table(out, "returns")
@@ -331,14 +319,13 @@ def test_a_policy_file_skips_training(tmp_path: Path):
     assert set(table["seed"]) == {0}
 
 
-def test_a_policy_file_is_trained_further_by_a_method_of_training(tmp_path: Path):
+def test_a_policy_file_is_trained_further_by_a_method_of_training(here: Main, tmp_path: Path):
     """Steps so small that where they began is still to be seen."""
     file, out = tmp_path / "policy.npz", tmp_path / "out"
-    policy = init_policy(jax.random.key(0), 4, 2, discrete=True)
-    jaxprune.save_policy(file, policy)
+    policy = drawn_policy(4, 2, discrete=True)
+    save_policy(file, policy)
     words = f"{SMALL} --policy {file} --methods micro --learning-rate 1e-6 --bounds path"
-    result = start(f"{words} --attacks random --sparsity-grid 0,0.5 --out {out}")
-    assert result.returncode == 0, result.stderr
+    assert here(f"{words} --attacks random --sparsity-grid 0,0.5 --out {out}") == 0
     table, training = read_table(out, "returns"), read_table(out, "training")
     micro = ("ppo", "micro", "global", "endpoint")
     dense = [(regime, "none", "none", "dense") for regime in ("file", "ppo")]
@@ -359,6 +346,12 @@ def test_a_policy_file_is_trained_further_by_a_method_of_training(tmp_path: Path
     ]
 
 
+def in_one_line(error: str, named: str) -> None:
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert named in error
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -367,24 +360,25 @@ def test_a_policy_file_is_trained_further_by_a_method_of_training(tmp_path: Path
     ],
 )
 def test_what_no_network_can_reach_is_refused_before_training(
-    words: str, named: str, tmp_path: Path
+    words: str, named: str, here: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    result = start(f"{SMALL} {words} --out {tmp_path / 'out'}")
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    assert named in result.stderr
-    assert result.stdout == ""  # no plan, no progress
+    assert here(f"{SMALL} {words} --out {tmp_path / 'out'}") == 2
+    told = capsys.readouterr()
+    in_one_line(told.err, named)
+    assert told.out == ""  # no plan, no progress
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_writes_nothing(tmp_path: Path):
-    out = tmp_path / "out"
-    result = start(f"{SMALL} --methods magnitude,micro --dry-run --out {out}")
-    assert result.returncode == 0
-    assert not out.exists()
+def test_a_dry_run_writes_nothing(here: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert here(f"{SMALL} --methods magnitude,micro --dry-run --out {tmp_path / 'out'}") == 0
+    assert not (tmp_path / "out").exists()
+    told = capsys.readouterr().out
     for part in ("42 agents", "82 cells", "programs: init, train, evaluate", "min and"):
-        assert part in result.stdout
+        assert part in told
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -397,7 +391,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
         ("--out {run}", "another experiment"),
         ("--shard auto", "finds no scheduler"),
         ("--mesh globe", "unknown mesh 'globe'"),
-        ("--mesh global", "mesh 'global' finds no other processes"),
         ("--mesh global --shard 0/2", "leave out --shard and --engine"),
         ("--mesh global --env cartpole,acrobot", "computes one task, and 2 are given"),
         ("--require gpu", "require 'gpu' is not met, because JAX computes on a cpu"),
@@ -407,15 +400,25 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
     ],
 )
 def test_bad_input_ends_in_one_line_with_status_2(
-    words: str, named: str, run: Path, tmp_path: Path
+    words: str,
+    named: str,
+    here: Main,
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     hopper = tmp_path / "hopper.npz"
-    jaxprune.save_policy(hopper, init_policy(jax.random.key(0), 11, 3))
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    save_policy(hopper, drawn_policy(11, 3))
+    before = contents(small_run)
     task = "" if "--env" in words else "--env cartpole "
-    result = start(task + words.format(run=run, hopper=hopper))
+    assert here(task + words.format(run=small_run, hopper=hopper)) == 2
+    in_one_line(capsys.readouterr().err, named)
+    assert contents(small_run) == before
+
+
+def test_a_process_ends_with_that_status_too(tmp_path: Path):
+    """Where it finds no others, which it looks for before it touches a device."""
+    result = start(f"--env cartpole --mesh global --out {tmp_path / 'out'}")
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    assert named in result.stderr
-    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    in_one_line(result.stderr, "mesh 'global' finds no other processes")
+    assert not list(tmp_path.iterdir())

@@ -8,38 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.experiment import PRESETS
 from benchmarks.experiment.design import expand
 from benchmarks.experiment.plan import learned, make_plan
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
 from benchmarks.stages.results import Results
-from jaxprune.attacks import AttackConfig, SarsaConfig
 from jaxprune.policy import init_policy
-from jaxprune.ppo import PPOConfig
-from tests.probes import Drift
+from tests.benchmarks.blocks import BLOCKS, ENV
 from tests.quiet import quiet_work
 
-ENV = Drift()
-DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
-BOTH = replace(
-    PRESETS["smoke"],
-    victim=(DETERMINISTIC, STOCHASTIC),
-    methods=("magnitude",),
-    attacks=("mad", "rs"),
-    attack=AttackConfig(
-        rs=SarsaConfig(
-            steps=256, num_envs=8, epochs=1, batch=64, radii=(0.05, 0.3), weights=(1.0,), rounds=1
-        ),
-    ),
-    sparsity_grid=(0.0, 0.5),
-    eps=(0.1, 0.2),
-    seeds=2,
-    chunk_seeds=1,
-    episodes=4,
-    states=16,
-    ppo=PPOConfig(steps=320, num_envs=8, unroll=10, epochs=1, minibatches=1, hidden=(8,)),
-).resolved(ENV)
+DETERMINISTIC, STOCHASTIC = BLOCKS.victim
+BOTH = replace(BLOCKS, eps=(0.1, 0.2))
 PLAYED = ("returns", "attacks")  # tables with rows of every victim
 
 
@@ -147,8 +126,9 @@ def test_episodes_start_alike_under_every_victim(tmp_path: Path):
     policy = init_policy(jax.random.key(0), 2, 2, hidden=(8,))
     silent = policy.params._replace(log_std=np.full(2, -30, np.float32))
     policy = jax.device_get(policy.replace(params=silent))
-    given = replace(BOTH, policy=Path("given.npz"), attacks=("mad",)).resolved(ENV)
-    returns = pipeline.run(expand(given), ENV, policy, quiet_work(tmp_path)).tables["returns"]
+    given = replace(BOTH, policy=Path("given.npz"), methods=("magnitude",), attacks=("mad",))
+    design = expand(given.resolved(ENV))
+    returns = pipeline.run(design, ENV, policy, quiet_work(tmp_path)).tables["returns"]
     mine, theirs = (returns["return"][returns["victim"] == name] for name in BOTH.victim)
     assert np.ptp(mine) > 0.1
     np.testing.assert_allclose(mine, theirs, rtol=1e-4)
@@ -160,5 +140,5 @@ def test_the_plan_counts_every_victim(tmp_path: Path):
     twice, once = (learned(expand(asked), ENV.spec) for asked in (BOTH, one))
     assert twice == tuple(2 * amount for amount in once) and twice[0] > 0
     both, alone = (make_plan(expand(asked), ENV, tmp_path) for asked in (BOTH, one))
-    assert both.amounts.episodes == 2 * alone.amounts.episodes == 2 * 6 * 5 * 4
-    assert "none, mad, rs (deterministic, stochastic): 240 episodes" in both.text
+    assert both.amounts.episodes == 2 * alone.amounts.episodes == 2 * 10 * 5 * 4
+    assert "none, mad, rs (deterministic, stochastic): 400 episodes" in both.text

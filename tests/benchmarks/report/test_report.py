@@ -29,6 +29,7 @@ SMALL = replace(
     PRESETS["smoke"],
     methods=("magnitude",),
     attacks=("random",),
+    bounds=("path",),
     sparsity_grid=(0.0, 0.5),
     seeds=1,
     episodes=8,

@@ -58,6 +58,7 @@ SMALL = replace(
     methods=("magnitude",),
     attacks=("mad", "rs", "transfer"),
     attack=TINY,
+    bounds=("path",),
     sparsity_grid=(0.0, 0.5, 0.9),
     eps_sweep=(0.0, 1.0, 2.0),
     seeds=2,
