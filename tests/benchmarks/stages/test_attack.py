@@ -185,8 +185,8 @@ def test_without_a_pruned_policy_nothing_is_transferred():
 
 def test_a_critic_attack_on_a_policy_without_a_critic():
     policy = drawn_policy(2, 2)
-    for layer in policy.params.critic.values():
-        layer["kernel"] = 0 * layer["kernel"]
+    critic = jax.tree.map(np.zeros_like, policy.params.critic)
+    policy = policy.replace(params=policy.params._replace(critic=critic))
     with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*rs"):
         attack_names(replace(SMALL, attacks=("critic",)), ENV.spec, policy)
     names = attack_names(replace(SMALL, attacks=("all",)), ENV.spec, policy)
