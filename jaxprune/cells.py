@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.pruning.masks import check_arrays, mask_policy
@@ -39,7 +38,7 @@ def as_cells(policy: Policy, masks: Masks | None) -> tuple[tuple[int, ...], Poli
             "with those of the policy"
         )
     agents = np.arange(math.prod(batch)).reshape((*batch, *(1 for _ in shape[len(batch) :])))
-    index = jnp.asarray(np.broadcast_to(agents, shape).ravel())
+    index = np.broadcast_to(agents, shape).ravel().astype(np.int32)
     return shape, _flatten(policy, batch), Cell(index, _flatten(masks, shape))
 
 

@@ -350,6 +350,25 @@ def map_population(
     return laid.collect(program(shared, laid.deal(items), laid.width))
 
 
+def map_evenly(fn: Callable[[PyTree], PyTree], items: PyTree, widest: int) -> PyTree:
+    """Maps a function of one item over `[N]`, inside a program, in vectorised batches of one size.
+
+    As `jax.lax.map` with a batch size, which compiles the function once more for a remainder; here
+    the last item is repeated instead.
+
+    Args:
+        fn: item -> result.
+        items: a pytree whose leaves have a leading axis `[N]`, N at least 1.
+        widest: items of a batch at most.
+    """
+    size = len(jax.tree.leaves(items)[0])
+    count = -(-size // widest)
+    width = -(-size // count)
+    if count * width > size:
+        items = take(items, np.minimum(np.arange(count * width), size - 1))
+    return take(jax.lax.map(fn, items, batch_size=width), slice(size))
+
+
 def _in_chunks(fn: Callable[..., PyTree], width: int, shared: PyTree, items: PyTree) -> PyTree:
     """The items of one device, `width` at a time."""
     chunks = jax.tree.map(lambda x: x.reshape(len(x) // width, width, *x.shape[1:]), items)

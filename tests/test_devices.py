@@ -219,3 +219,18 @@ def test_processes_that_join_compute_what_one_does_with_as_many_devices():
         assert process.returncode == 0
         assert joined == told() and joined.startswith("2 (True, False) (7, 0) ")
         assert alone == "1"
+
+
+@pytest.mark.parametrize(("size", "widest"), [(1, 4), (3, 4), (7, 3), (8, 4)])
+def test_a_map_in_equal_batches_is_a_vmap_and_traces_its_function_once(size, widest):
+    traced = []
+
+    def fn(item):
+        traced.append(item)
+        return affine({"scale": 2.0}, item)
+
+    items = population(size)
+    found = jax.jit(partial(devices.map_evenly, fn, widest=widest))(items)
+    np.testing.assert_array_equal(found["y"], 2 * items["x"] + items["n"][:, None])
+    np.testing.assert_array_equal(found["n"], items["n"])
+    assert len(traced) == 1

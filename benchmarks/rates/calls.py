@@ -22,12 +22,12 @@ from jaxprune.certify import BOUNDS, certify
 from jaxprune.devices import Mapped, lane_width, layout
 from jaxprune.envs import Environment
 from jaxprune.envs.mujoco import MujocoEnv
-from jaxprune.envs.physics import mjx
+from jaxprune.envs.spatial import mjx
 from jaxprune.evaluation.episodes import (
+    EpisodeSet,
     Shared,
     cell_program,
     check_evaluation,
-    episode_set,
     timeless,
     turns,
 )
@@ -105,15 +105,16 @@ class PlainMJX:
         self._ours = physics
         given = (options.mjx_iterations, options.mjx_ls_iterations)
         names = ("opt.iterations", "opt.ls_iterations")
-        changes = {name: n for name, n in zip(names, given, strict=True) if n is not None}
-        self._model = physics.model.tree_replace(changes)
+        changes: Any = {name: n for name, n in zip(names, given, strict=True) if n is not None}
+        self._model = mjx.put_model(physics.c_model, impl="jax").tree_replace(changes)
+        self._rest = mjx.make_data(self._model)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ours, name)
 
     def simulate(self, qpos: Array, qvel: Array, qacc_warmstart: Array, ctrl: Array) -> Any:
         """One control step."""
-        start = self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
+        start = self._rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
         step = lambda _, data: mjx.step(self._model, data)  # noqa: E731
         return jax.lax.fori_loop(0, self.frame_skip, step, start)
 
@@ -190,7 +191,7 @@ def evaluation(options: Options, env: Environment, attack: str) -> list[Rate]:
     _, policies, cells = as_cells(*jax.device_get((policy, masks)))
     count, episodes = len(cells.agent), options.episodes
     params = blanks([make_attack(attack, options.attack)], policy, spec, count)
-    numbered = episode_set(key, np.zeros((episodes, 0), np.int32))
+    numbered = EpisodeSet(key, np.zeros((episodes, 0), np.int32))
     eps, play, laid = np.float32(spec.eps), timeless(Play()), layout(count * episodes, 1)
     shared = Shared(policies, cells, params, numbered, np.int32(0), eps, play)
     queue = laid.deal(Queued(np.ones(count * episodes, bool), turns(count, episodes)))

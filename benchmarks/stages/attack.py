@@ -21,6 +21,7 @@ from benchmarks.runtime.compilation import Programs
 from benchmarks.stages.base import (
     Columns,
     Population,
+    Row,
     attack_chunk,
     described,
     distinct,
@@ -127,20 +128,19 @@ class BlockUnderAttack:
         cells = np.arange(len(self.population.rows))
         # Where another policy comes in, the same policy may be attacked in another way.
         first, kind = (cells, cells) if warm or victims.source is not None else self.kinds
-        victims = victims._replace(cells=take(victims.cells, first))
-        params = self._prepared(case, attack, victims, warm)
+        order = np.argsort(-self._expected_length()[first], kind="stable")
+        first, kind = first[order], np.argsort(order)[kind]
+        source = None if victims.source is None else take(victims.source, first)
+        victims = victims._replace(cells=take(victims.cells, first), source=source)
+        params = self._prepared(case, attack, victims, [self.population.rows[i] for i in first])
         ready = time.monotonic()
         name, play = case.attack, evaluator.how(victims.stochastic)
         chosen = evaluator.choose(name, victims, params, evaluator.rounds, play)
         selected = time.monotonic()
-        # At the end of a queue lanes idle: long episodes first, of policies that lost little.
-        order = np.argsort([self.population.rows[i].sparsity for i in first], kind="stable")
-        in_order, known = take((victims.cells, chosen.params), order)
-        ordered = victims._replace(cells=in_order)
         episodes = evaluator.play(
-            name, ordered, known, evaluator.reported, play, self.progress.advance
+            name, victims, chosen.params, evaluator.reported, play, self.progress.advance
         )
-        episodes, chosen = take(episodes, np.argsort(order)[kind]), take(chosen, kind)
+        episodes, chosen = take((episodes, chosen), kind)
         self.progress.advance(len(kind) - len(first))
         seconds = Seconds(ready - began, selected - ready, time.monotonic() - selected)
         told = case._asdict()
@@ -151,11 +151,18 @@ class BlockUnderAttack:
             | (under("clean", packed(episodes)) if self.clean is None else {})
         )
 
-    def _prepared(self, case: Case, attack: Attack, victims: Victims, warm: bool) -> PyTree:
-        """Parameters of all members, `[cells, members, ...]`."""
+    def _expected_length(self) -> np.ndarray:
+        """By which cells are sorted, `[cells]`: at the end of a queue lanes idle, so that what
+        takes long comes first. Without an attack yet, the policies that lost little."""
+        if self.clean is None:
+            return -np.array([row.sparsity for row in self.population.rows])
+        return np.mean(self.clean.length, axis=-1)
+
+    def _prepared(self, case: Case, attack: Attack, victims: Victims, rows: list[Row]) -> PyTree:
+        """Parameters of all members, `[cells, members, ...]`; the rows are those of the victims."""
         victim, made = self._ready.get(case.attack, ("", None))
         if victim != case.victim or attack.per_eps:
-            rows = self.population.rows
+            warm = attack.warms and self.runner.warm_start
             made = warmed(attack, victims, rows) if warm else prepared(attack, victims)
             self._ready[case.attack] = case.victim, made
         return made

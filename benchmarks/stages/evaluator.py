@@ -14,7 +14,7 @@ from jaxprune.cells import Cell
 from jaxprune.devices import layout, mesh_devices, take
 from jaxprune.envs import Environment
 from jaxprune.evaluation import Evaluator
-from jaxprune.evaluation.episodes import Shared, choosing_sets, episode_set, timeless, turns
+from jaxprune.evaluation.episodes import EpisodeSet, Shared, choosing_sets, timeless, turns
 from jaxprune.pruning import dense
 from jaxprune.queue import Queued, lane_steps, queue_width
 from jaxprune.rollout import Episode, Play
@@ -53,7 +53,7 @@ class BlockEvaluator(Evaluator):
         super().__init__(env, names, experiment.attack)
         self.policy, self._fillers = policy, super().fillers(policy)
         self.gamma = np.float32(experiment.ppo.hyper.gamma)
-        self.reported = episode_set(key_for(experiment.seed, ATTACK), times)
+        self.reported = EpisodeSet(key_for(experiment.seed, ATTACK), times)
         chooses = any(attack.members(env.spec) > 1 for attack in self.members)
         key, kept = key_for(experiment.seed, CHOOSE), times.shape[1]
         self.rounds = choosing_sets(key, self.selection.rounds, kept) if chooses else []
@@ -89,8 +89,11 @@ class BlockEvaluator(Evaluator):
         return self._fillers
 
     def _calls(self, count: int, episodes: int) -> Iterator[tuple[np.ndarray, int]]:
-        for cells, size in blocks(count, self.queued // episodes):
-            yield np.resize(cells, self.cells), size
+        """Cells dealt like cards: of a sorted population, every call begins with long episodes."""
+        calls = -(-count // (self.queued // episodes))
+        for first in range(calls):
+            cells = np.arange(first, count, calls)
+            yield np.resize(cells, self.cells), len(cells)
 
     def _call(self, shared: Shared, cells: int, lanes: int | None) -> Episode:
         del lanes  # the program is compiled for those of the experiment
@@ -108,7 +111,8 @@ class BlockEvaluator(Evaluator):
     def _padded(self, shared: Shared) -> Shared:
         """With the same number of episodes in every call, of which the last are not played."""
         number = np.minimum(np.arange(self.most), shared.episodes.size - 1)
-        return shared._replace(episodes=take(shared.episodes, number))
+        times = take(shared.episodes.times, number)
+        return shared._replace(episodes=shared.episodes._replace(times=times))
 
     def _queue(self, cells: int, episodes: int) -> Queued:
         """The turns of a call, padded to the same number and dealt to the devices."""

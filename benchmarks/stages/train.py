@@ -7,7 +7,6 @@ from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.experiment.design import (
@@ -40,7 +39,7 @@ from jaxprune.pruning import (
     make_target,
 )
 from jaxprune.pruning.controls import narrow_policy, narrow_width
-from jaxprune.types import Key, Masks, Params, Policy, PyTree
+from jaxprune.types import AnyArray, Key, Masks, Params, Policy, PyTree
 
 # Training is not interrupted more often than this to keep its state.
 KEEP_SECONDS = 30.0
@@ -59,7 +58,7 @@ class Agents(NamedTuple):
 class Start(NamedTuple):
     """Where the training of one agent begins."""
 
-    key: Key
+    key: AnyArray  # the numbers of a key: indexing keys would be a program
     hyper: Hyper
     first: Directive
     policy: Policy
@@ -139,7 +138,10 @@ class Trainer:
             state, hyper, directives = item
             return jax.lax.scan(lambda s, d: self.learner.iterate(s, hyper, d), state, directives)
 
-        self.init_all = Mapped(lambda _, start: self.learner.init(*start))
+        def begin(_, start: Start) -> TrainState:
+            return self.learner.init(jax.random.wrap_key_data(start.key), *start[1:])
+
+        self.init_all = Mapped(begin)
         self.train_all = Mapped(iterations)
         self.fresh = jax.jit(self.learner.fresh)
         self.begin = lru_cache(maxsize=1)(self._begin)
@@ -219,7 +221,7 @@ class Trainer:
         shapes = policies[0][0].params
         directives = stacked([orders(self.design, agent, shapes) for agent in todo])
         start = Start(
-            jnp.stack([keys[agent.seed] for agent in todo]),
+            np.stack([jax.random.key_data(keys[agent.seed]) for agent in todo]),
             stacked([floats(hyper_of(ppo.hyper, agent.regime, eps)) for agent in todo]),
             jax.tree.map(lambda x: x[:, 0], directives),
             *(stacked(list(x)) for x in zip(*policies, strict=True)),
@@ -251,7 +253,7 @@ def starting_policy(
     These are drawn as the learner draws them, so that at sparsity 0 they are the dense agent's.
     """
     if agent.method != NARROW:
-        return policy, jax.tree.map(np.asarray, dense(policy.params))
+        return policy, dense(policy.params)
     widths = narrow_width(policy.params, agent.sparsity)
     narrow = make_learner(replace(config, hidden=widths), env).fresh(key)
     return jax.device_get(narrow_policy(policy, narrow))
@@ -286,7 +288,7 @@ def with_file(
     def of(agent: Agent) -> tuple[Policy, Masks]:
         if agent.regime == FILE:
             assert loaded is not None
-            return loaded, jax.tree.map(np.asarray, dense(loaded.params))
+            return loaded, dense(loaded.params)
         assert final is not None
         policy, masks, snapshots = final
         if agent in todo:  # the last of a trajectory too: a grid of one has no snapshots

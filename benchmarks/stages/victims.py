@@ -13,7 +13,7 @@ from jaxprune.devices import take
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import VICTIMS
 from jaxprune.policy_io.labels import DENSE
-from jaxprune.pruning import mask_policy
+from jaxprune.pruning import masked_on_host
 from jaxprune.types import Policy, PyTree
 
 
@@ -62,8 +62,7 @@ def sources(population: Population) -> Policy:
         return sorted(curve, key=lambda j: rows[j].sparsity)[len(curve) // 2] if curve else i
 
     cells = take(population.cells, np.array([source_of(i) for i in range(len(rows))]))
-    policies = take(population.policy, cells.agent)
-    return jax.device_get(jax.vmap(mask_policy)(policies, cells.masks))
+    return masked_on_host(take(population.policy, cells.agent), cells.masks)
 
 
 def warmed(attack: Attack, victims: Victims, rows: list[Row]) -> PyTree:

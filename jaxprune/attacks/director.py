@@ -22,7 +22,7 @@ from jaxprune.devices import Mapped, take
 from jaxprune.envs import Environment, EnvSpec
 from jaxprune.queue import Loop, in_queue, map_queue
 from jaxprune.rollout import Play, Running, begin, proceed
-from jaxprune.types import AnyArray, Array, Policy, PyTree
+from jaxprune.types import AnyArray, Key, Policy, PyTree
 
 # Calls in which all fixed directions are tried, and how many each of the next calls compares.
 SCOUTING, COMPARED = 2, (8, 4)
@@ -46,7 +46,7 @@ class Shared(NamedTuple):
     policies: Policy  # [agents]
     cells: Cell  # [N]
     directors: Director  # [N, individuals]
-    keys: Array  # [E], of the episodes
+    key: Key  # [], of the episodes
     eps: AnyArray  # []
     stochastic: AnyArray  # bool []
 
@@ -102,18 +102,17 @@ def best_directors(config: DirectorConfig, victims: Victims) -> Director:
         config: of the search.
         victims: the population; its key is consumed.
     """
-    key_play, key_draw = jax.random.split(victims.key)
+    play, draw = np.asarray(jax.random.key_data(jax.random.split(victims.key)))
     inputs = watched(config, victims)
     fixed = directions(victims.env.spec, config.directions)
     fixed = np.pad(fixed[:, :, None], ((0, 0), (0, 0), (inputs.shape[1], 0)))
 
     def attempt(call: int, found: np.ndarray) -> np.ndarray:
-        key = jax.random.fold_in(key_play, call)
+        key = jax.random.fold_in(jax.random.wrap_key_data(play), call)
         return tried(config, victims._replace(key=key), as_director(found, inputs))
 
     start = scouted(config, attempt, np.tile(fixed, (len(inputs), 1, 1, 1)))
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_draw)))
-    return as_director(searched(config, rng, attempt, start), inputs)
+    return as_director(searched(config, np.random.default_rng(draw), attempt, start), inputs)
 
 
 def watched(config: DirectorConfig, victims: Victims) -> np.ndarray:
@@ -207,7 +206,7 @@ def tried(config: DirectorConfig, victims: Victims, directors: Director) -> np.n
         victims.policies,
         victims.cells,
         directors,
-        jax.random.split(victims.key, config.episodes),
+        victims.key,
         np.float32(victims.eps),
         np.bool_(victims.stochastic),
     )
@@ -221,7 +220,8 @@ def _program(env: Environment, config: DirectorConfig) -> Mapped:
     attack = director(config)
 
     def make(shared: Shared) -> Loop:
-        keys, keys_reset = jnp.unstack(jax.vmap(jax.random.split)(shared.keys), axis=1)
+        each = jax.random.split(shared.key, config.episodes)
+        keys, keys_reset = jnp.unstack(jax.vmap(jax.random.split)(each), axis=1)
         resets, play = jax.lax.map(env.reset, keys_reset), Play(shared.stochastic)
 
         def start(trial: Trial) -> tuple[PyTree, Running]:

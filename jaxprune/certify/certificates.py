@@ -20,7 +20,7 @@ from jaxprune.certify.divergence import TOTAL_VARIATION, categorical_tv_of_box, 
 from jaxprune.certify.interval import ibp
 from jaxprune.certify.query import Query, length, make_query, unit_ball_weights, with_rows
 from jaxprune.certify.rounding import known, outward, product, slack
-from jaxprune.devices import Mapped, map_population
+from jaxprune.devices import Mapped, map_evenly, map_population, take
 from jaxprune.policy import HEADS, Affine, affine_layers, inverse_std, normalise
 from jaxprune.types import AnyArray, Array, Masks, Policy, PyTree
 from jaxprune.validation import ANY_RADIUS, InputError, check_arguments, lookup
@@ -302,7 +302,7 @@ def _local_program(bounds: Named) -> Mapped:
             to_local = partial(LOCAL[policy.distribution], query=query)
             return {name: to_local(partial(_box, bound.bound)) for name, bound in bounds}
 
-        found = jax.lax.map(at, item.obs, batch_size=min(ROWS, len(item.obs)))
+        found = map_evenly(at, item.obs, ROWS)
         return {name: _in_action_units(policy, local) for name, local in found.items()}
 
     return Mapped(of_cell)
@@ -365,14 +365,17 @@ def gaussian_local(
 def _categorical_local(bound: Callable[[Query], Box], query: Query) -> Local:
     """D from the box of the logits, TV and the likeliest action from their differences too."""
     actions = query.layers[-1].bias.size
-    box, at = bound(query), centre_value(query)
+    # The logits z_i, then a row per ordered pair of actions: z_i - z_j.
+    one_hot = jnp.eye(actions, dtype=query.eps.dtype)
+    pairs = (one_hot[:, None] - one_hot[None]).reshape(-1, actions)
+    query = with_rows(query, jnp.concatenate([one_hot, pairs]))
+    (box, gaps), (at, gaps_at) = (
+        tuple(take(found, of) for of in (slice(actions), slice(actions, None)))
+        for found in (bound(query), centre_value(query))
+    )
     change = furthest(box, at)
     distance = _sound(outward(length(query, change), 1), query)
-    # One row per ordered pair of actions: z_i - z_j.
-    one_hot = jnp.eye(actions, dtype=query.eps.dtype)
-    pairs = with_rows(query, (one_hot[:, None] - one_hot[None]).reshape(-1, actions))
-    gaps = bound(pairs)
-    oscillation = known(jnp.max(gaps.high - centre_value(pairs).low))
+    oscillation = known(jnp.max(gaps.high - gaps_at.low))
     tv = jnp.minimum(tv_of_oscillation(oscillation), TOTAL_VARIATION["categorical"](distance))
     if actions <= MOST_ENUMERATED:
         tv = jnp.minimum(tv, known(categorical_tv_of_box(at, box)))

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxprune.envs.base import EnvSpec, conclude, traced_once
 from jaxprune.envs.carry import Carry
-from jaxprune.envs.physics import Physics
+from jaxprune.envs.physics import Data, Physics
+from jaxprune.envs.planar import PlanarData
 from jaxprune.envs.quiet import quiet
 from jaxprune.types import ActionBox, Array, EnvState, Key, TimeStep
 
@@ -23,7 +25,6 @@ with quiet():
     from brax import envs as brax_envs
     from brax import fluid
     from brax.base import Motion, System, Transform
-    from brax.mjx.base import State as Data
 
 # brax.fluid, which only swimmer uses, calls `clip` by a keyword that jax 0.10 removed.
 fluid.jp = SimpleNamespace(**{**vars(jnp), "clip": lambda x, a_min: jnp.maximum(x, a_min)})
@@ -53,7 +54,8 @@ class BraxEnv:
         with quiet():
             self._env: Any = brax_envs.get_environment(name, backend=backend)
         if backend == "mjx" and _solves(self._env.sys):
-            self._env.pipeline_step = _pipeline_step(self._env.sys, self._env._n_frames)
+            start, step = _pipeline(self._env.sys, self._env._n_frames)
+            self._env.pipeline_init, self._env.pipeline_step = start, step
         example = jax.eval_shape(self._env.reset, jax.random.key(0))
         action = jax.ShapeDtypeStruct((self._env.action_size,), np.float32)
         self._carry = Carry(self._step, example, action)
@@ -112,16 +114,35 @@ def _solves(sys: System) -> bool:
     return sys.opt.iterations > 1
 
 
-def _pipeline_step(sys: System, frame_skip: int) -> Callable[[Data, Array], Data]:
-    """`PipelineEnv.pipeline_step` of the mjx backend, by our physics."""
+@struct.dataclass
+class Pipeline:
+    """What Brax's tasks read of a simulator, and where its next step starts."""
+
+    q: Array  # [nq]
+    qd: Array  # [nv]
+    x: Transform  # of every body
+    xd: Motion | None  # None for robots in a plane: no task reads it
+    qacc_warmstart: Array  # [nv]
+
+
+def _pipeline(sys: System, frame_skip: int) -> tuple[Callable[..., Pipeline], ...]:
+    """`pipeline_init` and `pipeline_step` of the mjx backend, by our physics."""
     physics = Physics(sys.mj_model, frame_skip)
 
-    def pipeline_step(state: Data, action: Array) -> Data:
-        data = physics.control_step(state.replace(ctrl=action))
-        # Where the links are and how they move, as `brax.mjx.pipeline.step` reads it off.
-        x = Transform(pos=data.xpos[1:], rot=data.xquat[1:])
-        at_centre = Motion(vel=data.cvel[1:, 3:], ang=data.cvel[1:, :3])
-        to_link = Transform.create(pos=x.pos - data.subtree_com[sys.body_rootid[1:]])
-        return data.replace(q=data.qpos, qd=data.qvel, x=x, xd=to_link.vmap().do(at_centre))
+    def start(q: Array, qd: Array) -> Pipeline:
+        return read(physics.at(q, qd))
 
-    return pipeline_step
+    def step(before: Pipeline, action: Array) -> Pipeline:
+        return read(physics.simulate(before.q, before.qd, before.qacc_warmstart, action))
+
+    def read(data: Data) -> Pipeline:
+        """As `brax.mjx.pipeline` reads it off."""
+        x = Transform(pos=data.xpos[1:], rot=data.xquat[1:])
+        xd = None
+        if not isinstance(data, PlanarData):
+            at_centre = Motion(vel=data.cvel[1:, 3:], ang=data.cvel[1:, :3])
+            to_link = Transform.create(pos=x.pos - data.subtree_com[sys.body_rootid[1:]])
+            xd = to_link.vmap().do(at_centre)
+        return Pipeline(data.qpos, data.qvel, x, xd, data.qacc_warmstart)
+
+    return start, step

@@ -51,7 +51,7 @@ class MujocoEnv:
             name=name,
             backend="mjx",
             obs_size=obs.shape[0],
-            action_size=self.physics.model.nu,
+            action_size=self.physics.c_model.nu,
             discrete=False,
             horizon=self.task.horizon,
             eps=eps,

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprune.attacks import Attack, AttackConfig, make_attack, one_of
 from jaxprune.cells import Cell, masked_policy
-from jaxprune.devices import Mapped, take
+from jaxprune.devices import Mapped, map_evenly, take
 from jaxprune.envs import Environment
 from jaxprune.policy import HEADS, action_box
 from jaxprune.queue import Loop, in_queue
@@ -81,19 +81,13 @@ def episode_keys(key: Key, episodes: int) -> Array:
 class EpisodeSet(NamedTuple):
     """The episodes that every cell plays, by number."""
 
-    keys: Array  # [E]
+    key: Key  # [], of which each has its own, see `episode_keys`
     times: AnyArray  # int [E, k], at which steps each is looked at
 
     @property
     def size(self) -> int:
         """How many there are."""
         return len(self.times)
-
-
-def episode_set(key: Key, times: AnyArray) -> EpisodeSet:
-    """Returns an episode per row of `times`, `[E, k]`; the key is consumed."""
-    times = np.asarray(times)
-    return EpisodeSet(episode_keys(key, len(times)), times)
 
 
 def choosing_sets(key: Key, rounds: Sequence[int], kept: int) -> list[EpisodeSet]:
@@ -105,7 +99,7 @@ def choosing_sets(key: Key, rounds: Sequence[int], kept: int) -> list[EpisodeSet
         kept: how many times of a reported episode are looked at.
     """
     return [
-        episode_set(jax.random.fold_in(key, i), np.full((episodes, kept), NEVER, np.int32))
+        EpisodeSet(jax.random.fold_in(key, i), np.full((episodes, kept), NEVER, np.int32))
         for i, episodes in enumerate(rounds)
     ]
 
@@ -160,9 +154,10 @@ def episode_loop(env: Environment, attack: Attack, shared: Shared) -> Loop:
 
     A reset can cost as much as a step, and episodes start alike in all cells: each is reset once.
     """
-    keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(shared.episodes.keys), axis=1)
+    keys = episode_keys(shared.episodes.key, shared.episodes.size)
+    keys, keys_memory = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     keys_reset, keys_steps = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    resets = jax.lax.map(env.reset, keys_reset, batch_size=RESETS)
+    resets = map_evenly(env.reset, keys_reset, RESETS)
     starts = keys_steps, resets, keys_memory, shared.episodes.times
 
     def start(turn: Turn) -> tuple[PyTree, Running]:

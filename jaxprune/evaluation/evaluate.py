@@ -11,9 +11,9 @@ from jaxprune.cells import as_cells
 from jaxprune.envs import Environment
 from jaxprune.evaluation.episodes import (
     VICTIMS,
+    EpisodeSet,
     check_evaluation,
     episode_columns,
-    episode_set,
 )
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.rollout import Play
@@ -82,7 +82,7 @@ def evaluate(
     play = Play(stochastic, np.float32(noise), np.float32(gamma), never)
     evaluator = Evaluator(env, (attack,), config)
     params = evaluator.arm(attack, victims, play).params
-    result = evaluator.play(attack, victims, params, episode_set(key, never), play)
+    result = evaluator.play(attack, victims, params, EpisodeSet(key, never), play)
     return {name: x.reshape(*shape, episodes) for name, x in episode_columns(result).items()}
 
 
@@ -154,7 +154,7 @@ def trajectories(
     steps = np.broadcast_to(np.arange(env.spec.horizon), (episodes, env.spec.horizon))
     victims = Victims(env, policies, cells, 0.0, key)
     play = Play(times=steps)
-    result = Evaluator(env, ("none",)).play("none", victims, (), episode_set(key, steps), play)
+    result = Evaluator(env, ("none",)).play("none", victims, (), EpisodeSet(key, steps), play)
     kept = (result.visited, result.length, result.return_)
     return Trajectories(*(np.reshape(x, (*shape, *np.shape(x)[1:])) for x in kept))
 

@@ -111,15 +111,18 @@ class Evaluator:
         )
         known = (*fillers[:which], params, *fillers[which + 1 :])
         eps, play = np.float32(victims.eps), timeless(play)
-        found = []
+        found, played = [], []
         for index, size in self._calls(count, episodes.size):
             cells, some = take((victims.cells, known), index)
             shared = Shared(victims.policies, cells, some, episodes, np.int32(which), eps, play)
             found.append(self._call(shared, size, victims.lanes))
+            played.append(index[:size])
             if advance is not None:
                 advance(size)
+        place = np.argsort(np.concatenate(played))
         return jax.tree.map(
-            lambda *x: np.concatenate(x).reshape(count, episodes.size, *x[0].shape[1:]), *found
+            lambda *x: np.concatenate(x).reshape(count, episodes.size, *x[0].shape[1:])[place],
+            *found,
         )
 
     def fillers(self, policies: Policy) -> tuple[PyTree, ...]:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxprune.attacks import MADConfig
 from jaxprune.attacks.gradient import mad
 from jaxprune.cells import Cell, as_cells, masked_policy
-from jaxprune.devices import Mapped, map_population
+from jaxprune.devices import Mapped, map_evenly, map_population
 from jaxprune.evaluation.evaluate import spread
 from jaxprune.policy import action_distribution, actor_output, normalise
 from jaxprune.types import Array, Key, Masks, Policy
@@ -38,7 +38,7 @@ def over_states(ask: Callable[[Key, Policy, Array, Array, Policy | None], Any]) 
         cell, obs, source = item
         victim = masked_policy(policies, cell)
         at = lambda x: ask(key, victim, x, eps, source)  # noqa: E731
-        return jax.lax.map(at, obs, batch_size=min(ROWS, len(obs)))
+        return map_evenly(at, obs, ROWS)
 
     return Mapped(of_cell)
 

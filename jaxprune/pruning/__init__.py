@@ -2,7 +2,7 @@
 
 from jaxprune.pruning.allocation import ALLOCATIONS
 from jaxprune.pruning.directives import Directive, Timing, make_directives
-from jaxprune.pruning.masks import apply_masks, dense, mask_policy, sparsity_of
+from jaxprune.pruning.masks import apply_masks, dense, mask_policy, masked_on_host, sparsity_of
 from jaxprune.pruning.methods import METHODS, Method, find_method, honoured, make_target
 from jaxprune.pruning.posthoc import prune
 from jaxprune.pruning.schedules import SCHEDULES
@@ -28,6 +28,7 @@ __all__ = [
     "make_directives",
     "make_target",
     "mask_policy",
+    "masked_on_host",
     "prune",
     "sparsity_of",
 ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxprune.pruning.masks import check_arrays, dense, mask_policy
+from jaxprune.pruning.masks import check_arrays, dense, masked_on_host
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.types import AnyArray, Masks, Params, Policy
 from jaxprune.validation import InputError
@@ -77,7 +77,7 @@ def account(policy: Policy, masks: Masks | None, prunable: Prunable = actor_kern
     """
     check_one_agent(policy, masks)
     keep = dense(policy.params) if masks is None else masks
-    policy, keep = jax.device_get((mask_policy(policy, masks), keep))
+    policy, keep = masked_on_host(policy, masks), jax.device_get(keep)
     leaves = named_leaves(keep)
     could_go = [leaf for path, leaf in leaves if prunable(path)]
     if not could_go:

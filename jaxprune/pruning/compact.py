@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxprune.policy import ACTIVATIONS
 from jaxprune.pruning.accounting import Network, check_one_agent, find_paths, in_order
-from jaxprune.pruning.masks import mask_policy
+from jaxprune.pruning.masks import masked_on_host
 from jaxprune.pruning.scope import NETWORKS
 from jaxprune.types import AnyArray, Masks, Policy
 from jaxprune.validation import lookup
@@ -44,7 +44,7 @@ def compact(policy: Policy, masks: Masks | None = None) -> Policy:
     check_one_agent(policy, masks)
     activation = lookup(ACTIVATIONS, policy.activation, "activation")
     kept = policy.params if masks is None else masks
-    policy, kept = jax.device_get((mask_policy(policy, masks), kept))
+    policy, kept = masked_on_host(policy, masks), jax.device_get(kept)
     params = policy.params._replace(
         actor=_compact(policy.params.actor, kept.actor, activation),
         critic=_compact(policy.params.critic, kept.critic, activation),
@@ -85,11 +85,13 @@ def _compact(network: Network, kept: Network, activation: Activation) -> Network
 def _folded(layers: Layers, from_input: list[np.ndarray], activation: Activation) -> Layers:
     """The layers with the activations of constant units in the biases after them."""
     constants = np.zeros(len(from_input[0]))  # activations that no input reaches, else 0
-    folded = []
-    for layer, reached in zip(layers, from_input[1:], strict=True):
+    folded: Layers = []
+    for layer, reached in zip(layers, from_input[:-1], strict=True):
+        if folded:
+            # All inputs of a constant unit are constant, so that its bias is all of its sum.
+            before = np.asarray(activation(folded[-1]["bias"]), np.float64)
+            constants = np.where(reached, 0, before)
         kernel, bias = layer["kernel"], layer["bias"]
         bias = (bias + constants @ kernel.astype(np.float64)).astype(bias.dtype)
         folded.append({"kernel": kernel, "bias": bias})
-        # All inputs of a constant unit are constant, so that its bias is all of its sum.
-        constants = np.where(reached, 0, np.asarray(activation(bias), np.float64))
     return folded

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxprune.pruning.accounting import Network, check_one_agent, in_order
 from jaxprune.pruning.allocation import exact
-from jaxprune.pruning.masks import dense, mask_policy
+from jaxprune.pruning.masks import dense, masked_on_host
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
 from jaxprune.pruning.storage import as_int8
 from jaxprune.types import AnyArray, Masks, Params, Policy
@@ -89,7 +89,7 @@ def quantised(policy: Policy, masks: Masks | None = None) -> Policy:
     Returns:
         Policies `[...]`, with numpy leaves.
     """
-    policy = jax.device_get(mask_policy(policy, masks))
+    policy = masked_on_host(policy, masks)
     with np.errstate(invalid="ignore"):  # weights that diverged have no value here either
         actor = {
             name: layer | {"kernel": _dequantised(np.asarray(layer["kernel"]))}

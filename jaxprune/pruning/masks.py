@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.pruning.scope import Prunable, actor_kernels, named_leaves
-from jaxprune.types import Array, Masks, Params, Policy
+from jaxprune.types import AnyArray, Masks, Params, Policy
 from jaxprune.validation import InputError
 
 
@@ -24,17 +24,12 @@ def check_arrays(policy: Policy, masks: Masks | None) -> None:
                 raise InputError(f"{what} {path} is an array of {dtype}: give {wanted}")
 
 
-# One program for a tree outside of a trace, and no call inside of one.
-_as_one = partial(jax.jit, inline=True)
-
-
-@_as_one
 def dense(params: Params) -> Masks:
-    """The mask that keeps everything: the neutral member."""
-    return jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+    """The mask that keeps everything: the neutral member; in numpy, on the host."""
+    return jax.tree.map(lambda w: np.ones(w.shape, bool), params)
 
 
-@_as_one
+@partial(jax.jit, inline=True)  # one program for a tree outside of a trace
 def apply_masks(params: Params, masks: Masks) -> Params:
     """`params` with the removed entries set to +0, also where they are NaN or negative."""
     return jax.tree.map(lambda w, keep: jnp.where(keep, w, jnp.zeros_like(w)), params, masks)
@@ -45,12 +40,16 @@ def mask_policy(policy: Policy, masks: Masks | None) -> Policy:
     return policy if masks is None else replace(policy, params=apply_masks(policy.params, masks))
 
 
-def sparsity_of(masks: Masks, prunable: Prunable = actor_kernels) -> Array:
+def masked_on_host(policy: Policy, masks: Masks | None) -> Policy:
+    """The pruned policy in numpy: as `mask_policy`, and no program of XLA."""
+    policy, masks = jax.device_get((policy, masks))
+    if masks is None:
+        return policy
+    params = jax.tree.map(lambda w, keep: np.where(keep, w, np.zeros_like(w)), policy.params, masks)
+    return replace(policy, params=params)
+
+
+def sparsity_of(masks: Masks, prunable: Prunable = actor_kernels) -> AnyArray:
     """Fraction of the prunable weights that one agent's masks remove, `[]`."""
-    return _removed([leaf for name, leaf in named_leaves(masks) if prunable(name)])
-
-
-@_as_one
-def _removed(masks: list[Array]) -> Array:
-    """Fraction of the entries that are False, `[]`."""
-    return jnp.sum(jnp.stack([jnp.sum(~x) for x in masks])) / sum(x.size for x in masks)
+    leaves = [leaf for name, leaf in named_leaves(masks) if prunable(name)]
+    return sum((~leaf).sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprune.pruning.accounting import Network, in_order
 from jaxprune.pruning.compact import compact
-from jaxprune.pruning.masks import mask_policy
+from jaxprune.pruning.masks import masked_on_host
 from jaxprune.types import Masks, Policy
 from jaxprune.validation import lookup
 
@@ -84,7 +84,7 @@ def storage_bytes(policy: Policy, masks: Masks | None = None, network: str = "ac
     """
     layers, small = (
         _float32(lookup(each.params._asdict(), network, "network"))
-        for each in (mask_policy(policy, masks), compact(policy, masks))
+        for each in (masked_on_host(policy, masks), compact(policy, masks))
     )
     biases = _bytes(*(layer["bias"] for layer in layers))
     kernels = [layer["kernel"] for layer in layers]

@@ -28,7 +28,7 @@ from jaxprune.attacks import (
     Victims,
 )
 from jaxprune.cells import Cell
-from jaxprune.evaluation.episodes import episode_set
+from jaxprune.evaluation.episodes import EpisodeSet
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
 from jaxprune.rollout import Play
@@ -146,7 +146,7 @@ def on_the_line(name: str) -> tuple[np.ndarray, np.ndarray]:
     other = jax.tree.map(lambda x: 0.5 * x, policies)  # whose attack is transferred
     victims = Victims(Line(), policies, cells, EPS, jax.random.key(0), source=other)
     params = Evaluator(Line(), (name,), CONFIG).arm(name, victims, FIRST).params
-    episodes = episode_set(jax.random.key(1), FIRST.times)
+    episodes = EpisodeSet(jax.random.key(1), FIRST.times)
     result = Evaluator(Line(), ALLOWED, CONFIG).play(name, victims, params, episodes, FIRST)
     return np.argmin(np.abs(result.visited[0, :, 0] - PLACE), axis=1), result.return_[0]
 
@@ -183,7 +183,7 @@ def test_a_learned_adversary_reaches_the_optimum_of_a_continuous_task():
     victims = Victims(Drift(steps), *one(policy), eps, jax.random.key(0))
     evaluator = Evaluator(Drift(steps), ("sa_rl",), CONFIG)
     params = evaluator.arm("sa_rl", victims, FIRST).params
-    episodes = episode_set(jax.random.key(1), FIRST.times)
+    episodes = EpisodeSet(jax.random.key(1), FIRST.times)
     result = evaluator.play("sa_rl", victims, params, episodes, FIRST)
     first, found = result.visited[0, :, 0], np.asarray(result.return_[0])
 

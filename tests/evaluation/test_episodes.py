@@ -10,7 +10,7 @@ import pytest
 from jaxprune.attacks import Victims, make_attack
 from jaxprune.cells import as_cells, masked_policy
 from jaxprune.envs import make_env
-from jaxprune.evaluation.episodes import episode_set, turns
+from jaxprune.evaluation.episodes import EpisodeSet, episode_keys, turns
 from jaxprune.evaluation.evaluator import Evaluator
 from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
@@ -52,7 +52,7 @@ def test_episodes_are_those_that_would_be_played_alone(name, lanes):
     attack = make_attack(name)
     params = attack.blank(init_policy(KEY, 4, 2, discrete=True, hidden=(8,)), CARTPOLE.spec)
     every = jax.tree.map(lambda x: np.broadcast_to(x, (6, *np.shape(x))), params)
-    episodes = episode_set(KEY, PLAY.times)
+    episodes = EpisodeSet(KEY, PLAY.times)
     found = evaluator.play(name, victims, every, episodes, PLAY)
     assert found.visited.shape == (6, 5, 1, 4)
     assert len(np.unique(found.length)) > 5
@@ -64,7 +64,8 @@ def test_episodes_are_those_that_would_be_played_alone(name, lanes):
         return episode(key_episode, CARTPOLE, victim, perturb, memory, jnp.float32(0.2), play)
 
     over_episodes = jax.vmap(alone, in_axes=(None, 0, 0))
-    expected = jax.jit(jax.vmap(over_episodes, in_axes=(0, None, None)))(cells, *episodes)
+    over_cells = jax.jit(jax.vmap(over_episodes, in_axes=(0, None, None)))
+    expected = over_cells(cells, episode_keys(KEY, episodes.size), episodes.times)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -73,7 +74,7 @@ def test_a_cell_does_not_depend_on_its_neighbours():
     """One cell alone, on two devices, plays what it plays among the others."""
     policies, cells = population()
     evaluator = Evaluator(CARTPOLE, ATTACKS)
-    episodes = episode_set(KEY, PLAY.times)
+    episodes = EpisodeSet(KEY, PLAY.times)
     every = Victims(CARTPOLE, policies, cells, 0.2, KEY)
     one = every._replace(cells=jax.tree.map(lambda x: x[4:5], cells))
     among, alone = (evaluator.play("random", v, (), episodes, PLAY) for v in (every, one))

@@ -21,10 +21,10 @@ from jaxprune.devices import Mapped
 from jaxprune.envs import make_env
 from jaxprune.evaluation import Evaluator, evaluate, visited
 from jaxprune.evaluation.episodes import (
+    EpisodeSet,
     cell_program,
     check_evaluation,
     episode_keys,
-    episode_set,
 )
 from jaxprune.policy import init_policy
 from jaxprune.pruning import dense, mask_policy
@@ -281,7 +281,7 @@ def test_an_evaluator_plays_all_its_attacks_by_one_program():
     play, key = Play(times=np.zeros((3, 0), np.int32)), jax.random.key(0)
     for name in evaluator.attacks:
         params = evaluator.arm(name, victims, play).params
-        found = evaluator.play(name, victims, params, episode_set(key, play.times), play)
+        found = evaluator.play(name, victims, params, EpisodeSet(key, play.times), play)
         alone = evaluate(DRIFT, policy, attack=name, eps=0.3, episodes=3, key=key, config=config)
         np.testing.assert_allclose(found.return_, alone["return"], rtol=1e-5)
     assert evaluator.program.compilations == 1

@@ -1,6 +1,7 @@
 """The attack stage: what is prepared against whom, which member is chosen, and what is told."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ from benchmarks.report.contents import contents
 from benchmarks.report.markdown import sections
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
+from benchmarks.stages.attack import BlockUnderAttack
 from benchmarks.stages.base import Population, distinct
+from benchmarks.stages.evaluator import BlockEvaluator
 from benchmarks.stages.victims import sources, victims_of, warmed
 from jaxprune.attacks import (
     ATTACKS,
@@ -241,3 +244,20 @@ def test_the_plan_counts_what_adversaries_learn_from():
     env_steps = make_attack("rs_adversarial", TINY).cost.env_steps
     assert counted("rs_adversarial")[0] == 2 * env_steps
     assert counted("mad") == (0, 0)
+
+
+def test_every_call_of_a_sorted_population_begins_with_its_longest_episodes():
+    """7 cells of 4 episodes, 12 episodes a call: three calls of about as many, no cell twice."""
+    evaluator = SimpleNamespace(queued=12, cells=6)
+    calls = list(BlockEvaluator._calls(evaluator, 7, 4))
+    assert [cells[:size].tolist() for cells, size in calls] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert {len(cells) for cells, _ in calls} == {6}
+
+
+def test_long_episodes_are_expected_of_what_lasted_unattacked_and_before_that_of_dense_policies():
+    rows = [SimpleNamespace(sparsity=x) for x in (0.5, 0.0, 0.9)]
+    under_attack = SimpleNamespace(clean=None, population=SimpleNamespace(rows=rows))
+    expected = BlockUnderAttack._expected_length
+    assert np.argsort(-expected(under_attack)).tolist() == [1, 0, 2]
+    under_attack.clean = SimpleNamespace(length=np.array([[1, 9], [2, 2], [7, 8]]))
+    assert np.argsort(-expected(under_attack)).tolist() == [2, 0, 1]

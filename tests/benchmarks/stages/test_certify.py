@@ -17,7 +17,7 @@ from jaxprune.cells import Cell
 from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
 from jaxprune.evaluation import Evaluator
-from jaxprune.evaluation.episodes import VICTIMS, episode_set
+from jaxprune.evaluation.episodes import VICTIMS, EpisodeSet
 from jaxprune.pruning import prune
 from jaxprune.rollout import Play
 from tests.policies import drawn_agents
@@ -45,7 +45,7 @@ def table_of(settings, env, broken: bool = False):
     ]
     play = Play(VICTIMS[settings.victim[0]], times=visit_times(settings, spec))
     victims = Victims(env, policy, cells, 0.0, jax.random.key(0))
-    episodes = episode_set(jax.random.key(1), play.times)
+    episodes = EpisodeSet(jax.random.key(1), play.times)
     clean = Evaluator(env, ("none",)).play("none", victims, (), episodes, play)
     visits = collect(play.times, float(settings.ppo.hyper.gamma), spec, clean)
     if broken:
