@@ -34,14 +34,13 @@ from jaxprune.policy_io.addresses import (
     reaching,
     remove_folder,
 )
-from jaxprune.ppo import PPOConfig, initial_policy
 from jaxprune.validation import InputError
 from tests.benchmarks import many_chunks
 from tests.benchmarks.blocks import ENV
 from tests.benchmarks.made_up_runs import Made, write_run
 from tests.benchmarks.test_merge import THREE, leave, leave_all
 from tests.benchmarks.test_resume import SMALL, TABLES
-from tests.probes import Drift
+from tests.policies import drawn_policy
 from tests.quiet import Silent, quiet_work
 from tests.stores import KEYS, Memory, memory, s3
 
@@ -245,7 +244,7 @@ def test_a_baseline_in_a_bucket_gates_a_run_in_a_bucket(bucket: Path, tmp_path: 
 
 
 def test_a_policy_of_a_bucket_is_the_local_one(bucket: Path, tmp_path: Path):
-    policy = initial_policy(PPOConfig(hidden=(4,)), Drift().spec, jax.random.key(0))
+    policy = drawn_policy(2, 2, (4,))
     jaxprune.save_policy(tmp_path / "policy.npz", policy)
     copy_folder(tmp_path, bucket)
     words = ["--preset", "smoke", "--policy", str(bucket / "policy.npz")]

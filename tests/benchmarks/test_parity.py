@@ -98,7 +98,8 @@ def test_the_difference_of_means_is_in_its_own_standard_errors():
 )
 def test_bad_settings_end_in_one_line(arguments, words, tmp_path, capsys, devices_are_set):
     out = tmp_path / "out"
-    assert parity.main(["--out", str(out), *arguments.split()]) == 2
+    given = f"--out {out} --policy-env InvertedPendulum-v4 {arguments}"
+    assert parity.main(given.split()) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) <= 2
     assert not out.exists()

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import throughput
 from benchmarks.rates import calls
 from jaxprune.envs import make_env
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import save_policy
+from tests.policies import drawn_policy
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_training_is_timed_by_regime_method_and_allocation(tmp_path):
 
 
 def test_an_evaluation_tells_how_many_of_its_steps_count(tmp_path):
-    save_policy(tmp_path / "policy.npz", init_policy(jax.random.key(0), 4, 2, discrete=True))
+    save_policy(tmp_path / "policy.npz", drawn_policy(4, 2, discrete=True))
     figures = tmp_path / "figures.json"
     settings = f"--rates evaluation --attacks none --repeats 1 --policy {tmp_path / 'policy.npz'}"
     settings += " --sparsity-grid 0,0.3,0.6,0.9 --episodes 3"

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,8 +12,8 @@ from benchmarks.experiment.plan import learned, make_plan
 from benchmarks.runtime.schemas import SCHEMAS
 from benchmarks.stages import attack, pipeline
 from benchmarks.stages.results import Results
-from jaxprune.policy import init_policy
 from tests.benchmarks.blocks import BLOCKS, ENV
+from tests.policies import drawn_policy
 from tests.quiet import quiet_work
 
 DETERMINISTIC, STOCHASTIC = BLOCKS.victim
@@ -123,9 +122,9 @@ def test_an_interrupted_run_goes_on_where_it_was(runs: Runs, tmp_path: Path):
 
 def test_episodes_start_alike_under_every_victim(tmp_path: Path):
     """A policy with next to no noise acts alike either way, so that equal starts show."""
-    policy = init_policy(jax.random.key(0), 2, 2, hidden=(8,))
+    policy = drawn_policy(2, 2, (8,))
     silent = policy.params._replace(log_std=np.full(2, -30, np.float32))
-    policy = jax.device_get(policy.replace(params=silent))
+    policy = policy.replace(params=silent)
     given = replace(BOTH, policy=Path("given.npz"), methods=("magnitude",), attacks=("mad",))
     design = expand(given.resolved(ENV))
     returns = pipeline.run(design, ENV, policy, quiet_work(tmp_path)).tables["returns"]

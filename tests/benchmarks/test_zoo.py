@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from benchmarks import zoo
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import Run, load_policy
 from tests.benchmarks.made_up import DENSE, LOSS, write_run
+from tests.policies import drawn_policy
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(tmp_path, monkeypatch):
 
     def policy(run, method, sparsity, seed, regime):
         assert (method, sparsity, regime) == ("none", 0.0, "ppo")
-        return init_policy(jax.random.key(seed), 4, 2, discrete=True, hidden=(8,))
+        return drawn_policy(4, 2, (8,), discrete=True, seed=seed)
 
     monkeypatch.setattr(Run, "policy", policy)
     for old in ("hopper/ppo/7.npz", "ant/ppo/0.npz"):
@@ -33,7 +33,7 @@ def test_the_first_agents_go_into_the_zoo(folder, tmp_path, capsys):
     files = sorted(x.relative_to(folder).as_posix() for x in folder.rglob("*.npz"))
     assert files == ["ant/ppo/0.npz", "hopper/ppo/0.npz", "hopper/ppo/1.npz"]
     found = load_policy(folder / "hopper/ppo/1.npz")
-    expected = init_policy(jax.random.key(1), 4, 2, discrete=True, hidden=(8,))
+    expected = drawn_policy(4, 2, (8,), discrete=True, seed=1)
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
     introduction, _, table = (folder / "README.md").read_text().partition(zoo.MARK)
     assert introduction == "# Zoo\n\n" and "old" not in table

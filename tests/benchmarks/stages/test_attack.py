@@ -33,9 +33,10 @@ from jaxprune.attacks import (
 )
 from jaxprune.attacks.base import nothing
 from jaxprune.evaluation.gradient_masking import Diagnosis
-from jaxprune.policy import action_distribution, init_policy, normalise
+from jaxprune.policy import action_distribution, normalise
 from jaxprune.ppo import PPOConfig
 from jaxprune.validation import InputError
+from tests.policies import drawn_policy
 from tests.probes import Drift
 from tests.quiet import quiet_work
 
@@ -186,9 +187,9 @@ def test_without_a_pruned_policy_nothing_is_transferred():
 
 
 def test_a_critic_attack_on_a_policy_without_a_critic():
-    policy = init_policy(jax.random.key(0), 2, 2)
-    for layer in policy.params.critic.values():
-        layer["kernel"] = 0 * layer["kernel"]
+    policy = drawn_policy(2, 2)
+    critic = jax.tree.map(np.zeros_like, policy.params.critic)
+    policy = policy.replace(params=policy.params._replace(critic=critic))
     with pytest.raises(InputError, match=r"'critic' needs the critic of the victim.*rs"):
         attack_names(replace(SMALL, attacks=("critic",)), ENV.spec, policy)
     names = attack_names(replace(SMALL, attacks=("all",)), ENV.spec, policy)

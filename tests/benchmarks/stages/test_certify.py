@@ -18,9 +18,9 @@ from jaxprune.certify import BOUNDS
 from jaxprune.envs import make_env
 from jaxprune.evaluation import Evaluator
 from jaxprune.evaluation.episodes import VICTIMS, EpisodeSet
-from jaxprune.policy import init_policy
 from jaxprune.pruning import prune
 from jaxprune.rollout import Play
+from tests.policies import drawn_agents
 from tests.probes import Drift
 from tests.quiet import Silent
 
@@ -33,14 +33,7 @@ SETTINGS = replace(
 def table_of(settings, env, broken: bool = False):
     """The table of two agents, dense and at 0.5, and their unattacked episodes."""
     spec = env.spec
-
-    def one(key):
-        return init_policy(
-            key, spec.obs_size, spec.action_size, discrete=spec.discrete, hidden=(8,)
-        )
-
-    policy = jax.vmap(one)(jax.random.split(jax.random.key(0), 2))
-    policy.params.actor["layer_1"]["kernel"] *= 30
+    policy = drawn_agents((2,), spec.obs_size, spec.action_size, (8,), discrete=spec.discrete)
     masks = prune(policy, "magnitude", [0.0, 0.5])
     flat = jax.tree.map(lambda m: m.reshape(4, *m.shape[2:]), masks)
     cells = Cell(np.repeat(np.arange(2), 2), flat)

@@ -1,7 +1,6 @@
 """What an experiment is broken down into, without running it: cells, keys, counts, blocks."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,11 +25,11 @@ from benchmarks.stages.pipeline import policy_shapes
 from benchmarks.stages.prune import make_population
 from jaxprune.devices import take
 from jaxprune.envs import make_env
-from jaxprune.policy import init_policy
 from jaxprune.ppo import Snapshot, make_learner
 from jaxprune.pruning import dense
 from jaxprune.pruning.controls import quantised
 from jaxprune.validation import InputError
+from tests.policies import drawn_agents
 
 ENV = make_env("cartpole")
 SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).resolved(ENV)
@@ -38,10 +37,8 @@ SMOKE = replace(PRESETS["smoke"], seeds=3, sparsity_grid=parse_grid("0:0.9:4")).
 
 def agents_of(block, spec=ENV.spec) -> train.Agents:
     """Fresh agents in place of trained ones."""
-    keys = jax.random.split(jax.random.key(0), len(block.agents))
-    make = partial(init_policy, obs_size=spec.obs_size, action_size=spec.action_size)
-    make = partial(make, discrete=spec.discrete)
-    policy = jax.device_get(jax.vmap(make)(keys))
+    sizes = (spec.obs_size, spec.action_size)
+    policy = drawn_agents((len(block.agents),), *sizes, discrete=spec.discrete)
     return train.Agents(policy, jax.device_get(dense(policy.params)), {})
 
 

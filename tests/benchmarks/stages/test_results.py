@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.stages import results
-from jaxprune.policy import init_policy
 from jaxprune.policy_io import load_agents
 from jaxprune.pruning import dense
+from tests.policies import drawn_agents
 
-POLICY = jax.device_get(
-    jax.vmap(lambda key: init_policy(key, 3, 2, discrete=True))(
-        jax.random.split(jax.random.key(0), 2)
-    )
-)
+POLICY = drawn_agents((2,), 3, 2, discrete=True)
 MASKS = {"magnitude-global (endpoint)": jax.device_get(dense(POLICY.params))}
 
 

@@ -14,8 +14,8 @@ from benchmarks.stages.base import Population, Row
 from benchmarks.stages.sparsity import accounted
 from jaxprune.cells import Cell
 from jaxprune.envs import EnvSpec, make_env
-from jaxprune.policy import init_policy
 from jaxprune.pruning import Scope, dense
+from tests.policies import drawn_agents
 from tests.quiet import Silent
 
 SPEC = make_env("cartpole").spec
@@ -30,8 +30,7 @@ def population(bad: float | None = None) -> Population:
     Three inputs, of which the last is cut off; hidden unit 2 reaches no output, and unit 3 is
     reached by no input and alone leads to output 1.
     """
-    make = lambda key: init_policy(key, 3, 2, discrete=False, hidden=(4,))  # noqa: E731
-    policy = jax.device_get(jax.vmap(make)(jax.random.split(jax.random.key(0), 2)))
+    policy = drawn_agents((2,), 3, 2, (4,))
     keep = jax.device_get(dense(jax.tree.map(lambda x: x[0], policy.params)))
     first, last = np.zeros((3, 4), bool), np.zeros((4, 2), bool)
     first[:2, :3] = True
