@@ -186,7 +186,7 @@ class Experiment:
         default_factory=lambda: parse_grid("0:0.95:20")
     )
     """Fractions of the actor's weights to remove: START:STOP:COUNT, ends included, or a list."""
-    seeds: Annotated[int, COUNT] = 6
+    seeds: Annotated[int, COUNT] = 12
     """Agents trained per arm; the unit of replication of the intervals."""
     methods: Names = ("magnitude",)
     """Pruning methods, e.g. magnitude (after training), micro (during it), or SCORE/SCHEDULE."""

@@ -20,27 +20,28 @@ from jaxprune.validation import InputError
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
 STEPS_PER_SECOND = {
     "analytic": 120_000,
-    "mjx": 20_000,
+    "mjx": 40_000,
     "generalized": 12_000,
     "positional": 30_000,
     "spring": 55_000,
 }
 # Relative cost of the task's physics, hopper = 1; without the version of gym/ tasks.
 TASK_COST = {
-    "humanoid": 6.0,
-    "ant": 3.0,
-    "halfcheetah": 1.5,
-    "walker2d": 1.5,
-    "gym/Hopper": 2.7,
-    "gym/Walker2d": 3.8,
-    "gym/Ant": 13.0,
-    "gym/Humanoid": 33.0,
+    "humanoid": 9.0,
+    "ant": 4.5,
+    "halfcheetah": 1.7,
+    "walker2d": 1.7,
+    "gym/Hopper": 3.2,
+    "gym/HalfCheetah": 2.8,
+    "gym/Walker2d": 5.4,
+    "gym/Ant": 26.0,
+    "gym/Humanoid": 66.0,
 }
 # Floating-point operations of its small networks, likewise.
 FLOPS_PER_SECOND = 5e9
 YEAR, MOST_YEARS = 365.25 * 24 * 3600, 10
 # Of one program, two of which compile at a time.
-COMPILE_SECONDS = {"analytic": 4, "mjx": 25, "generalized": 20, "positional": 30, "spring": 20}
+COMPILE_SECONDS = {"analytic": 4, "mjx": 12, "generalized": 20, "positional": 30, "spring": 20}
 # Interpreter, compiler and simulator: the peak that was measured, with nothing compiled yet.
 BASE_GIB = {"analytic": 1.3, "mjx": 2.4, "generalized": 2.4, "positional": 2.4, "spring": 2.4}
 
