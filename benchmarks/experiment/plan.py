@@ -20,7 +20,7 @@ from jaxprune.validation import InputError
 # measured on two cores by `python -m benchmarks.throughput`. Only the estimate depends on them.
 STEPS_PER_SECOND = {
     "analytic": 120_000,
-    "mjx": 40_000,
+    "mjx": 50_000,
     "generalized": 12_000,
     "positional": 30_000,
     "spring": 55_000,
@@ -38,7 +38,7 @@ TASK_COST = {
     "gym/Humanoid": 66.0,
 }
 # Floating-point operations of its small networks, likewise.
-FLOPS_PER_SECOND = 5e9
+FLOPS_PER_SECOND = 1.5e10
 YEAR, MOST_YEARS = 365.25 * 24 * 3600, 10
 # Of one program, two of which compile at a time.
 COMPILE_SECONDS = {"analytic": 4, "mjx": 12, "generalized": 20, "positional": 30, "spring": 20}
