@@ -2,7 +2,7 @@
 
 Brax keeps ten to fifteen times more numbers in its state than its next step reads; `BraxEnv`
 carries only those that it reads. On mjx it steps with `jaxprune.envs.physics`: the same equations,
-two to three times as fast.
+several times as fast.
 """
 
 from collections.abc import Callable

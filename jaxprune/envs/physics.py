@@ -67,17 +67,12 @@ class Physics:
         As after `mj_step`, positions and velocities are those at the end, and all that is derived
         from them (body positions, forces, inertias) is of the last evaluation before the end.
         """
-        return self.control_step(
-            self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
-        )
+        start = self.rest.replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc_warmstart, ctrl=ctrl)
+        return jax.lax.fori_loop(0, self.frame_skip, lambda _, data: self._substep(data), start)
 
     def with_contact_forces(self, data: Data) -> Data:
         """`data` with `cfrc_ext`, the contact forces and torques on bodies; only in space."""
         return self._dynamics.with_contact_forces(data)
-
-    def control_step(self, start: Data) -> Data:
-        """`simulate` from the positions, velocities, warm start and controls that `start` holds."""
-        return jax.lax.fori_loop(0, self.frame_skip, lambda _, data: self._substep(data), start)
 
     def _euler(self, start: Data) -> Data:
         """Positions move by the new velocity, which joint damping acts at: semi-implicit.

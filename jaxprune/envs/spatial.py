@@ -55,7 +55,7 @@ class SpatialDynamics:
         self._steep = _capsules_on_planes(self._model, self.rest)
 
     def forward(self, state: MjxData) -> MjxData:
-        """Everything that follows from `qpos`, `qvel` and `ctrl`."""
+        """Computes all that follows from `qpos`, `qvel` and `ctrl`, as `mj_forward` does."""
         data = state
         for stage in PLACING:
             data = stage(self._model, data)
@@ -81,7 +81,7 @@ class SpatialDynamics:
         return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), data, state)
 
     def mass(self, data: MjxData) -> Array:
-        """The mass matrix `[nv, nv]` of the last `forward`."""
+        """Returns the mass matrix `[nv, nv]` of the last `forward`."""
         return mjx.full_m(self._model, data)
 
     def with_contact_forces(self, data: MjxData) -> MjxData:

@@ -44,7 +44,7 @@ class _Touch(NamedTuple):
 
 
 def constraint_rows(robot: Robot, at: Pose, pivots: Vectors, qpos: Array, qvel: Array) -> Rows:
-    """The rows of all limits and contacts; those that do not act are zero."""
+    """Returns the rows of all limits and contacts; those that do not act are zero."""
     asked = [_limits(robot, qpos)]
     if len(robot.on_floor.friction):
         asked += _pushes(robot, robot.on_floor, _on_floor(robot, at), pivots)

@@ -40,7 +40,7 @@ class PlanarDynamics:
 
     @property
     def rest(self) -> PlanarData:
-        """The model's rest, in the precision that JAX works in."""
+        """Returns the model's rest, in the precision that JAX works in."""
         model = self._model
         still = jnp.zeros(model.nv)
         return PlanarData(
@@ -58,7 +58,7 @@ class PlanarDynamics:
         )
 
     def forward(self, data: PlanarData) -> PlanarData:
-        """Everything that follows from `qpos`, `qvel` and `ctrl`."""
+        """Computes all that follows from `qpos`, `qvel` and `ctrl`, as `mj_forward` does."""
         # Read anew, as JAX keeps NumPy's arrays in the precision of their first use.
         robot = read_robot(self._model)
         moved = data.qpos - robot.rest
@@ -81,7 +81,7 @@ class PlanarDynamics:
         )
 
     def mass(self, data: PlanarData) -> Array:
-        """The mass matrix `[nv, nv]` of the last `forward`."""
+        """Returns the mass matrix `[nv, nv]` of the last `forward`."""
         return data.mass
 
 

@@ -26,21 +26,21 @@ class Pose(NamedTuple):
 
 
 def pose(robot: Robot, moved: Array, qvel: Array) -> Pose:
-    """The pose of joints at `moved` `[nv]` from their rest, with velocities `qvel` `[nv]`."""
+    """Returns the pose of joints `moved` `[nv]` from their rest, at velocities `qvel` `[nv]`."""
     turns = robot.moves * robot.spin
     angle = turns @ moved
     return Pose(moved, jnp.cos(angle), jnp.sin(angle), turns @ qvel)
 
 
 def positions(robot: Robot, at: Pose, points: Points) -> Vectors:
-    """The points in the world: the sum of their arms, turned, and of what slides moved."""
+    """Returns the points in the world: the sum of their arms, turned, and of what slides moved."""
     slides = robot.moves[points.body, :, None] * robot.axis  # [n, nv, 2]
     turned = _turned(points, at.cos, at.sin)
     return Vectors(turned.x + slides[..., 0] @ at.moved, turned.z + slides[..., 1] @ at.moved)
 
 
 def drifts(at: Pose, points: Points) -> Vectors:
-    """The points' accelerations while no joint accelerates: every arm's end falls to its pivot."""
+    """Returns accelerations while no joint accelerates: every arm's end falls to its pivot."""
     square = -(at.speed**2)
     return _turned(points, square * at.cos, square * at.sin)
 
@@ -54,7 +54,7 @@ def _turned(points: Points, cos: Array, sin: Array) -> Vectors:
 
 
 def velocities(robot: Robot, at: Vectors, pivots: Vectors, moves: AnyArray) -> Vectors:
-    """The velocities of n points per unit of each joint's velocity, `[n, nv]`.
+    """Returns the velocities of n points per unit of each joint's velocity, `[n, nv]`.
 
     A slide moves a point along its axis, a hinge across its arm from the pivot.
 

@@ -102,7 +102,7 @@ class Robot:
 
 
 def is_planar(model: Any) -> bool:
-    """Whether a `Robot` says everything about the motion of an `MjModel`."""
+    """Tells whether a `Robot` says everything about the motion of an `MjModel`."""
     return _is_simple(model) and _stays_in_plane(model) and _touches_simply(model)
 
 
