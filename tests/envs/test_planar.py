@@ -152,7 +152,9 @@ def assert_near(ours, theirs, scale=None):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * scale)
 
 
-each = pytest.mark.parametrize("name", [*sorted(PLANAR), *SMALL])
+# The models of version 5 are those of version 4, but for Walker2d's friction.
+MODELS = {name for name in PLANAR if not name.endswith("v5")} | {"gym/Walker2d-v5"}
+each = pytest.mark.parametrize("name", [*sorted(MODELS), *SMALL])
 
 
 @each
