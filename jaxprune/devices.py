@@ -364,9 +364,11 @@ def map_evenly(fn: Callable[[PyTree], PyTree], items: PyTree, widest: int) -> Py
     size = len(jax.tree.leaves(items)[0])
     count = -(-size // widest)
     width = -(-size // count)
-    if count * width > size:
-        items = take(items, np.minimum(np.arange(count * width), size - 1))
-    return take(jax.lax.map(fn, items, batch_size=width), slice(size))
+    if count == 1:
+        return jax.vmap(fn)(items)
+    batches = np.minimum(np.arange(count * width), size - 1).reshape(count, width)
+    results = jax.lax.map(jax.vmap(fn), take(items, batches))
+    return jax.tree.map(lambda x: x.reshape(count * width, *x.shape[2:])[:size], results)
 
 
 def _in_chunks(fn: Callable[..., PyTree], width: int, shared: PyTree, items: PyTree) -> PyTree:

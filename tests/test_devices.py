@@ -234,3 +234,11 @@ def test_a_map_in_equal_batches_is_a_vmap_and_traces_its_function_once(size, wid
     np.testing.assert_array_equal(found["y"], 2 * items["x"] + items["n"][:, None])
     np.testing.assert_array_equal(found["n"], items["n"])
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize("widest", [2, 8])
+def test_results_without_elements_are_mapped_too(widest):
+    """A task may track nothing, as the inverted pendulum does."""
+    found = jax.jit(partial(devices.map_evenly, lambda x: (x, x[:0]), widest=widest))(np.eye(5))
+    np.testing.assert_array_equal(found[0], np.eye(5))
+    assert found[1].shape == (5, 0)

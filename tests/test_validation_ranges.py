@@ -144,7 +144,7 @@ NUMBERS = jax.tree.map(lambda x: x.astype(float), dense(POLICY.params))
         ({"env": "cartpole"}, "env 'cartpole' is a str: give a Environment"),
         ({"policy": None}, "policy None is a NoneType: give a Policy"),
         ({"masks": [True]}, "masks .* is a list: give a Params"),
-        ({"masks": NUMBERS}, "masks .* is an array of float32: give booleans"),
+        ({"masks": NUMBERS}, r"masks .* is an array of float\d\d: give booleans"),
         ({"eps": "0.1"}, r"eps '0\.1' is no number"),
         ({"episodes": "5"}, "episodes '5' is no integer"),
         ({"episodes": 5.0}, r"episodes 5\.0 is no integer"),
