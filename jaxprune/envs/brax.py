@@ -116,7 +116,7 @@ def _solves(sys: System) -> bool:
 
 @struct.dataclass
 class Pipeline:
-    """What Brax's tasks read of a simulator, and where its next step starts."""
+    """Holds what Brax's tasks read of a simulator, and where its next step starts."""
 
     q: Array  # [nq]
     qd: Array  # [nv]

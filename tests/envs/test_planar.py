@@ -34,9 +34,10 @@ BODY = """
       <joint name="x" type="slide" axis="{slide}"/>
       <joint name="y" type="hinge" axis="0 1 0" {joint}/>
       <geom type="capsule" size="0.1" fromto="0 0 0 0.3 0 0.1" {geom}/>
-      <body pos="{place}" {turned}>
+      <body name="b" pos="{place}" {turned}>
         <joint name="z" type="{kind}" axis="{axis}"/>
         <geom type="{shape}" size="0.1 0.2"/>
+        {part}
       </body>
     </body>
   </worldbody>
@@ -44,7 +45,7 @@ BODY = """
   {more}
 </mujoco>
 """
-FLAT = dict.fromkeys(("option", "floor", "joint", "geom", "turned", "motor", "more"), "")
+FLAT = dict.fromkeys(("option", "floor", "joint", "geom", "turned", "motor", "more", "part"), "")
 FLAT |= {
     "place": "0 0 -0.5",
     "kind": "hinge",
@@ -221,6 +222,9 @@ DEEP = {
     "a sphere that touches": {"shape": "sphere"},
     "a weak motor": {"motor": 'forcerange="-1 1" forcelimited="true"'},
     "a servo": {"more": '<actuator><position joint="z" kp="1"/></actuator>'},
+    "a pair that never touches": {"more": '<contact><exclude body1="a" body2="b"/></contact>'},
+    "a part without a joint": {"part": '<body><geom type="capsule" size="0.1 0.1"/></body>'},
+    "a heavy motor": {"motor": 'armature="1"'},
     "a closed loop": {"more": '<equality><joint joint1="y" joint2="z"/></equality>'},
 }
 

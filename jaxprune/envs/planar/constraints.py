@@ -1,4 +1,4 @@
-"""What joint limits and contacts of a planar robot ask for, as rows of `newton.Problem`.
+"""Computes what joint limits and contacts of a planar robot ask for, rows of `newton.Problem`.
 
 MuJoCo's rows (documentation, "Computation", "Constraint model"), with one difference that changes
 no result. A contact's friction pyramid has four edges, two of them across the plane, along which

@@ -114,7 +114,7 @@ def _in_space(robot: Robot, at: Pose, points: Points, moved: Array) -> Array:
 
 
 def _quaternions(robot: Robot, moved: Array) -> Array:
-    """Of the bodies, `[nbody, 4]`."""
+    """Returns the orientations of the bodies, `[nbody, 4]`."""
     half = 0.5 * (robot.moves * robot.spin) @ moved
     none = jnp.zeros_like(half)
     return jnp.stack([jnp.cos(half), none, jnp.sin(half), none], axis=1)

@@ -46,7 +46,7 @@ class Contacts(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Of n joints."""
+    """Limits how far n joints move."""
 
     joint: AnyArray  # int [n]
     range: AnyArray  # [n, 2]
@@ -83,11 +83,11 @@ class Robot:
     masses: AnyArray
     """[nbody]."""
     frames: Points
-    """Of the bodies."""
+    """Where the frames of the bodies begin."""
     centres: Points
-    """Of mass, of the bodies."""
+    """Where the masses of the bodies are centred."""
     pivots: Points
-    """Of the joints; a slide's has no meaning."""
+    """Where hinges turn their bodies; a slide's has no meaning."""
     sites: Points
     limits: Limits
     floor: float
@@ -96,7 +96,7 @@ class Robot:
     ends: Points
     """The ends of capsules that can touch the floor, in the order of `on_floor`."""
     between: Contacts
-    """Of capsules."""
+    """Where two capsules can touch."""
     segments: tuple[Points, Points, Points, Points]
     """Both ends of the first capsules of `between`, and of the second."""
 
@@ -153,12 +153,21 @@ def read_robot(model: Any) -> Robot:
 
 def _is_simple(model: Any) -> bool:
     """Whether the model has nothing but joints, motors, limits and contacts."""
-    features = (model.neq, model.ntendon, model.npair, model.na, model.nmocap, model.opt.density)
+    features = (
+        model.neq,
+        model.ntendon,
+        model.npair,
+        model.nexclude,
+        model.na,
+        model.nmocap,
+        model.opt.density,
+    )
     features += (model.opt.viscosity, model.opt.disableflags, model.opt.enableflags, model.opt.cone)
     settings = (model.body_gravcomp, model.dof_frictionloss, model.dof_dampingpoly)
     settings += (model.jnt_stiffnesspoly, model.jnt_actfrclimited, model.geom_priority)
     settings += (model.actuator_forcelimited, model.actuator_biastype, model.actuator_gaintype)
-    settings += (model.actuator_trntype, model.actuator_ctrllimited == 0)
+    settings += (model.actuator_trntype, model.actuator_ctrllimited == 0, model.geom_solmix <= 0)
+    settings += (model.actuator_armature, model.actuator_damping, model.actuator_delay)
     return not any(features) and not any(np.any(setting) for setting in settings)
 
 
@@ -176,6 +185,7 @@ def _stays_in_plane(model: Any) -> bool:
         and np.allclose(model.body_quat, [1, 0, 0, 0])
         and not any(place[:, 1].any() for place in level)
         and np.count_nonzero(model.body_parentid[1:] == 0) == 1
+        and set(model.jnt_bodyid) == set(range(1, model.nbody))  # none is a part of its parent
         and len(set(model.jnt_bodyid[hinge])) == hinge.sum()  # no body has two
         # No hinge comes before a slide.
         and not any(
